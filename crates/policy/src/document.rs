@@ -1,0 +1,58 @@
+//! The compiled policy as it travels from the operator (or from `phase6 up`) to a service.
+
+use serde::{Deserialize, Serialize};
+
+use crate::Policy;
+
+/// One published revision of a service's policy.
+///
+/// Revisions of one owner only grow; a service enforces a document when its owner is new or its
+/// revision is higher, whichever way it came.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicyDocument {
+    /// Identity of the resource that the policy was compiled from.
+    pub owner_uid: String,
+    /// The previous revision plus one.
+    pub revision: u64,
+    /// The resource's generation that it was compiled from.
+    pub generation: i64,
+    /// Fingerprint of `policy`; equal policies have equal fingerprints.
+    pub hash: String,
+    /// When it was published, RFC 3339 in UTC.
+    pub published_at: String,
+    /// What to enforce.
+    pub policy: Policy,
+}
+
+impl PolicyDocument {
+    /// Whether this one takes the place of `current`.
+    pub fn supersedes(&self, current: &Self) -> bool {
+        self.owner_uid != current.owner_uid || self.revision > current.revision
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn document(owner_uid: &str, revision: u64) -> PolicyDocument {
+        PolicyDocument {
+            owner_uid: owner_uid.into(),
+            revision,
+            generation: 1,
+            hash: String::new(),
+            published_at: String::new(),
+            policy: Policy::default(),
+        }
+    }
+
+    #[test]
+    fn a_higher_revision_or_a_new_owner_supersedes() {
+        let current = document("a", 7);
+        assert!(document("a", 8).supersedes(&current));
+        assert!(!document("a", 7).supersedes(&current));
+        assert!(!document("a", 6).supersedes(&current));
+        assert!(document("b", 1).supersedes(&current), "a recreated resource starts over");
+    }
+}

@@ -1,0 +1,172 @@
+//! A span of time as people write it in a policy: `500ms`, `5s`, `1m30s`, `2h`.
+//!
+//! The grammar is the part of Go's that Kubernetes users know: one or more numbers, each with a
+//! unit `ms`, `s`, `m` or `h`. What is printed parses back to the same value.
+
+use std::{borrow::Cow, fmt, str::FromStr};
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+
+/// The grammar as a regular expression, for the CEL rules of the fields that hold a duration.
+macro_rules! duration_rule {
+    ($min:literal to $max:literal) => {
+        serde_json::json!([{
+            "rule": concat!(
+                "self.matches('^([0-9]+([.][0-9]+)?(ms|s|m|h))+$') && duration(self) >= duration('",
+                $min, "') && duration(self) <= duration('", $max, "')"
+            ),
+            "message": concat!(
+                "must be a duration from ", $min, " to ", $max, ", such as 500ms, 5s, 1m30s or 2h"
+            ),
+        }])
+    };
+}
+pub(crate) use duration_rule;
+
+/// A non-negative span of time with millisecond resolution.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Duration(std::time::Duration);
+
+/// The text is not a duration.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a duration such as 500ms, 5s, 1m30s or 2h")]
+pub struct InvalidDuration(pub String);
+
+impl Duration {
+    /// A duration of whole milliseconds.
+    pub const fn from_millis(millis: u64) -> Self {
+        Self(std::time::Duration::from_millis(millis))
+    }
+
+    /// A duration of whole seconds.
+    pub const fn from_secs(secs: u64) -> Self {
+        Self(std::time::Duration::from_secs(secs))
+    }
+
+    /// As the standard library's type.
+    pub const fn get(self) -> std::time::Duration {
+        self.0
+    }
+
+    /// True for `0s`.
+    pub const fn is_zero(self) -> bool {
+        self.0.is_zero()
+    }
+}
+
+impl FromStr for Duration {
+    type Err = InvalidDuration;
+
+    fn from_str(text: &str) -> Result<Self, InvalidDuration> {
+        let invalid = || InvalidDuration(text.to_owned());
+        let mut rest = text;
+        let mut total_ms = 0.0_f64;
+        while !rest.is_empty() {
+            let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(invalid)?;
+            let (number, tail) = rest.split_at(digits);
+            let well_formed = number.starts_with(|c: char| c.is_ascii_digit())
+                && number.ends_with(|c: char| c.is_ascii_digit());
+            let number: f64 = number.parse().ok().filter(|_| well_formed).ok_or_else(invalid)?;
+            let (scale, unit) = match tail.as_bytes() {
+                [b'm', b's', ..] => (1.0, 2),
+                [b's', ..] => (1e3, 1),
+                [b'm', ..] => (60e3, 1),
+                [b'h', ..] => (3_600e3, 1),
+                _ => return Err(invalid()),
+            };
+            total_ms += number * scale;
+            rest = &tail[unit..];
+        }
+        // A century is far above every bound; it only keeps the conversion below exact.
+        if text.is_empty() || total_ms > 3_600e3 * 24.0 * 36_525.0 {
+            return Err(invalid());
+        }
+        Ok(Self::from_millis(total_ms.round() as u64))
+    }
+}
+
+impl fmt::Display for Duration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut rest = self.0.as_millis();
+        if rest == 0 {
+            return f.write_str("0s");
+        }
+        for (unit, millis) in [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)] {
+            if rest >= millis {
+                write!(f, "{}{unit}", rest / millis)?;
+                rest %= millis;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Duration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for Duration {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Duration {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Cow::<'de, str>::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+impl JsonSchema for Duration {
+    fn schema_name() -> Cow<'static, str> {
+        "Duration".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        // The length bound lets the API server estimate what the CEL rules cost.
+        json_schema!({"type": "string", "maxLength": 32})
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn reads_what_people_write() {
+        for (text, millis) in
+            [("0s", 0), ("500ms", 500), ("5s", 5_000), ("1m30s", 90_000), ("2h", 7_200_000), ("1.5s", 1_500)]
+        {
+            assert_eq!(text.parse(), Ok(Duration::from_millis(millis)), "{text}");
+        }
+    }
+
+    #[test]
+    fn refuses_what_is_no_duration() {
+        for text in ["", "5", "s", "5 s", "-5s", "5sec", "1..5s", ".5s", "5.s", "1e3s", "9999999999h", "NaNs"] {
+            assert!(text.parse::<Duration>().is_err(), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_printed_reads_back(millis in 0_u64..10_000_000_000) {
+            let duration = Duration::from_millis(millis);
+            prop_assert_eq!(duration.to_string().parse(), Ok(duration));
+        }
+
+        #[test]
+        fn never_panics(text in ".{0,40}") {
+            let _ = text.parse::<Duration>();
+        }
+    }
+}
