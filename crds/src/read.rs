@@ -295,7 +295,9 @@ mod tests {
         );
         assert_eq!(
             faults(&text),
-            ["fleet.yaml:12: document 2 (budget): spec.rateLimit.capacity is -5; accepted: a whole number from 1 to 1000000"]
+            [
+                "fleet.yaml:12: document 2 (budget): spec.rateLimit.capacity is -5; accepted: a whole number from 1 to 1000000"
+            ]
         );
     }
 
@@ -331,7 +333,9 @@ mod tests {
 
     #[test]
     fn empty_documents_are_passed_over() {
-        let text = format!("---\n---\n# only a comment\n---\n{HEAD}metadata: {{name: web}}\nspec: {{service: web}}\n");
+        let text = format!(
+            "---\n---\n# only a comment\n---\n{HEAD}metadata: {{name: web}}\nspec: {{service: web}}\n"
+        );
         assert_eq!(read("f", &text).unwrap().len(), 1);
         assert_eq!(read("f", "").unwrap(), []);
     }
@@ -339,7 +343,10 @@ mod tests {
     #[test]
     fn another_kind_is_told_what_is_expected() {
         let found = faults("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\n");
-        assert!(found.iter().any(|fault| fault.contains("kind is \"ConfigMap\"; accepted: Phase6Service")), "{found:?}");
+        assert!(
+            found.iter().any(|fault| fault.contains("kind is \"ConfigMap\"; accepted: Phase6Service")),
+            "{found:?}"
+        );
     }
 
     proptest! {

@@ -141,7 +141,7 @@ mod tests {
                 failure_ratio: 0.5,
                 minimum_calls: 2,
                 window: Duration::from_secs(10),
-                open_for: Duration::from_secs(60),
+                open_for: Duration::from_mins(1),
                 half_open_probes: 1,
             }),
         );

@@ -216,12 +216,15 @@ mod tests {
 
     #[test]
     fn counts_calls_failures_and_rejections_apart() {
-        let breaker = breaker(Duration::from_secs(60));
+        let breaker = breaker(Duration::from_mins(1));
         breaker.admit().unwrap().end(Outcome::Success);
         breaker.admit().unwrap().end(Outcome::Failure);
         assert!(breaker.admit().is_err());
         let shown = breaker.snapshot();
-        assert_eq!((shown.status, shown.call_count, shown.failure_count, shown.rejected_count), ("open", 2, 1, 1));
+        assert_eq!(
+            (shown.status, shown.call_count, shown.failure_count, shown.rejected_count),
+            ("open", 2, 1, 1)
+        );
         assert!(shown.last_failure_time.is_some());
     }
 

@@ -32,7 +32,9 @@ impl<T> Clone for Live<T> {
 impl<T> Live<T> {
     /// A live value that starts as `value`.
     pub fn new(value: T) -> Self {
-        Self { inner: Arc::new(Inner { current: ArcSwap::from_pointee(value), changes: watch::Sender::new(0) }) }
+        Self {
+            inner: Arc::new(Inner { current: ArcSwap::from_pointee(value), changes: watch::Sender::new(0) }),
+        }
     }
 
     /// The current value, for a short look. Cheaper than [`Live::get`], but not to be held across

@@ -152,7 +152,8 @@ mod tests {
 
     #[test]
     fn refuses_what_is_no_duration() {
-        for text in ["", "5", "s", "5 s", "-5s", "5sec", "1..5s", ".5s", "5.s", "1e3s", "9999999999h", "NaNs"] {
+        for text in ["", "5", "s", "5 s", "-5s", "5sec", "1..5s", ".5s", "5.s", "1e3s", "9999999999h", "NaNs"]
+        {
             assert!(text.parse::<Duration>().is_err(), "{text}");
         }
     }

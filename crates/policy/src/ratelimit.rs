@@ -186,9 +186,9 @@ impl Match {
     /// Whether a request with this method and path (no query) is meant.
     pub fn accepts(&self, method: &str, path: &str) -> bool {
         let path_fits = self.path.as_deref().is_none_or(|wanted| match wanted.strip_suffix("/*") {
-            Some(parent) => path
-                .strip_prefix(parent)
-                .is_some_and(|below| below.is_empty() || below.starts_with('/')),
+            Some(parent) => {
+                path.strip_prefix(parent).is_some_and(|below| below.is_empty() || below.starts_with('/'))
+            }
             None => path == wanted,
         });
         path_fits && self.method.is_none_or(|wanted| wanted.as_str() == method)

@@ -146,10 +146,7 @@ mod tests {
     #[test]
     fn a_request_for_more_than_the_capacity_is_refused_at_once_and_for_good() {
         let mut bucket = Bucket::default();
-        assert_eq!(
-            bucket.decide(&Limit::new(10, 1.0), 11, SECOND),
-            Decision::Refuse { retry_after: None }
-        );
+        assert_eq!(bucket.decide(&Limit::new(10, 1.0), 11, SECOND), Decision::Refuse { retry_after: None });
     }
 
     /// The original refilled in steps of one second, so that bursts met at the tick.
@@ -176,7 +173,11 @@ mod tests {
     fn a_raise_and_a_cut_act_on_the_next_decision() {
         let mut bucket = Bucket::default();
         assert_eq!(admitted(&mut bucket, &Limit::new(10, 1.0), 99, SECOND), 10);
-        assert_eq!(admitted(&mut bucket, &Limit::new(30, 1.0), 99, SECOND), 20, "the raise, less what was used");
+        assert_eq!(
+            admitted(&mut bucket, &Limit::new(30, 1.0), 99, SECOND),
+            20,
+            "the raise, less what was used"
+        );
         assert_eq!(admitted(&mut bucket, &Limit::new(5, 1.0), 99, SECOND), 0, "the cut");
         let faster = Limit::new(30, 1000.0);
         assert_eq!(admitted(&mut bucket, &faster, 99, SECOND + SECOND / 100), 10, "the faster refill");

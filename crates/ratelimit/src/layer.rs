@@ -134,8 +134,7 @@ where
         }
         let rule = limits.rule(request.method().as_str(), request.uri().path());
         let (owner, address) = (shared.ask.client)(request.extensions());
-        let key =
-            limits.bucket(rule, owner, address, |name| request.headers().get(name), &shared.hasher);
+        let key = limits.bucket(rule, owner, address, |name| request.headers().get(name), &shared.hasher);
         let mode = limits.mode();
         match shared.backend.decide(key, &rule.limit) {
             Verdict::Now(decision) => {
@@ -276,10 +275,15 @@ mod tests {
         answer
     }
 
-    async fn ask<B: Backend>(backend: B, policy: serde_json::Value, requests: usize) -> Vec<Response<&'static str>> {
+    async fn ask<B: Backend>(
+        backend: B,
+        policy: serde_json::Value,
+        requests: usize,
+    ) -> Vec<Response<&'static str>> {
         let limits = Arc::new(Limits::new(&serde_json::from_value(policy).unwrap()));
         let layer = RateLimitLayer::new(backend, ASK, too_many);
-        let service = layer.layer(service_fn(|_: Request<()>| async { Ok::<_, Infallible>(Response::new("hello")) }));
+        let service =
+            layer.layer(service_fn(|_: Request<()>| async { Ok::<_, Infallible>(Response::new("hello")) }));
         let mut answers = Vec::new();
         for _ in 0..requests {
             let mut request = Request::new(());
@@ -331,7 +335,9 @@ mod tests {
         assert_eq!(header(&answers[2], "x-ratelimit-remaining"), "0", "the headers tell what would be");
         let off = json!({"capacity": 1, "refillPerSecond": 1, "mode": "Off"});
         let answers = ask(Memory::with_room_for(8), off, 3).await;
-        assert!(answers.iter().all(|answer| answer.status() == 200 && header(answer, "ratelimit").is_empty()));
+        assert!(
+            answers.iter().all(|answer| answer.status() == 200 && header(answer, "ratelimit").is_empty())
+        );
     }
 
     #[tokio::test]
@@ -340,7 +346,8 @@ mod tests {
             &serde_json::from_value(json!({"capacity": 3, "refillPerSecond": 0.001})).unwrap(),
         ));
         let layer = RateLimitLayer::new(Memory::with_room_for(8), ASK, too_many);
-        let service = layer.layer(service_fn(|_: Request<()>| async { Ok::<_, Infallible>(Response::new("")) }));
+        let service =
+            layer.layer(service_fn(|_: Request<()>| async { Ok::<_, Infallible>(Response::new("")) }));
         for _ in 0..4 {
             let mut request = Request::new(());
             request.extensions_mut().insert(Arc::clone(&limits));

@@ -1,0 +1,221 @@
+//! W3C trace context (<https://www.w3.org/TR/trace-context/>), level 1.
+//!
+//! An invalid `traceparent` is as good as none: a new trace begins. Ids come from a
+//! cryptographically secure generator.
+
+use std::fmt;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use serde::{Serialize, Serializer};
+
+/// The header that carries the context.
+pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// The header that carries other vendors' additions; passed on unread.
+pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+
+/// Identity of a trace; never zero.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TraceId(u128);
+
+/// Identity of a span; never zero.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SpanId(u64);
+
+impl TraceId {
+    /// A new one.
+    pub fn random() -> Self {
+        Self(rand::random::<u128>().max(1))
+    }
+
+    /// As a number.
+    pub const fn get(self) -> u128 {
+        self.0
+    }
+}
+
+impl SpanId {
+    /// A new one.
+    pub fn random() -> Self {
+        Self(rand::random::<u64>().max(1))
+    }
+}
+
+impl fmt::Display for TraceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl fmt::Debug for TraceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for TraceId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl fmt::Display for SpanId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl fmt::Debug for SpanId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for SpanId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// A place in a trace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TraceContext {
+    /// The trace.
+    pub trace_id: TraceId,
+    /// The span at this place.
+    pub span_id: SpanId,
+    /// Whether spans of this trace are recorded.
+    pub sampled: bool,
+}
+
+impl TraceContext {
+    /// Reads the `traceparent` header; none if it is missing or invalid.
+    pub fn from_headers(headers: &HeaderMap) -> Option<Self> {
+        let mut values = headers.get_all(&TRACEPARENT).iter();
+        let only = values.next().filter(|_| values.next().is_none())?;
+        Self::parse(only.as_bytes())
+    }
+
+    /// Reads `00-<trace id>-<span id>-<flags>`; of later versions the part that has this form.
+    pub fn parse(text: &[u8]) -> Option<Self> {
+        let well_formed = text.len() >= 55 && text[2] == b'-' && text[35] == b'-' && text[52] == b'-';
+        if !well_formed {
+            return None;
+        }
+        let version = hex(&text[0..2])?;
+        let length_fits = match version {
+            0 => text.len() == 55,
+            0xff => false,
+            _ => text.len() == 55 || text[55] == b'-',
+        };
+        if !length_fits {
+            return None;
+        }
+        let trace_id = hex(&text[3..35]).filter(|id| *id != 0)?;
+        let span_id = hex(&text[36..52]).filter(|id| *id != 0)?;
+        let flags = hex(&text[53..55])?;
+        Some(Self { trace_id: TraceId(trace_id), span_id: SpanId(span_id as u64), sampled: flags & 1 == 1 })
+    }
+
+    /// A new span of the same trace.
+    #[must_use]
+    pub fn child(&self) -> Self {
+        Self { span_id: SpanId::random(), ..*self }
+    }
+
+    /// As a `traceparent` header.
+    pub fn to_header(&self) -> HeaderValue {
+        let mut text = *b"00-................................-................-00";
+        write_hex(&mut text[3..35], self.trace_id.0);
+        write_hex(&mut text[36..52], u128::from(self.span_id.0));
+        text[54] = if self.sampled { b'1' } else { b'0' };
+        HeaderValue::from_bytes(&text).expect("hexadecimal digits and dashes")
+    }
+}
+
+/// The number written in lower-case hexadecimal digits.
+fn hex(digits: &[u8]) -> Option<u128> {
+    digits.iter().try_fold(0, |sum, digit| {
+        let value = match digit {
+            b'0'..=b'9' => digit - b'0',
+            b'a'..=b'f' => digit - b'a' + 10,
+            _ => return None,
+        };
+        Some(sum << 4 | u128::from(value))
+    })
+}
+
+fn write_hex(place: &mut [u8], mut number: u128) {
+    for digit in place.iter_mut().rev() {
+        *digit = b"0123456789abcdef"[(number & 15) as usize];
+        number >>= 4;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const EXAMPLE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+    #[test]
+    fn reads_the_example_of_the_standard() {
+        let context = TraceContext::parse(EXAMPLE.as_bytes()).unwrap();
+        assert_eq!(context.trace_id.to_string(), "0af7651916cd43dd8448eb211c80319c");
+        assert_eq!(context.span_id.to_string(), "b7ad6b7169203331");
+        assert!(context.sampled);
+        assert_eq!(context.to_header(), EXAMPLE);
+    }
+
+    #[test]
+    fn refuses_what_the_standard_calls_invalid() {
+        for text in [
+            "",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331",
+            "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01",
+            "00-00000000000000000000000000000000-b7ad6b7169203331-01",
+            "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-extra",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-0g",
+            "000af7651916cd43dd8448eb211c80319c--b7ad6b7169203331-01x",
+        ] {
+            assert_eq!(TraceContext::parse(text.as_bytes()), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_later_version_is_read_as_far_as_it_is_known() {
+        let text = "42-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-what-comes";
+        assert!(TraceContext::parse(text.as_bytes()).is_some());
+    }
+
+    #[test]
+    fn two_traceparents_are_as_good_as_none() {
+        let mut headers = HeaderMap::new();
+        headers.append(TRACEPARENT, HeaderValue::from_static(EXAMPLE));
+        assert!(TraceContext::from_headers(&headers).is_some());
+        headers.append(TRACEPARENT, HeaderValue::from_static(EXAMPLE));
+        assert_eq!(TraceContext::from_headers(&headers), None);
+    }
+
+    #[test]
+    fn new_ids_differ() {
+        let ids: std::collections::HashSet<_> = (0..10_000).map(|_| TraceId::random()).collect();
+        assert_eq!(ids.len(), 10_000);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_reads_back(trace in 1_u128.., span in 1_u64.., sampled: bool) {
+            let context = TraceContext { trace_id: TraceId(trace), span_id: SpanId(span), sampled };
+            prop_assert_eq!(TraceContext::parse(context.to_header().as_bytes()), Some(context));
+        }
+
+        #[test]
+        fn never_panics(text in proptest::collection::vec(any::<u8>(), 0..80)) {
+            let _ = TraceContext::parse(&text);
+        }
+    }
+}

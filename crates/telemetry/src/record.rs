@@ -1,0 +1,261 @@
+//! One service's telemetry, and what it knows of a request on its way.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use http::{HeaderValue, Method, StatusCode};
+use parking_lot::Mutex;
+use phase6_policy::Tracing;
+use serde::Serialize;
+
+use crate::{
+    Metrics, Recorder, RouteId, Sink, Span, TraceContext, TraceId,
+    sample::{Pace, sampled},
+    span::{Kept, Kind, Running, Status},
+    traffic::{Figures, Window},
+};
+
+/// Spans kept in memory for a look at them.
+const KEPT_SPANS: usize = 256;
+
+/// The telemetry of one service.
+pub struct Telemetry {
+    metrics: Metrics,
+    recorder: Recorder,
+    traffic: Mutex<Window>,
+    pace: Mutex<Pace>,
+    /// The rate that was used last, as bits of a float.
+    rate: AtomicU64,
+    active: AtomicU64,
+    epoch: Instant,
+}
+
+/// What the tracer shows. Latencies are milliseconds; figures are of the last minute and of all
+/// requests, sampled or not.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TracerSnapshot {
+    /// Requests on their way whose trace is sampled.
+    pub active_traces: u64,
+    /// Spans recorded since the start.
+    pub total_traces: u64,
+    /// Requests answered since the start.
+    pub total_requests: u64,
+    /// Latency, throughput and error rate.
+    #[serde(flatten)]
+    pub figures: Figures,
+    /// The sampling rate in force now.
+    pub sampling_rate: f64,
+    /// The newest spans.
+    pub spans: Vec<Span>,
+}
+
+impl Telemetry {
+    /// Telemetry for a service with these route templates.
+    pub fn new(service: &str, templates: impl IntoIterator<Item = String>) -> Arc<Self> {
+        Arc::new(Self {
+            metrics: Metrics::new(service, templates),
+            recorder: Recorder::new(KEPT_SPANS),
+            traffic: Mutex::default(),
+            pace: Mutex::default(),
+            rate: AtomicU64::new(0),
+            active: AtomicU64::new(0),
+            epoch: Instant::now(),
+        })
+    }
+
+    /// The service's Prometheus series.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// The newest spans.
+    pub fn recorder(&self) -> &Recorder {
+        &self.recorder
+    }
+
+    /// What the tracer shows.
+    pub fn snapshot(&self) -> TracerSnapshot {
+        TracerSnapshot {
+            active_traces: self.active.load(Ordering::Relaxed),
+            total_traces: self.recorder.recorded(),
+            total_requests: self.metrics.totals().0,
+            figures: self.traffic.lock().figures(self.now_ns()),
+            sampling_rate: f64::from_bits(self.rate.load(Ordering::Relaxed)),
+            spans: self.recorder.newest(20),
+        }
+    }
+
+    /// Begins a request. `trusted` says whether the sender of `parent` may decide about sampling.
+    pub(crate) fn begin(
+        self: &Arc<Self>,
+        parent: Option<TraceContext>,
+        trusted: bool,
+        policy: &Tracing,
+        method: Method,
+        request_id: Option<HeaderValue>,
+    ) -> Arc<Exchange> {
+        let started = Instant::now();
+        let target = policy.target_spans_per_second.map(|target| target as f64);
+        let rate = match target {
+            None => policy.sampling_rate,
+            Some(_) => self.pace.lock().rate(policy.sampling_rate, target, self.now_ns()),
+        };
+        self.rate.store(rate.to_bits(), Ordering::Relaxed);
+        let trace_id = parent.map_or_else(TraceId::random, |parent| parent.trace_id);
+        let context = TraceContext {
+            trace_id,
+            span_id: crate::SpanId::random(),
+            sampled: sampled(trace_id, parent.as_ref(), trusted, rate),
+        };
+        if context.sampled {
+            self.active.fetch_add(1, Ordering::Relaxed);
+        }
+        self.metrics.begin();
+        Arc::new(Exchange {
+            telemetry: Arc::clone(self),
+            running: Running { context, parent: parent.map(|parent| parent.span_id), started },
+            keep_errors: policy.keep_errors,
+            keep_slower_than: policy.keep_slower_than.get(),
+            method,
+            request_id,
+            route: AtomicU16::new(RouteId::UNMATCHED.index()),
+            ended: AtomicBool::new(false),
+        })
+    }
+
+    fn now_ns(&self) -> u64 {
+        self.epoch.elapsed().as_nanos() as u64
+    }
+}
+
+/// A request on its way through a service. In the request's extensions, and for the handler in
+/// [`Exchange::current`].
+pub struct Exchange {
+    telemetry: Arc<Telemetry>,
+    running: Running,
+    keep_errors: bool,
+    keep_slower_than: Duration,
+    method: Method,
+    request_id: Option<HeaderValue>,
+    route: AtomicU16,
+    ended: AtomicBool,
+}
+
+tokio::task_local! {
+    static CURRENT: Arc<Exchange>;
+}
+
+impl Exchange {
+    /// The request that the running task answers.
+    pub fn current() -> Option<Arc<Self>> {
+        CURRENT.try_with(Arc::clone).ok()
+    }
+
+    /// Runs `work` as part of this request.
+    pub fn scope<F: Future>(self: Arc<Self>, work: F) -> impl Future<Output = F::Output> {
+        CURRENT.scope(self, work)
+    }
+
+    /// The request's place in its trace.
+    pub fn context(&self) -> &TraceContext {
+        &self.running.context
+    }
+
+    /// The id that the client gave the request, or else the trace's.
+    pub fn request_id(&self) -> HeaderValue {
+        self.request_id.clone().unwrap_or_else(|| {
+            HeaderValue::from_str(&self.context().trace_id.to_string()).expect("hexadecimal digits")
+        })
+    }
+
+    /// Tells which declared route answers.
+    pub fn set_route(&self, route: RouteId) {
+        self.route.store(route.index(), Ordering::Relaxed);
+    }
+
+    /// The declared route that answers.
+    pub fn route(&self) -> RouteId {
+        RouteId::from_index(self.route.load(Ordering::Relaxed))
+    }
+
+    /// The telemetry of the service that answers.
+    pub fn telemetry(&self) -> &Arc<Telemetry> {
+        &self.telemetry
+    }
+
+    /// Begins a call to somebody else.
+    pub fn call(self: &Arc<Self>) -> OutgoingCall {
+        OutgoingCall {
+            running: Running {
+                context: self.context().child(),
+                parent: Some(self.context().span_id),
+                started: Instant::now(),
+            },
+            exchange: Arc::clone(self),
+        }
+    }
+
+    pub(crate) fn end(&self, status: StatusCode) {
+        if self.ended.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let telemetry = &self.telemetry;
+        let took = self.running.started.elapsed();
+        let failed = status.is_server_error();
+        telemetry.metrics.end(self.route(), &self.method, status, took);
+        telemetry.traffic.lock().record(took, failed, telemetry.now_ns());
+        let kept = if self.context().sampled {
+            telemetry.active.fetch_sub(1, Ordering::Relaxed);
+            Kept::Sampled
+        } else if failed && self.keep_errors {
+            Kept::Error
+        } else if took > self.keep_slower_than {
+            Kept::Slow
+        } else {
+            return;
+        };
+        let name = format!("{} {}", self.method, telemetry.metrics.template(self.route()));
+        let status = if failed { Status::Error } else { Status::Ok };
+        telemetry.recorder.record(self.running.finish(name, Kind::Server, status, kept));
+    }
+}
+
+impl Drop for Exchange {
+    /// A request whose client went away before the answer is no longer in flight.
+    fn drop(&mut self) {
+        if !*self.ended.get_mut() {
+            self.telemetry.metrics.abandon();
+            if self.context().sampled {
+                self.telemetry.active.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+/// A call to somebody else, on behalf of a request.
+#[must_use = "a call is recorded when it ends"]
+pub struct OutgoingCall {
+    exchange: Arc<Exchange>,
+    running: Running,
+}
+
+impl OutgoingCall {
+    /// What to send along, so that the other side's spans join the trace.
+    pub fn context(&self) -> &TraceContext {
+        &self.running.context
+    }
+
+    /// Ends it. `name` is built only when the span is recorded.
+    pub fn end(self, status: Status, name: impl FnOnce() -> String) {
+        if self.running.context.sampled {
+            let span = self.running.finish(name(), Kind::Client, status, Kept::Sampled);
+            self.exchange.telemetry.recorder.record(span);
+        }
+    }
+}
