@@ -33,7 +33,9 @@ pub fn compile(
 /// A short fingerprint of a policy; equal policies have equal fingerprints.
 pub fn fingerprint(policy: &Policy) -> String {
     let canonical = serde_json::to_vec(policy).expect("a policy is plain data");
-    Sha256::digest(&canonical).iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+    let digest = Sha256::digest(&canonical);
+    let start = u64::from_be_bytes(digest[..8].try_into().expect("a digest has 32 bytes"));
+    format!("{:012x}", start >> 16)
 }
 
 #[cfg(test)]

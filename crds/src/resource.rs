@@ -3,6 +3,8 @@
 //! Doc comments of fields are what `kubectl explain` shows. Which fields may be combined is said
 //! in CEL beside them.
 
+#![allow(clippy::duplicated_attributes, reason = "every printed column has a name and a type")]
+
 use std::fmt;
 
 use k8s_openapi::{api::core::v1::ResourceRequirements, apimachinery::pkg::apis::meta::v1::Condition};

@@ -28,8 +28,8 @@ pub struct Cache {
     #[schemars(extend("x-kubernetes-validations" = duration_rule!("0s" to "24h")))]
     pub stale_if_error: Duration,
 
-    /// How many answers are kept in the memory of one replica, from 1 to 1000000. Default 10000;
-    /// the least useful ones leave first.
+    /// About how many answers are kept in the memory of one replica, from 1 to 1000000. Default
+    /// 10000. An answer of more than 8 KiB counts as several; the least useful ones leave first.
     #[serde(default = "default_max_entries")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub max_entries: i64,

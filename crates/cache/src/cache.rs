@@ -1,0 +1,225 @@
+//! Entries, fetches on their way, and forgetting, in one handle.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Instant, SystemTime},
+};
+
+use http::HeaderMap;
+use parking_lot::Mutex;
+use serde::Serialize;
+
+use crate::{
+    Entry, Invalidation, Key, Level, LevelStats, Terms,
+    flight::{Boarding, Flights},
+    invalidation::Log,
+    memory::{Found, Memory},
+};
+
+/// For how long a key whose answers are not storable is passed through without waiting.
+const PASS_FOR_MS: u64 = 10_000;
+
+/// The cache of one service. Clones are handles to the same one.
+#[derive(Clone)]
+pub struct Cache {
+    inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    memory: Memory,
+    behind: Option<Arc<dyn Level>>,
+    flights: Arc<Flights>,
+    log: Mutex<Log>,
+    clock: Clock,
+    pub(crate) counts: Counts,
+}
+
+#[derive(Default)]
+pub(crate) struct Counts {
+    pub(crate) hits: AtomicU64,
+    pub(crate) stale_hits: AtomicU64,
+    pub(crate) misses: AtomicU64,
+    pub(crate) joined: AtomicU64,
+    pub(crate) writes: AtomicU64,
+    pub(crate) invalidated: AtomicU64,
+    pub(crate) promoted: AtomicU64,
+}
+
+/// What a cache holds and did since the start.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Stats {
+    /// Requests answered with a fresh entry.
+    pub hits: u64,
+    /// Requests answered with a stale one.
+    pub stale_hits: u64,
+    /// Requests for which the handler was asked.
+    pub misses: u64,
+    /// Requests that waited for another one's fetch.
+    pub joined: u64,
+    /// Share of requests answered without asking the handler, from 0 to 1.
+    pub hit_rate: f64,
+    /// Answers stored.
+    pub writes: u64,
+    /// Answers forgotten on demand.
+    pub invalidated: u64,
+    /// Answers brought back from the second level.
+    pub promoted: u64,
+    /// Answers in memory.
+    pub entries: usize,
+    /// Fetches on their way.
+    pub in_flight: usize,
+    /// The level behind, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub second_level: Option<LevelStats>,
+}
+
+/// Milliseconds that never step back while the process runs and roughly follow the calendar from
+/// one process to the next, so that entries on disk keep their age.
+enum Clock {
+    Real { start_ms: u64, started: Instant },
+    Manual(Arc<AtomicU64>),
+}
+
+impl Cache {
+    /// An empty cache, over a second level if there is one.
+    pub fn new(behind: Option<Arc<dyn Level>>) -> Self {
+        let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let clock = Clock::Real { start_ms: since_epoch.as_millis() as u64, started: Instant::now() };
+        Self::with_clock(behind, clock)
+    }
+
+    /// The same with a clock that somebody else moves, in milliseconds: for tests and simulations.
+    pub fn with_manual_clock(behind: Option<Arc<dyn Level>>, now_ms: Arc<AtomicU64>) -> Self {
+        Self::with_clock(behind, Clock::Manual(now_ms))
+    }
+
+    fn with_clock(behind: Option<Arc<dyn Level>>, clock: Clock) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                memory: Memory::new(10_000),
+                behind,
+                flights: Arc::default(),
+                log: Mutex::default(),
+                clock,
+                counts: Counts::default(),
+            }),
+        }
+    }
+
+    /// Forgets, everywhere. Gives the number of answers that were in memory; an answer that is
+    /// being fetched at this moment will not be stored.
+    pub fn invalidate(&self, invalidation: Invalidation) -> usize {
+        let inner = &self.inner;
+        {
+            let mut log = inner.log.lock();
+            let number = log.next();
+            log.push(invalidation.clone());
+            if let Some(level) = &inner.behind {
+                level.remove(invalidation.clone(), number);
+            }
+        }
+        let removed = inner.memory.remove(&invalidation);
+        inner.counts.invalidated.fetch_add(removed as u64, Ordering::Relaxed);
+        removed
+    }
+
+    /// What it holds and did.
+    pub fn stats(&self) -> Stats {
+        let Inner { counts, memory, flights, behind, .. } = &*self.inner;
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (hits, stale_hits, misses, joined) =
+            (get(&counts.hits), get(&counts.stale_hits), get(&counts.misses), get(&counts.joined));
+        let spared = hits + stale_hits + joined;
+        Stats {
+            hits,
+            stale_hits,
+            misses,
+            joined,
+            hit_rate: if spared + misses == 0 { 0.0 } else { spared as f64 / (spared + misses) as f64 },
+            writes: get(&counts.writes),
+            invalidated: get(&counts.invalidated),
+            promoted: get(&counts.promoted),
+            entries: memory.len(),
+            in_flight: flights.len(),
+            second_level: behind.as_ref().map(|level| level.stats()),
+        }
+    }
+
+    pub(crate) fn counts(&self) -> &Counts {
+        &self.inner.counts
+    }
+
+    pub(crate) fn now_ms(&self) -> u64 {
+        match &self.inner.clock {
+            Clock::Real { start_ms, started } => start_ms + started.elapsed().as_millis() as u64,
+            Clock::Manual(now_ms) => now_ms.load(Ordering::Relaxed),
+        }
+    }
+
+    pub(crate) fn obey(&self, terms: &Terms) {
+        self.inner.memory.set_max_entries(terms.max_entries);
+    }
+
+    pub(crate) fn hash(&self, tenant: &str, uri: &str) -> u64 {
+        self.inner.memory.hash(tenant, uri)
+    }
+
+    pub(crate) fn find(&self, hash: u64, tenant: &str, uri: &str, headers: &HeaderMap, now_ms: u64) -> Found {
+        self.inner.memory.find(hash, tenant, uri, headers, now_ms)
+    }
+
+    pub(crate) fn board(&self, hash: u64) -> Boarding {
+        self.inner.flights.board(hash)
+    }
+
+    /// The number that the next invalidation will have; to be taken before a fetch begins.
+    pub(crate) fn mark(&self) -> u64 {
+        self.inner.log.lock().next()
+    }
+
+    /// Stores an answer whose fetch began at `mark`, unless it was invalidated since.
+    pub(crate) fn store(&self, entry: &Arc<Entry>, request_headers: &HeaderMap, mark: u64) -> bool {
+        // Under the log's lock: an invalidation comes before (and is seen here) or after (and
+        // sees the entry).
+        let log = self.inner.log.lock();
+        if log.hit_since(mark, entry) {
+            return false;
+        }
+        self.inner.memory.insert(Arc::clone(entry), request_headers);
+        if entry.vary.is_empty()
+            && let Some(level) = &self.inner.behind
+        {
+            level.put(Arc::clone(entry));
+        }
+        drop(log);
+        self.inner.counts.writes.fetch_add(1, Ordering::Relaxed);
+        true
+    }
+
+    pub(crate) fn pass(&self, hash: u64) {
+        self.inner.memory.pass(hash, self.now_ms() + PASS_FOR_MS);
+    }
+
+    /// Brings an answer back from the second level into memory, with the age it has.
+    pub(crate) async fn promote(&self, key: &Key) -> Option<Arc<Entry>> {
+        let level = self.inner.behind.as_ref()?;
+        let (entry, carried_out) = level.get(key).await?;
+        // An entry from the future was stored under another calendar.
+        if entry.key != *key || entry.stored_at_ms > self.now_ms() {
+            return None;
+        }
+        let entry = Arc::new(entry);
+        let log = self.inner.log.lock();
+        if log.hit_since(carried_out, &entry) {
+            return None;
+        }
+        self.inner.memory.insert(Arc::clone(&entry), &HeaderMap::new());
+        drop(log);
+        self.inner.counts.promoted.fetch_add(1, Ordering::Relaxed);
+        Some(entry)
+    }
+}

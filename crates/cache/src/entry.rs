@@ -1,0 +1,146 @@
+//! A stored answer and the key it is stored under.
+
+use std::{borrow::Cow, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
+
+use crate::rfc9111::Storable;
+
+/// Room for headers and bookkeeping, added to the size of a body.
+const OVERHEAD: usize = 512;
+/// An entry of up to this size counts as one.
+const UNIT: usize = 8 * 1024;
+
+/// What an answer is stored under: whose it is and what was asked.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// The caller that the answer was made for; empty for the anonymous.
+    pub tenant: Box<str>,
+    /// Path and query.
+    pub uri: Box<str>,
+}
+
+impl Key {
+    /// The path without its query.
+    pub fn path(&self) -> &str {
+        self.uri.split('?').next().unwrap_or_default()
+    }
+}
+
+/// Path and query with percent-encoding in its normal form (RFC 3986, section 6.2.2): what need
+/// not be encoded is not, hexadecimal digits are upper-case. Means the same as before.
+pub fn normalised(uri: &Uri) -> Cow<'_, str> {
+    let text = uri.path_and_query().map_or("/", |target| target.as_str());
+    if !text.contains('%') {
+        return Cow::Borrowed(text);
+    }
+    let bytes = text.as_bytes();
+    let mut out = String::with_capacity(text.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let escape = (bytes[at] == b'%')
+            .then(|| text.get(at + 1..at + 3))
+            .flatten()
+            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        if let Some(byte) = escape {
+            if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+                out.push(char::from(byte));
+            } else {
+                out.push('%');
+                out.push_str(&text[at + 1..at + 3].to_ascii_uppercase());
+            }
+            at += 3;
+        } else {
+            out.push(char::from(bytes[at]));
+            at += 1;
+        }
+    }
+    Cow::Owned(out)
+}
+
+/// A stored answer.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// What it is stored under.
+    pub key: Key,
+    /// The request headers that it was chosen by, with the values of its request.
+    pub vary: Vec<(HeaderName, Option<HeaderValue>)>,
+    /// Status of the answer.
+    pub status: StatusCode,
+    /// Headers, without those of a single connection.
+    pub headers: HeaderMap,
+    /// Body.
+    pub body: Bytes,
+    /// What the answer allows.
+    pub storable: Storable,
+    /// When it was stored, on the cache's clock.
+    pub stored_at_ms: u64,
+    /// Its share of a full life; see [`crate::judge::judge`].
+    pub jitter: f64,
+    /// Names by which it can be invalidated together with others.
+    pub tags: Vec<Box<str>>,
+    /// A number that the layer's user gave to the request, to be given again on a hit.
+    pub label: u16,
+}
+
+impl Entry {
+    /// Its age at `now_ms`, without the age it had when it came.
+    pub fn age(&self, now_ms: u64) -> Duration {
+        Duration::from_millis(now_ms.saturating_sub(self.stored_at_ms))
+    }
+
+    /// Whether it says that something is not there.
+    pub fn is_negative(&self) -> bool {
+        self.status.is_client_error()
+    }
+
+    /// Whether it answers a request with these headers.
+    pub(crate) fn answers(&self, tenant: &str, uri: &str, headers: &HeaderMap) -> bool {
+        *self.key.tenant == *tenant
+            && *self.key.uri == *uri
+            && self.vary.iter().all(|(name, value)| headers.get(name) == value.as_ref())
+    }
+
+    /// What it takes of the room for entries.
+    pub(crate) fn weight(&self) -> u64 {
+        (self.size().div_ceil(UNIT)).max(1) as u64
+    }
+
+    /// Bytes, about.
+    pub(crate) fn size(&self) -> usize {
+        OVERHEAD + self.key.tenant.len() + self.key.uri.len() + self.body.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn normal(text: &str) -> String {
+        normalised(&text.parse().unwrap()).into_owned()
+    }
+
+    #[test]
+    fn percent_encoding_is_brought_into_its_normal_form() {
+        assert_eq!(normal("/a?b=c"), "/a?b=c");
+        assert_eq!(normal("/%61%2fb?x=%7e"), "/a%2Fb?x=~");
+        assert_eq!(normal("/a?x=1&y=2"), "/a?x=1&y=2");
+        assert_ne!(normal("/a?x=1&y=2"), normal("/a?y=2&x=1"), "an order can mean something");
+        assert_eq!(normal("http://host/a"), "/a");
+    }
+
+    proptest! {
+        #[test]
+        fn normalising_twice_changes_nothing(path in "(/[a-z%0-9A-F~._-]{0,8}){0,4}") {
+            if let Ok(uri) = path.parse::<Uri>() {
+                let once = normalised(&uri).into_owned();
+                if let Ok(again) = once.parse::<Uri>() {
+                    prop_assert_eq!(normalised(&again).into_owned(), once);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! An HTTP response cache for one service.
+//!
+//! ```text
+//! request -> key (tenant + URI + Vary) -> memory --hit--> judge(age, policy) -> answer
+//!                                           |miss
+//!                                           v
+//!                        flight (one per key) -> second level (disk) -> handler -> store
+//! ```
+//!
+//! * [`rfc9111`] says what may be stored and how long it stays fresh; [`judge`] holds an entry
+//!   against today's policy. Both are pure and take the time as an argument.
+//! * [`Cache`] holds entries, fetches a missing one once for all who wait, and forgets by URI, tag
+//!   or prefix. An invalidation that races a fetch wins.
+//! * [`CacheLayer`] puts it in front of a service.
+//! * [`Level`] is what a slower level behind the memory looks like; [`Disk`] is one.
+//!
+//! Entries of different tenants never meet: the tenant is part of the key, and the whole key is
+//! compared on every hit. A failing level makes a slower answer, never a failed one.
+
+mod cache;
+mod disk;
+mod entry;
+mod flight;
+mod invalidation;
+pub mod judge;
+mod layer;
+mod level;
+mod memory;
+pub mod rfc9111;
+
+pub use cache::{Cache, Stats};
+pub use disk::Disk;
+pub use entry::{Entry, Key};
+pub use invalidation::Invalidation;
+pub use judge::Terms;
+pub use layer::{Ask, CacheFuture, CacheLayer, Cached, Client};
+pub use level::{Level, LevelStats};

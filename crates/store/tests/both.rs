@@ -1,0 +1,271 @@
+//! One suite, both databases: what SQLite promises, PostgreSQL promises, word for word.
+//!
+//! The PostgreSQL half needs a server: `cargo xtask test` starts one and sets
+//! `PHASE6_TEST_POSTGRES`.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+use std::time::Duration;
+
+use phase6_store::{DatabaseUrl, PoolLimits, Row, Store, StoreError, sql, sqlx};
+
+/// A database of its own for one test, and what keeps it alive.
+struct Fresh {
+    store: Store,
+    url: DatabaseUrl,
+    _folder: Option<tempfile::TempDir>,
+}
+
+async fn fresh(kind: &str, limits: PoolLimits) -> Fresh {
+    let (url, folder) = match kind {
+        "sqlite" => {
+            let folder = tempfile::tempdir().unwrap();
+            (DatabaseUrl::file(folder.path().join("deep/er/test.db")), Some(folder))
+        }
+        _ => {
+            let server = std::env::var("PHASE6_TEST_POSTGRES").expect("PHASE6_TEST_POSTGRES names a server");
+            let admin: DatabaseUrl = format!("{server}/postgres").parse().unwrap();
+            let admin = Store::connect(&admin, PoolLimits::default()).await.unwrap();
+            let stamp =
+                std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos();
+            let name = format!("test_{stamp}_{:?}", std::thread::current().id())
+                .replace(|c: char| !c.is_ascii_alphanumeric() && c != '_', "")
+                .to_lowercase();
+            sql(format!("CREATE DATABASE {name}")).run(&admin).await.unwrap();
+            admin.close().await;
+            (format!("{server}/{name}").parse().unwrap(), None)
+        }
+    };
+    let store = Store::connect(&url, limits).await.unwrap();
+    store.migrate("things", sqlx::migrate!("tests/migrations")).await.unwrap();
+    Fresh { store, url, _folder: folder }
+}
+
+async fn insert(store: &Store, id: &str, amount: i64) -> Result<u64, StoreError> {
+    sql("INSERT INTO things (id, amount, share, note) VALUES ($1, $2, $3, $4)")
+        .bind(id.to_owned())
+        .bind(amount)
+        .bind(0.5)
+        .bind(None::<String>)
+        .run(store)
+        .await
+}
+
+async fn amount(store: &Store, id: &str) -> Option<i64> {
+    let row = sql("SELECT amount FROM things WHERE id = $1").bind(id.to_owned()).first(store).await.unwrap();
+    row.map(|row| row.get(0))
+}
+
+async fn values_come_back_as_they_were(kind: &str) {
+    let Fresh { store, .. } = &fresh(kind, PoolLimits::default()).await;
+    insert(store, "a", i64::MAX).await.unwrap();
+    let row = sql("SELECT amount, share, note, id FROM things").first(store).await.unwrap().unwrap();
+    assert_eq!(row.get::<i64, _>(0), i64::MAX);
+    assert!((row.get::<f64, _>(1) - 0.5).abs() < f64::EPSILON);
+    assert_eq!(row.get::<Option<String>, _>(2), None);
+    assert_eq!(row.get::<String, _>(3), "a");
+}
+
+async fn a_second_record_of_one_identity_is_a_conflict(kind: &str) {
+    let Fresh { store, .. } = &fresh(kind, PoolLimits::default()).await;
+    insert(store, "a", 1).await.unwrap();
+    assert!(matches!(insert(store, "a", 2).await, Err(StoreError::Conflict(_))));
+    assert_eq!(amount(store, "a").await, Some(1));
+}
+
+async fn migrating_twice_changes_nothing_and_owners_do_not_meet(kind: &str) {
+    let Fresh { store, .. } = &fresh(kind, PoolLimits::default()).await;
+    insert(store, "a", 1).await.unwrap();
+    store.migrate("things", sqlx::migrate!("tests/migrations")).await.unwrap();
+    assert_eq!(amount(store, "a").await, Some(1));
+    let second = store.migrate("others", sqlx::migrate!("tests/migrations")).await;
+    assert!(matches!(second, Err(StoreError::Migration(_))), "its table exists, its list is its own");
+}
+
+async fn a_transaction_is_all_or_nothing(kind: &str) {
+    let Fresh { store, .. } = &fresh(kind, PoolLimits::default()).await;
+    let mut tx = store.begin().await.unwrap();
+    sql("INSERT INTO things (id, amount, share) VALUES ('t', 1, 0)").run_in(&mut tx).await.unwrap();
+    assert_eq!(amount(store, "t").await, None, "not seen outside");
+    drop(tx);
+    assert_eq!(amount(store, "t").await, None, "rolled back");
+    let mut tx = store.begin().await.unwrap();
+    sql("INSERT INTO things (id, amount, share) VALUES ('t', 1, 0)").run_in(&mut tx).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(amount(store, "t").await, Some(1));
+}
+
+async fn a_conditional_update_never_passes_its_bound(kind: &str) {
+    let Fresh { store, .. } = &fresh(kind, PoolLimits::default()).await;
+    insert(store, "a", 0).await.unwrap();
+    let tries: Vec<_> = (0..50)
+        .map(|_| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                sql("UPDATE things SET amount = amount + 3 WHERE id = 'a' AND amount + 3 <= 100 RETURNING amount")
+                    .returning(&store)
+                    .await
+                    .unwrap()
+                    .len()
+            })
+        })
+        .collect();
+    let mut granted = 0;
+    for one in tries {
+        granted += one.await.unwrap();
+    }
+    assert_eq!((granted, amount(store, "a").await), (33, Some(99)));
+}
+
+/// The original opened ten connections with a maximum of three.
+async fn the_pool_never_exceeds_its_maximum(kind: &str) {
+    let limits = PoolLimits { max_connections: 3, ..PoolLimits::default() };
+    let Fresh { store, .. } = &fresh(kind, limits).await;
+    let reads: Vec<_> = (0..30)
+        .map(|_| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                for _ in 0..10 {
+                    sql("SELECT COUNT(*) FROM things").first(&store).await.unwrap();
+                    let shown = store.snapshot();
+                    assert!(shown.pool_size <= shown.max_connections, "{shown:?}");
+                    assert!(shown.utilization <= 1.0);
+                }
+            })
+        })
+        .collect();
+    for read in reads {
+        read.await.unwrap();
+    }
+}
+
+async fn a_connection_is_released_by_a_caller_that_gives_up(kind: &str) {
+    let limits = PoolLimits { max_connections: 1, ..PoolLimits::default() };
+    let Fresh { store, .. } = &fresh(kind, limits).await;
+    for _ in 0..20 {
+        let read = sql("SELECT COUNT(*) FROM things").first(store);
+        let _ = tokio::time::timeout(Duration::from_micros(50), read).await;
+    }
+    store.ping().await.unwrap();
+}
+
+/// In the original, those who waited at the drain were forgotten until their own time-out.
+async fn closing_answers_those_who_wait(kind: &str) {
+    let limits =
+        PoolLimits { max_connections: 1, acquire_timeout: Duration::from_secs(8), ..PoolLimits::default() };
+    let Fresh { store, .. } = &fresh(kind, limits).await;
+    let held = store.begin().await.unwrap();
+    let waiting = tokio::spawn({
+        let store = store.clone();
+        async move { store.begin().await.map(drop) }
+    });
+    while store.snapshot().active_count == 0 {
+        tokio::task::yield_now().await;
+    }
+    let closing = tokio::spawn({
+        let store = store.clone();
+        async move { store.close().await }
+    });
+    let told = tokio::time::timeout(Duration::from_secs(4), waiting).await.expect("told at once").unwrap();
+    assert!(told.unwrap_err().is_unavailable());
+    drop(held);
+    closing.await.unwrap();
+    assert!(store.ping().await.unwrap_err().is_unavailable());
+}
+
+async fn no_free_connection_is_told_within_the_limit(kind: &str) {
+    let limits = PoolLimits {
+        max_connections: 1,
+        acquire_timeout: Duration::from_millis(50),
+        ..PoolLimits::default()
+    };
+    let Fresh { store, .. } = &fresh(kind, limits).await;
+    let _held = store.begin().await.unwrap();
+    let Err(error) = store.begin().await else { panic!("there is only one") };
+    assert!(error.is_unavailable(), "{error}");
+}
+
+async fn slow_statements_are_remembered_without_values_and_with_a_hint(kind: &str) {
+    let limits = PoolLimits { slow_statement: Duration::ZERO, ..PoolLimits::default() };
+    let Fresh { store, .. } = &fresh(kind, limits).await;
+    for i in 0..5_i64 {
+        insert(store, &format!("id{i}"), i).await.unwrap();
+    }
+    sql("SELECT id FROM things WHERE note = $1 AND amount > 3")
+        .bind("secret".to_owned())
+        .all(store)
+        .await
+        .unwrap();
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    loop {
+        let slow = store.snapshot().slow_statements;
+        let found =
+            slow.iter().find(|slow| slow.statement == "select id from things where note = ? and amount > ?");
+        if let Some(hint) = found.and_then(|slow| slow.hint.as_deref()) {
+            assert_eq!(hint, "reads all of things; an index on (note, amount) would help");
+            let insert = slow.iter().find(|slow| slow.statement.starts_with("insert into things")).unwrap();
+            assert_eq!((insert.count, insert.hint.as_deref()), (5, None));
+            break;
+        }
+        assert!(std::time::Instant::now() < deadline, "no hint: {slow:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn what_was_committed_is_there_after_reconnecting(kind: &str) {
+    let made = fresh(kind, PoolLimits::default()).await;
+    insert(&made.store, "a", 5).await.unwrap();
+    made.store.close().await;
+    let again = Store::connect(&made.url, PoolLimits::default()).await.unwrap();
+    assert_eq!(amount(&again, "a").await, Some(5));
+}
+
+macro_rules! both {
+    ($($name:ident),* $(,)?) => {
+        mod sqlite {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name("sqlite").await;
+            })*
+        }
+        mod postgres {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            #[ignore = "needs PostgreSQL: run by cargo xtask test"]
+            async fn $name() {
+                super::$name("postgres").await;
+            })*
+        }
+    };
+}
+
+both! {
+    values_come_back_as_they_were,
+    a_second_record_of_one_identity_is_a_conflict,
+    migrating_twice_changes_nothing_and_owners_do_not_meet,
+    a_transaction_is_all_or_nothing,
+    a_conditional_update_never_passes_its_bound,
+    the_pool_never_exceeds_its_maximum,
+    a_connection_is_released_by_a_caller_that_gives_up,
+    closing_answers_those_who_wait,
+    no_free_connection_is_told_within_the_limit,
+    slow_statements_are_remembered_without_values_and_with_a_hint,
+    what_was_committed_is_there_after_reconnecting,
+}
+
+#[tokio::test]
+async fn a_folder_that_cannot_be_written_is_told_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, b"").unwrap();
+    let url = DatabaseUrl::file(file.join("test.db"));
+    let Err(error) = Store::connect(&url, PoolLimits::default()).await else { panic!("a file is no folder") };
+    assert!(error.is_unavailable(), "{error}");
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_told_within_the_limit() {
+    let url = "postgres://nobody@127.0.0.1:1/none".parse().unwrap();
+    let limits = PoolLimits { acquire_timeout: Duration::from_millis(200), ..PoolLimits::default() };
+    let Err(error) = Store::connect(&url, limits).await else { panic!("nobody listens on port 1") };
+    assert!(error.is_unavailable(), "{error}");
+}
