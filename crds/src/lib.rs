@@ -18,7 +18,7 @@ mod rules;
 pub use compile::{compile, fingerprint};
 pub use diff::{Difference, differences};
 pub use explain::{Origin, Setting, settings};
-pub use read::{Document, Fault, read};
+pub use read::{Document, Fault, doubles, read};
 pub use resource::{
     Autoscaling, Phase6Service, Phase6ServiceSpec, Phase6ServiceStatus, PolicyStatus, ServiceName,
 };

@@ -139,7 +139,7 @@ pub fn read(file: &str, text: &str) -> Result<Vec<Document>, Vec<Fault>> {
 }
 
 /// Faults between documents: each name and each service at most once.
-pub(crate) fn doubles(documents: &[Document]) -> Vec<Fault> {
+pub fn doubles(documents: &[Document]) -> Vec<Fault> {
     let mut faults = Vec::new();
     for (i, later) in documents.iter().enumerate() {
         let earlier = &documents[..i];

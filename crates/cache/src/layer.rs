@@ -397,7 +397,10 @@ fn tags(headers: &HeaderMap) -> Vec<Box<str>> {
 
 /// Headers worth keeping: not those of one connection, and with an `ETag` to compare by.
 fn kept_headers(mut headers: HeaderMap, body: &Bytes, keep: bool) -> HeaderMap {
-    for name in [CONNECTION, KEEP_ALIVE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, CACHE_STATUS] {
+    // The length is that of the body, which is sent or not.
+    for name in
+        [CONNECTION, CONTENT_LENGTH, KEEP_ALIVE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, CACHE_STATUS]
+    {
         headers.remove(name);
     }
     if keep && !headers.contains_key(ETAG) {

@@ -93,7 +93,9 @@ where
                 }
                 Err(error) if alone => {
                     let error = Arc::new(error);
-                    waiting.into_values().for_each(|readers| tell(readers, &Err(Arc::clone(&error))));
+                    for readers in waiting.into_values() {
+                        tell(readers, &Err(Arc::clone(&error)));
+                    }
                 }
                 Err(_) => {
                     for (key, readers) in waiting {

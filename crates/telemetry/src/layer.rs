@@ -153,7 +153,9 @@ mod tests {
     }
 
     fn telemetry() -> Arc<Telemetry> {
-        Telemetry::new("test", ["/hello".to_owned()])
+        let telemetry = Telemetry::new("test");
+        telemetry.metrics().declare(["/hello".to_owned()]);
+        telemetry
     }
 
     #[tokio::test]

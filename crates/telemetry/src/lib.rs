@@ -20,6 +20,7 @@ mod layer;
 mod metrics;
 mod record;
 pub mod sample;
+mod scrape;
 mod span;
 pub mod traffic;
 
@@ -27,4 +28,5 @@ pub use context::{SpanId, TraceContext, TraceId};
 pub use layer::{Ask, TelemetryLayer, Traced, TracedFuture};
 pub use metrics::{EndpointFigures, Metrics, RouteId};
 pub use record::{Exchange, OutgoingCall, Telemetry, TracerSnapshot};
+pub use scrape::{SeriesKind, Values};
 pub use span::{Kept, Kind, Recorder, Sink, Span, Status};

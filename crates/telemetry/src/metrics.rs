@@ -12,6 +12,8 @@ use prometheus::{
 };
 use serde::Serialize;
 
+use crate::scrape::{Family, SeriesKind, Values};
+
 const METHODS: [&str; 8] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "other"];
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 const BUCKETS: [f64; 14] =
@@ -25,12 +27,16 @@ impl RouteId {
     /// The route of requests that match no declared one.
     pub const UNMATCHED: Self = Self(0);
 
-    pub(crate) const fn from_index(index: u16) -> Self {
-        Self(index)
-    }
-
-    pub(crate) const fn index(self) -> u16 {
+    /// As a number, for where nothing else can be kept.
+    pub const fn get(self) -> u16 {
         self.0
+    }
+}
+
+impl From<u16> for RouteId {
+    /// Any number; one that is no route counts as unmatched.
+    fn from(number: u16) -> Self {
+        Self(number)
     }
 }
 
@@ -40,7 +46,12 @@ pub struct Metrics {
     requests: IntCounterVec,
     durations: HistogramVec,
     in_flight: IntGauge,
-    routes: Vec<Route>,
+    routes: OnceLock<Routes>,
+}
+
+/// The routes of a service; the first one stands for requests that match none.
+struct Routes {
+    list: Vec<Route>,
     by_template: HashMap<String, RouteId>,
 }
 
@@ -69,8 +80,8 @@ pub struct EndpointFigures {
 }
 
 impl Metrics {
-    /// Series for a service with these route templates.
-    pub fn new(service: &str, templates: impl IntoIterator<Item = String>) -> Self {
+    /// Series for a service whose routes are not declared yet.
+    pub fn new(service: &str) -> Self {
         let labels = HashMap::from([("service".to_owned(), service.to_owned())]);
         let registry = Registry::new_custom(None, Some(labels)).expect("one constant label is well-formed");
         let requests = IntCounterVec::new(
@@ -96,15 +107,17 @@ impl Metrics {
         ] {
             registry.register(collector).expect("each name is registered once");
         }
-        let mut routes = vec![Route::new("unmatched".into())];
-        let mut by_template = HashMap::new();
-        for template in templates {
-            let id = RouteId(routes.len() as u16);
-            if by_template.insert(template.clone(), id).is_none() {
-                routes.push(Route::new(template));
-            }
-        }
-        Self { registry, requests, durations, in_flight, routes, by_template }
+        Self { registry, requests, durations, in_flight, routes: OnceLock::new() }
+    }
+
+    /// Declares the service's route templates. Before it every request counts as unmatched; a
+    /// second declaration is ignored.
+    pub fn declare(&self, templates: impl IntoIterator<Item = String>) {
+        let _ = self.routes.set(Routes::new(templates));
+    }
+
+    fn routes(&self) -> &Routes {
+        self.routes.get_or_init(|| Routes::new([]))
     }
 
     /// Where other parts of the service register their own series.
@@ -112,14 +125,31 @@ impl Metrics {
         &self.registry
     }
 
+    /// Adds a family whose values are read from `values` at every look. Label values must come from
+    /// a closed set.
+    pub fn observe<F>(
+        &self,
+        kind: SeriesKind,
+        name: &str,
+        help: &str,
+        labels: &'static [&'static str],
+        values: F,
+    ) where
+        F: Fn() -> Values + Send + Sync + 'static,
+    {
+        let family = Family::new(kind, name, help, labels, values).expect("constant names are well-formed");
+        // Registered twice, the first one stays.
+        let _ = self.registry.register(Box::new(family));
+    }
+
     /// The number of a declared route.
     pub fn route(&self, template: &str) -> RouteId {
-        self.by_template.get(template).copied().unwrap_or(RouteId::UNMATCHED)
+        self.routes().by_template.get(template).copied().unwrap_or(RouteId::UNMATCHED)
     }
 
     /// The template of a route.
     pub fn template(&self, route: RouteId) -> &str {
-        self.routes.get(usize::from(route.0)).map_or("unmatched", |route| &route.template)
+        &self.routes().get(route).template
     }
 
     pub(crate) fn begin(&self) {
@@ -133,7 +163,7 @@ impl Metrics {
     pub(crate) fn end(&self, route: RouteId, method: &Method, status: StatusCode, took: Duration) {
         self.in_flight.dec();
         let method = method_index(method);
-        let route = &self.routes[usize::from(route.0).min(self.routes.len() - 1)];
+        let route = self.routes().get(route);
         let handles = route.methods[method].get_or_init(|| Handles {
             by_class: CLASSES.map(|class| {
                 self.requests.with_label_values(&[route.template.as_str(), METHODS[method], class])
@@ -148,7 +178,8 @@ impl Metrics {
     /// The endpoints that were asked most, busiest first.
     pub fn busiest(&self, limit: usize) -> Vec<EndpointFigures> {
         let mut figures: Vec<_> = self
-            .routes
+            .routes()
+            .list
             .iter()
             .flat_map(|route| {
                 route.methods.iter().zip(METHODS).map(move |(slot, method)| (route, slot, method))
@@ -171,7 +202,7 @@ impl Metrics {
 
     /// Requests since the start: all, and those answered with 5xx.
     pub fn totals(&self) -> (u64, u64) {
-        let handles = self.routes.iter().flat_map(|route| &route.methods).filter_map(OnceLock::get);
+        let handles = self.routes().list.iter().flat_map(|route| &route.methods).filter_map(OnceLock::get);
         handles.fold((0, 0), |(all, failed), handles| {
             (all + handles.duration.get_sample_count(), failed + handles.by_class[4].get())
         })
@@ -180,7 +211,7 @@ impl Metrics {
     /// Requests since the start by status class, `1xx` to `5xx`.
     pub fn by_class(&self) -> [(&'static str, u64); 5] {
         let mut sums = CLASSES.map(|class| (class, 0));
-        for handles in self.routes.iter().flat_map(|route| &route.methods).filter_map(OnceLock::get) {
+        for handles in self.routes().list.iter().flat_map(|route| &route.methods).filter_map(OnceLock::get) {
             for (sum, counter) in sums.iter_mut().zip(&handles.by_class) {
                 sum.1 += counter.get();
             }
@@ -194,6 +225,24 @@ impl Metrics {
         // Writing to memory does not fail, and a family that cannot be encoded is left out.
         let _ = TextEncoder::new().encode(&self.registry.gather(), &mut out);
         String::from_utf8(out).unwrap_or_default()
+    }
+}
+
+impl Routes {
+    fn new(templates: impl IntoIterator<Item = String>) -> Self {
+        let mut routes = Self { list: vec![Route::new("unmatched".into())], by_template: HashMap::new() };
+        for template in templates {
+            let id = RouteId(routes.list.len() as u16);
+            if !routes.by_template.contains_key(&template) {
+                routes.by_template.insert(template.clone(), id);
+                routes.list.push(Route::new(template));
+            }
+        }
+        routes
+    }
+
+    fn get(&self, route: RouteId) -> &Route {
+        self.list.get(usize::from(route.0)).unwrap_or(&self.list[0])
     }
 }
 
@@ -212,7 +261,9 @@ mod tests {
     use super::*;
 
     fn metrics() -> Metrics {
-        Metrics::new("budget", ["/api/v1/budget".to_owned(), "/api/v1/budget/metrics/{id}".to_owned()])
+        let metrics = Metrics::new("budget");
+        metrics.declare(["/api/v1/budget".to_owned(), "/api/v1/budget/metrics/{id}".to_owned()]);
+        metrics
     }
 
     fn end(metrics: &Metrics, template: &str, status: u16) {

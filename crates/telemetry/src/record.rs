@@ -56,10 +56,10 @@ pub struct TracerSnapshot {
 }
 
 impl Telemetry {
-    /// Telemetry for a service with these route templates.
-    pub fn new(service: &str, templates: impl IntoIterator<Item = String>) -> Arc<Self> {
+    /// Telemetry for a service; its routes are declared with [`Metrics::declare`].
+    pub fn new(service: &str) -> Arc<Self> {
         Arc::new(Self {
-            metrics: Metrics::new(service, templates),
+            metrics: Metrics::new(service),
             recorder: Recorder::new(KEPT_SPANS),
             traffic: Mutex::default(),
             pace: Mutex::default(),
@@ -124,7 +124,7 @@ impl Telemetry {
             keep_slower_than: policy.keep_slower_than.get(),
             method,
             request_id,
-            route: AtomicU16::new(RouteId::UNMATCHED.index()),
+            route: AtomicU16::new(RouteId::UNMATCHED.get()),
             ended: AtomicBool::new(false),
         })
     }
@@ -176,12 +176,12 @@ impl Exchange {
 
     /// Tells which declared route answers.
     pub fn set_route(&self, route: RouteId) {
-        self.route.store(route.index(), Ordering::Relaxed);
+        self.route.store(route.get(), Ordering::Relaxed);
     }
 
     /// The declared route that answers.
     pub fn route(&self) -> RouteId {
-        RouteId::from_index(self.route.load(Ordering::Relaxed))
+        RouteId::from(self.route.load(Ordering::Relaxed))
     }
 
     /// The telemetry of the service that answers.

@@ -40,7 +40,7 @@ impl Pace {
         if second > self.second {
             let full = self.seen as f64 / (second - self.second) as f64;
             // The newest second weighs half: a jump in load is followed within two seconds.
-            self.per_second = Some(self.per_second.map_or(full, |mean| (mean + full) / 2.0));
+            self.per_second = Some(self.per_second.map_or(full, |mean| f64::midpoint(mean, full)));
             self.second = second;
             self.seen = 0;
         }

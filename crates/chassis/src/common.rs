@@ -1,0 +1,421 @@
+//! The endpoints that every service has: health, metrics, policy, description, status,
+//! observability.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
+
+use axum::{
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use http::{
+    StatusCode,
+    header::{CACHE_CONTROL, CONTENT_TYPE},
+};
+use jiff::Timestamp;
+use phase6_cache::Cache;
+use phase6_ratelimit::Memory;
+use phase6_telemetry::{EndpointFigures, SeriesKind, Telemetry};
+use serde::Serialize;
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use crate::{
+    Components, Enforcer, Kind, Reply, enforce::PolicyState, server::ConnectionCounts, service::Domain,
+    stack::Load,
+};
+
+/// What the endpoints speak of.
+pub(crate) struct Common {
+    pub(crate) name: &'static str,
+    pub(crate) version: &'static str,
+    pub(crate) domain: Domain,
+    pub(crate) started: Instant,
+    pub(crate) ready: AtomicBool,
+    pub(crate) telemetry: Arc<Telemetry>,
+    pub(crate) enforcer: Enforcer,
+    pub(crate) components: Components,
+    pub(crate) connections: Arc<ConnectionCounts>,
+    pub(crate) load: Arc<Load>,
+    pub(crate) openapi: String,
+}
+
+const NO_STORE: (http::HeaderName, &str) = (CACHE_CONTROL, "no-store");
+
+/// The routes, and their part of the description.
+pub(crate) fn routes() -> OpenApiRouter<Arc<Common>> {
+    OpenApiRouter::new()
+        .routes(routes!(livez))
+        .routes(routes!(readyz))
+        .routes(routes!(health))
+        .routes(routes!(metrics))
+        .routes(routes!(policyz))
+        .routes(routes!(openapi))
+        .routes(routes!(status))
+        .routes(routes!(observability))
+}
+
+/// Whether the process runs.
+#[utoipa::path(get, path = "/livez", tag = "operations", responses((status = 200, description = "It does", body = str)))]
+async fn livez() -> Response {
+    ([NO_STORE], "ok\n").into_response()
+}
+
+/// Whether requests should be sent here. Not a question of Redis or of the database: what can be
+/// answered without them still is.
+#[utoipa::path(get, path = "/readyz", tag = "operations",
+    responses((status = 200, description = "They should", body = str), (status = 503, description = "They should not", body = str)))]
+async fn readyz(State(common): State<Arc<Common>>) -> Response {
+    if common.is_ready() {
+        ([NO_STORE], "ok\n").into_response()
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, [NO_STORE], "not ready\n").into_response()
+    }
+}
+
+/// Health in the form that the system before this one had.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct Health {
+    /// Whether the service is ready.
+    ok: bool,
+    service: String,
+    #[schema(value_type = String)]
+    time: Timestamp,
+    /// Milliseconds since the start.
+    uptime: u64,
+    ready: bool,
+    metrics: HealthMetrics,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct HealthMetrics {
+    requests: u64,
+    successful_requests: u64,
+    /// Requests answered with 5xx.
+    errors: u64,
+    /// Milliseconds, over the last minute.
+    avg_latency: f64,
+    /// Requests by status class.
+    #[schema(value_type = Object)]
+    errors_by_code: Value,
+}
+
+/// Health in the form that the system before this one had; 503 when the service is not ready.
+#[utoipa::path(get, path = "/health", tag = "operations",
+    responses((status = 200, body = Health), (status = 503, description = "Not ready", body = Health)))]
+async fn health(State(common): State<Arc<Common>>) -> Response {
+    let (requests, errors) = common.telemetry.metrics().totals();
+    let by_class = common.telemetry.metrics().by_class();
+    let ready = common.is_ready();
+    let body = Health {
+        ok: ready,
+        service: common.service(),
+        time: Timestamp::now(),
+        uptime: common.uptime_ms(),
+        ready,
+        metrics: HealthMetrics {
+            requests,
+            successful_requests: requests - errors,
+            errors,
+            avg_latency: common.telemetry.snapshot().figures.avg_latency,
+            errors_by_code: by_class
+                .iter()
+                .filter(|(class, count)| *count > 0 && (*class == "4xx" || *class == "5xx"))
+                .map(|(class, count)| ((*class).to_owned(), Value::from(*count)))
+                .collect(),
+        },
+    };
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, [NO_STORE], axum::Json(body)).into_response()
+}
+
+/// Every series in Prometheus' text format.
+#[utoipa::path(get, path = "/metrics", tag = "operations", responses((status = 200, body = str)))]
+async fn metrics(State(common): State<Arc<Common>>) -> Response {
+    let kind = (CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8");
+    ([kind, NO_STORE], common.telemetry.metrics().text()).into_response()
+}
+
+#[derive(Serialize, ToSchema)]
+struct PolicyAnswer {
+    service: String,
+    #[serde(flatten)]
+    state: PolicyState,
+}
+
+/// Which policy is in force here.
+#[utoipa::path(get, path = "/policyz", tag = "operations", responses((status = 200, body = PolicyAnswer)))]
+async fn policyz(State(common): State<Arc<Common>>) -> Response {
+    let body = PolicyAnswer { service: common.name.to_owned(), state: common.enforcer.state() };
+    ([NO_STORE], axum::Json(body)).into_response()
+}
+
+/// This description.
+#[utoipa::path(get, path = "/openapi.json", tag = "operations", responses((status = 200, body = Object)))]
+async fn openapi(State(common): State<Arc<Common>>) -> Response {
+    ([(CONTENT_TYPE, "application/json")], common.openapi.clone()).into_response()
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct Status {
+    service: String,
+    version: String,
+    /// `built`, or `not built` for a service whose own endpoints do not exist yet.
+    domain: &'static str,
+    /// Milliseconds since the start.
+    uptime: u64,
+    ready: bool,
+    metrics: StatusMetrics,
+    /// The parts of the service, by kind and name.
+    #[schema(value_type = Vec<Object>)]
+    components: Value,
+    policy: PolicyState,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct StatusMetrics {
+    total_requests: u64,
+    /// Requests answered with 5xx.
+    total_errors: u64,
+    /// Share of the last minute's requests answered with 5xx, from 0 to 1.
+    error_rate: f64,
+    /// Milliseconds, over the last minute.
+    avg_latency: f64,
+    /// The ten busiest endpoints since the start.
+    #[schema(value_type = Vec<Object>)]
+    top_endpoints: Vec<EndpointFigures>,
+}
+
+/// What the service is and how it does.
+#[utoipa::path(get, path = "/api/v1/status", tag = "operations", responses((status = 200, body = Status)))]
+async fn status(State(common): State<Arc<Common>>) -> Response {
+    let (total_requests, total_errors) = common.telemetry.metrics().totals();
+    let figures = common.telemetry.snapshot().figures;
+    let body = Reply::new(Status {
+        service: common.service(),
+        version: common.version.to_owned(),
+        domain: common.domain.as_str(),
+        uptime: common.uptime_ms(),
+        ready: common.is_ready(),
+        metrics: StatusMetrics {
+            total_requests,
+            total_errors,
+            error_rate: figures.error_rate,
+            avg_latency: figures.avg_latency,
+            top_endpoints: common.telemetry.metrics().busiest(10),
+        },
+        components: common.components.names(),
+        policy: common.enforcer.state(),
+    });
+    ([NO_STORE], body).into_response()
+}
+
+/// What the service's tracer, breakers, cache, limiter and database show.
+#[utoipa::path(get, path = "/api/v1/system/observability", tag = "operations", responses((status = 200, body = Object)))]
+async fn observability(State(common): State<Arc<Common>>) -> Response {
+    ([NO_STORE], Reply::new(common.observability())).into_response()
+}
+
+impl Common {
+    pub(crate) fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Relaxed)
+    }
+
+    fn service(&self) -> String {
+        format!("{}-server", self.name)
+    }
+
+    fn uptime_ms(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+
+    /// What every part shows. Latencies are milliseconds, throughput is requests per second of the
+    /// last minute, shares are from 0 to 1.
+    pub(crate) fn observability(&self) -> Value {
+        let only =
+            |kind| self.components.shown(kind).into_iter().next().map_or(json!({}), |(_, shown)| shown);
+        let mut value = json!({
+            "service": self.service(),
+            "timestamp": Timestamp::now(),
+            "tracer": self.telemetry.snapshot(),
+            "circuitBreakers": self.components.shown(Kind::CircuitBreaker),
+            "cache": only(Kind::Cache),
+            "rateLimiter": only(Kind::RateLimiter),
+            "database": only(Kind::Database),
+            "policy": self.enforcer.state(),
+            "connections": {
+                "open": self.connections.open.load(Ordering::Relaxed),
+                "accepted": self.connections.accepted.load(Ordering::Relaxed),
+                "refused": self.connections.refused.load(Ordering::Relaxed),
+                "timedOut": self.connections.timed_out.load(Ordering::Relaxed),
+                "shed": self.load.shed(),
+            },
+        });
+        let other = self.components.shown(Kind::Other);
+        if let (Value::Object(all), false) = (&mut value, other.is_empty()) {
+            all.extend(other);
+        }
+        value
+    }
+}
+
+/// Registers the limiter as a part and its figures as series.
+pub(crate) fn register_limiter(
+    common: &Components,
+    telemetry: &Telemetry,
+    enforcer: &Enforcer,
+    memory: Memory,
+    counts: impl Fn() -> [u64; 3] + Clone + Send + Sync + 'static,
+) {
+    let in_force = enforcer.clone();
+    let counted = counts.clone();
+    common.register(Kind::RateLimiter, "requests", move || {
+        let [allowed, denied, shadow] = counted();
+        let total = allowed + denied + shadow;
+        let judgement = in_force.judgement();
+        let policy = judgement.document.policy.rate_limit.as_ref();
+        json!({
+            "totalRequests": total,
+            "allowedRequests": allowed,
+            "deniedRequests": denied,
+            "shadowRefusedRequests": shadow,
+            "allowRate": if total == 0 { 1.0 } else { allowed as f64 / total as f64 },
+            "buckets": memory.stats(),
+            "mode": policy.map_or(json!("Off"), |policy| json!(policy.mode)),
+            // Until there is a shared store, every limit is this replica's own.
+            "scope": policy.map(|_| "PerReplica"),
+            "capacity": policy.map(|policy| policy.capacity),
+            "refillPerSecond": policy.map(|policy| policy.refill_per_second),
+        })
+    });
+    telemetry.metrics().observe(
+        SeriesKind::Counter,
+        "phase6_ratelimit_requests_total",
+        "Requests that a limit was held against, by what was decided.",
+        &["decision"],
+        {
+            let counts = counts.clone();
+            move || {
+                let [admitted, refused, _] = counts();
+                vec![(vec!["admitted".into()], admitted as f64), (vec!["refused".into()], refused as f64)]
+            }
+        },
+    );
+    telemetry.metrics().observe(
+        SeriesKind::Counter,
+        "phase6_ratelimit_shadow_refused_total",
+        "Requests over a limit in shadow mode, let through.",
+        &[],
+        move || vec![(vec![], counts()[2] as f64)],
+    );
+}
+
+/// Registers the cache as a part and its figures as series.
+pub(crate) fn register_cache(components: &Components, telemetry: &Telemetry, cache: &Cache) {
+    let shown = cache.clone();
+    components.register(Kind::Cache, "responses", move || json!(shown.stats()));
+    let counted = cache.clone();
+    telemetry.metrics().observe(
+        SeriesKind::Counter,
+        "phase6_cache_requests_total",
+        "Requests that could be answered from the cache, by how they were.",
+        &["result"],
+        move || {
+            let stats = counted.stats();
+            [
+                ("hit", stats.hits),
+                ("stale", stats.stale_hits),
+                ("joined", stats.joined),
+                ("miss", stats.misses),
+            ]
+            .map(|(result, count)| (vec![result.to_owned()], count as f64))
+            .into()
+        },
+    );
+    let counted = cache.clone();
+    telemetry.metrics().observe(
+        SeriesKind::Gauge,
+        "phase6_cache_entries",
+        "Answers in the memory of the cache.",
+        &[],
+        move || vec![(vec![], counted.stats().entries as f64)],
+    );
+}
+
+/// Registers what the chassis itself counts as series.
+pub(crate) fn register_series(common: &Arc<Common>) {
+    let metrics = common.telemetry.metrics();
+    let of = |read: fn(&Common) -> f64| {
+        let common = Arc::downgrade(common);
+        move || common.upgrade().map(|common| (vec![], read(&common))).into_iter().collect()
+    };
+    for (kind, name, help, read) in [
+        (
+            SeriesKind::Gauge,
+            "phase6_policy_revision",
+            "Revision of the policy in force.",
+            (|common| common.enforcer.state().revision as f64) as fn(&Common) -> f64,
+        ),
+        (
+            SeriesKind::Gauge,
+            "phase6_policy_refused",
+            "1 while the newest policy could not be taken.",
+            |common| f64::from(u8::from(common.enforcer.state().error.is_some())),
+        ),
+        (SeriesKind::Gauge, "phase6_connections_open", "Connections open.", |common| {
+            common.connections.open.load(Ordering::Relaxed) as f64
+        }),
+        (SeriesKind::Counter, "phase6_connections_accepted_total", "Connections accepted.", |common| {
+            common.connections.accepted.load(Ordering::Relaxed) as f64
+        }),
+        (
+            SeriesKind::Counter,
+            "phase6_connections_refused_total",
+            "Connections closed at once because of a cap.",
+            |common| common.connections.refused.load(Ordering::Relaxed) as f64,
+        ),
+        (
+            SeriesKind::Counter,
+            "phase6_connections_timed_out_total",
+            "Connections closed because a wait was too long.",
+            |common| common.connections.timed_out.load(Ordering::Relaxed) as f64,
+        ),
+        (
+            SeriesKind::Counter,
+            "phase6_requests_shed_total",
+            "Requests refused because too many were being answered.",
+            |common| common.load.shed() as f64,
+        ),
+    ] {
+        metrics.observe(kind, name, help, &[], of(read));
+    }
+    let weak = Arc::downgrade(common);
+    metrics.observe(
+        SeriesKind::Gauge,
+        "phase6_circuit_breaker_open",
+        "0 closed, 0.5 half-open, 1 open.",
+        &["peer"],
+        move || {
+            let breakers = weak.upgrade().map(|common| common.components.breakers()).unwrap_or_default();
+            let value = |status: &str| match status {
+                "open" => 1.0,
+                "half-open" => 0.5,
+                _ => 0.0,
+            };
+            let shown = |breaker: &phase6_breaker::Breaker| {
+                (vec![breaker.name().to_owned()], value(breaker.snapshot().status))
+            };
+            breakers.iter().map(shown).collect()
+        },
+    );
+}

@@ -1,0 +1,215 @@
+//! The policy in force: how a document becomes it, and what is told about it.
+//!
+//! A document is taken whole or not at all. It takes effect with one pointer swap; a request that
+//! is under way keeps the policy it began with, and its answer says which one judged it.
+
+use std::sync::Arc;
+
+use http::HeaderValue;
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use phase6_breaker::Settings;
+use phase6_cache::Terms;
+use phase6_live::Live;
+use phase6_policy::{Policy, PolicyDocument};
+use phase6_ratelimit::Limits;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// A policy in the form that requests are held against.
+#[derive(Debug)]
+pub struct Judgement {
+    /// The document it was made from.
+    pub document: PolicyDocument,
+    /// Its rate limit.
+    pub limits: Option<Limits>,
+    /// Its cache section.
+    pub terms: Option<Terms>,
+    pub(crate) revision: HeaderValue,
+    applied_at: Timestamp,
+}
+
+impl Judgement {
+    fn new(document: PolicyDocument) -> Self {
+        Self {
+            limits: document.policy.rate_limit.as_ref().map(Limits::new),
+            terms: document.policy.cache.as_ref().map(Terms::from),
+            revision: HeaderValue::from(document.revision),
+            applied_at: Timestamp::now(),
+            document,
+        }
+    }
+}
+
+/// Holds the policy in force of one service. Clones are handles to the same one.
+#[derive(Clone)]
+pub struct Enforcer {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    judgement: Live<Judgement>,
+    breaker: Live<Settings>,
+    error: Mutex<Option<String>>,
+    /// One document at a time.
+    applying: Mutex<()>,
+}
+
+/// What was done with a document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// It is in force.
+    Now,
+    /// A newer one, or the same, already was.
+    Already,
+}
+
+/// What a service says about its policy, at `/policyz`.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicyState {
+    /// Identity of the resource that the policy was compiled from.
+    pub uid: String,
+    /// The revision in force; 0: none was received yet.
+    pub revision: u64,
+    /// The resource's generation that it was compiled from.
+    pub generation: i64,
+    /// Fingerprint of the policy.
+    pub hash: String,
+    /// When it was published.
+    pub published_at: String,
+    /// When it came into force here.
+    #[schema(value_type = String)]
+    pub applied_at: Timestamp,
+    /// For how long it has been in force here, in milliseconds.
+    pub age_ms: i64,
+    /// Why the newest document was refused, if it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+impl Default for Enforcer {
+    /// The default policy, until a document arrives.
+    fn default() -> Self {
+        let document = PolicyDocument {
+            owner_uid: String::new(),
+            revision: 0,
+            generation: 0,
+            hash: String::new(),
+            published_at: String::new(),
+            policy: Policy::default(),
+        };
+        Self {
+            inner: Arc::new(Inner {
+                breaker: Live::new(Settings::from(&document.policy.circuit_breaker)),
+                judgement: Live::new(Judgement::new(document)),
+                error: Mutex::default(),
+                applying: Mutex::default(),
+            }),
+        }
+    }
+}
+
+impl Enforcer {
+    /// Puts a document into force, if it is newer than the one there is. Clears the error.
+    pub fn apply(&self, document: PolicyDocument) -> Applied {
+        let _one_at_a_time = self.inner.applying.lock();
+        *self.inner.error.lock() = None;
+        if !document.supersedes(&self.inner.judgement.look().document) {
+            return Applied::Already;
+        }
+        self.inner.breaker.set(Settings::from(&document.policy.circuit_breaker));
+        self.inner.judgement.set(Judgement::new(document));
+        Applied::Now
+    }
+
+    /// Reads a document and puts it into force.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read; the last good one stays in force and `/policyz` shows the error.
+    pub fn apply_json(&self, text: &[u8]) -> Result<Applied, String> {
+        match serde_json::from_slice(text) {
+            Ok(document) => Ok(self.apply(document)),
+            Err(error) => {
+                let error = format!("policy document is not usable: {error}");
+                self.refuse(error.clone());
+                Err(error)
+            }
+        }
+    }
+
+    /// Shows that a newer policy could not be taken. The last good one stays in force.
+    pub fn refuse(&self, error: String) {
+        *self.inner.error.lock() = Some(error);
+    }
+
+    /// The policy in force.
+    pub fn judgement(&self) -> Arc<Judgement> {
+        self.inner.judgement.get()
+    }
+
+    /// The breaker's settings in force.
+    pub fn breaker(&self) -> Live<Settings> {
+        self.inner.breaker.clone()
+    }
+
+    /// What is told about it.
+    pub fn state(&self) -> PolicyState {
+        let judgement = self.judgement();
+        let document = &judgement.document;
+        PolicyState {
+            uid: document.owner_uid.clone(),
+            revision: document.revision,
+            generation: document.generation,
+            hash: document.hash.clone(),
+            published_at: document.published_at.clone(),
+            applied_at: judgement.applied_at,
+            age_ms: Timestamp::now().duration_since(judgement.applied_at).as_millis() as i64,
+            error: self.inner.error.lock().clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn document(uid: &str, revision: u64, capacity: i64) -> PolicyDocument {
+        serde_json::from_value(json!({
+            "ownerUid": uid, "revision": revision, "generation": 1, "hash": "h", "publishedAt": "",
+            "policy": {"rateLimit": {"capacity": capacity, "refillPerSecond": 1}},
+        }))
+        .unwrap()
+    }
+
+    fn capacity(enforcer: &Enforcer) -> i64 {
+        enforcer.judgement().document.policy.rate_limit.as_ref().unwrap().capacity
+    }
+
+    #[test]
+    fn the_newest_revision_wins_whichever_way_it_comes() {
+        let enforcer = Enforcer::default();
+        assert_eq!(enforcer.apply(document("a", 2, 20)), Applied::Now);
+        assert_eq!(enforcer.apply(document("a", 1, 10)), Applied::Already);
+        assert_eq!(capacity(&enforcer), 20);
+        assert_eq!(enforcer.apply(document("b", 1, 30)), Applied::Now, "a new owner starts over");
+        assert_eq!(capacity(&enforcer), 30);
+    }
+
+    #[test]
+    fn a_bad_document_leaves_the_last_good_one_and_says_so() {
+        let enforcer = Enforcer::default();
+        enforcer.apply(document("a", 1, 10));
+        for bad in [&b"{"[..], b"{}", b"\xff\xfe", br#"{"ownerUid":"a","revision":-1}"#] {
+            assert!(enforcer.apply_json(bad).is_err());
+            assert!(enforcer.state().error.unwrap().contains("not usable"));
+            assert_eq!((capacity(&enforcer), enforcer.state().revision), (10, 1));
+        }
+        let good = serde_json::to_vec(&document("a", 2, 20)).unwrap();
+        assert_eq!(enforcer.apply_json(&good), Ok(Applied::Now));
+        assert_eq!(enforcer.state().error, None);
+    }
+}

@@ -1,0 +1,35 @@
+//! What a service is built on.
+//!
+//! ```text
+//! socket -> accept loop (caps, time limits) -> stack -> routes -> handler
+//!                                                ^
+//!             policy document -> Enforcer -------'   one pointer swap, read once per request
+//! ```
+//!
+//! A service is a [`Definition`]: name, port, routes, what it needs. [`start`] puts everything
+//! else around it: the [stack](stack.rs) of layers, health, metrics, description, observability,
+//! and a stop that loses no request. Handlers answer with [`Reply`] or [`ApiError`], take
+//! [`Json`], [`Query`] and [`Path`], and call peers through [`Upstream`].
+
+mod caller;
+mod common;
+mod components;
+mod enforce;
+mod envelope;
+mod extract;
+mod server;
+mod service;
+mod stack;
+mod upstream;
+mod watch;
+
+pub use caller::{Access, ApiKeys, Caller, INTERNAL, InternalToken, InvalidKeyLine, X_FORWARDED_FOR};
+pub use components::{Components, Kind};
+pub use enforce::{Applied, Enforcer, Judgement, PolicyState};
+pub use envelope::{ApiError, ErrorBody, ErrorDetail, FAULT, Reply};
+pub use extract::{Json, Path, Query, parse_json};
+pub use server::{BodyError, BodyLimits, ConnectionCounts, ConnectionLimits, RequestBody};
+pub use service::{Definition, Domain, Host, Kit, Needs, Running, Settings, StartError, start};
+pub use stack::RequestContext;
+pub use upstream::{CallError, Condition, EndpointSnapshot, Upstream};
+pub use watch::FileWatch;

@@ -1,0 +1,10 @@
+//! Connections: below HTTP, before any request is understood.
+
+mod accept;
+mod body;
+mod io;
+mod phase;
+
+pub use accept::{ConnectionCounts, ConnectionLimits};
+pub(crate) use accept::{Peer, serve};
+pub use body::{BodyError, BodyLimits, RequestBody};

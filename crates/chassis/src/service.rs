@@ -1,0 +1,400 @@
+//! What a service is, and how it starts and stops.
+
+use std::{
+    collections::HashMap,
+    future::Future,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use axum::{Router, extract::Request, response::IntoResponse};
+use futures_util::future::BoxFuture;
+use http::StatusCode;
+use phase6_breaker::Breaker;
+use phase6_cache::{Cache, Disk, Level};
+use phase6_store::{DatabaseUrl, Migrator, PoolLimits, Store, StoreError};
+use phase6_telemetry::Telemetry;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use utoipa::openapi::{InfoBuilder, OpenApiBuilder};
+use utoipa_axum::router::OpenApiRouter;
+
+use crate::{
+    Access, ApiError, Components, ConnectionLimits, Enforcer, Kind, Upstream,
+    common::{self, Common},
+    server,
+    stack::{Load, Parts, limiter, stack},
+};
+
+/// Rate-limit keys that a service remembers.
+const BUCKETS: usize = 1 << 16;
+/// Requests that a service answers at a time.
+const MOST_IN_FLIGHT: usize = 2048;
+/// Bytes that a service's cache may take on disk.
+const CACHE_ON_DISK: u64 = 256 * 1024 * 1024;
+
+/// Whether a service has its own endpoints yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Domain {
+    /// It has.
+    Built,
+    /// It answers what every service answers, and nothing else.
+    NotBuilt,
+}
+
+impl Domain {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Built => "built",
+            Self::NotBuilt => "not built",
+        }
+    }
+}
+
+/// What a service needs from whoever runs it.
+#[derive(Clone, Copy, Default)]
+pub struct Needs {
+    /// Records, with these migrations.
+    pub store: Option<fn() -> Migrator>,
+    /// Peers that it calls.
+    pub peers: &'static [&'static str],
+    /// Names under which it counts requests, beside its routes.
+    pub labels: &'static [&'static str],
+}
+
+/// A service: name, port, routes, what it needs; nothing else.
+#[derive(Clone, Copy)]
+pub struct Definition {
+    /// Its name.
+    pub name: &'static str,
+    /// Its port.
+    pub port: u16,
+    /// Whether it has its own endpoints yet.
+    pub domain: Domain,
+    /// One sentence on what it does, for its description.
+    pub about: &'static str,
+    /// What it needs.
+    pub needs: Needs,
+    /// Makes its routes.
+    pub build: fn(Kit) -> BoxFuture<'static, Result<OpenApiRouter, StartError>>,
+}
+
+/// What a service's routes are built from.
+#[derive(Clone)]
+pub struct Kit {
+    /// Its records, if it needs any.
+    pub store: Option<Store>,
+    /// Its response cache, to make answers invalid.
+    pub cache: Cache,
+    /// Where it registers its parts.
+    pub components: Components,
+    /// The policy in force.
+    pub enforcer: Enforcer,
+    /// The peers that it needs, by name.
+    pub peers: HashMap<&'static str, Upstream>,
+    /// Its figures.
+    pub telemetry: Arc<Telemetry>,
+    /// Its settings, by name.
+    pub settings: Settings,
+    /// Told when the service stops.
+    pub stop: CancellationToken,
+    /// Tasks to be waited for when it stops.
+    pub tasks: TaskTracker,
+    observability: Observe,
+}
+
+/// Gives what `/api/v1/system/observability` shows.
+#[derive(Clone, Default)]
+struct Observe(Arc<std::sync::OnceLock<std::sync::Weak<Common>>>);
+
+impl Kit {
+    /// A breaker around a provider, registered and under the policy in force.
+    pub fn breaker(&self, name: &str) -> Breaker {
+        let breaker = Breaker::new(name, self.enforcer.breaker());
+        self.components.register_breaker(&breaker);
+        breaker
+    }
+
+    /// What the service's parts show.
+    pub fn observability(&self) -> Value {
+        let common = self.observability.0.get().and_then(std::sync::Weak::upgrade);
+        common.map_or(Value::Null, |common| common.observability())
+    }
+
+    /// The records of a service that says it needs them.
+    ///
+    /// # Errors
+    ///
+    /// It does not say so.
+    pub fn need_store(&self) -> Result<Store, StartError> {
+        self.store.clone().ok_or(StartError::Missing("records"))
+    }
+
+    /// A peer of a service that says it needs it.
+    ///
+    /// # Errors
+    ///
+    /// It does not say so.
+    pub fn need_peer(&self, name: &'static str) -> Result<Upstream, StartError> {
+        self.peers.get(name).cloned().ok_or(StartError::Missing(name))
+    }
+}
+
+/// Settings from the environment: provider keys, addresses, limits.
+#[derive(Clone, Default)]
+pub struct Settings {
+    values: Arc<HashMap<String, String>>,
+}
+
+impl Settings {
+    /// The environment of the process.
+    pub fn from_environment() -> Self {
+        std::env::vars().collect()
+    }
+
+    /// A setting; an empty one counts as absent.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.values.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+}
+
+impl FromIterator<(String, String)> for Settings {
+    fn from_iter<I: IntoIterator<Item = (String, String)>>(values: I) -> Self {
+        Self { values: Arc::new(values.into_iter().collect()) }
+    }
+}
+
+/// What whoever runs services gives to them.
+#[derive(Clone)]
+pub struct Host {
+    /// By what callers are recognised.
+    pub access: Access,
+    /// Where records are.
+    pub database: DatabaseUrl,
+    /// Where a service without a shared cache keeps its own; none: in memory only.
+    pub cache_folder: Option<PathBuf>,
+    /// Addresses (`host:port`) of services by name.
+    pub peers: HashMap<String, Vec<String>>,
+    /// Bounds on connections.
+    pub connections: ConnectionLimits,
+    /// Settings for services.
+    pub settings: Settings,
+    /// The program's version.
+    pub version: &'static str,
+}
+
+/// Why a service did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The records cannot be used.
+    #[error("{service}: cannot use {database}")]
+    Store {
+        /// The service.
+        service: &'static str,
+        /// Where they should be.
+        database: String,
+        /// What is wrong.
+        #[source]
+        source: StoreError,
+    },
+    /// A setting has no usable value.
+    #[error("setting {name} is not usable: {accepted}")]
+    Setting {
+        /// The variable.
+        name: String,
+        /// What would be accepted.
+        accepted: String,
+    },
+    /// A definition does not say what its routes take: a bug.
+    #[error("a service takes {0} and does not say that it needs it")]
+    Missing(&'static str),
+    /// The listening socket broke.
+    #[error("cannot listen")]
+    Listen(#[source] std::io::Error),
+}
+
+/// A running service.
+pub struct Running {
+    definition: Definition,
+    address: SocketAddr,
+    common: Arc<Common>,
+    store: Option<Store>,
+    accepting: CancellationToken,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// Starts a service on a listening socket.
+///
+/// # Errors
+///
+/// See [`StartError`]; nothing is left running.
+pub async fn start(
+    definition: &Definition,
+    listener: TcpListener,
+    host: &Host,
+    enforcer: Enforcer,
+) -> Result<Running, StartError> {
+    let address = listener.local_addr().map_err(StartError::Listen)?;
+    let name = definition.name;
+    let components = Components::default();
+    let store = open_store(definition, host, &components).await?;
+    let behind = host.cache_folder.as_ref().map(|folder| {
+        Arc::new(Disk::new(folder.join(format!("{name}.db")), CACHE_ON_DISK)) as Arc<dyn Level>
+    });
+    let cache = Cache::new(behind);
+    let stop = CancellationToken::new();
+    let tasks = TaskTracker::new();
+    let peers = connect_peers(definition, host, &enforcer, &components, &stop, &tasks);
+
+    let observability = Observe::default();
+    let telemetry = Telemetry::new(name);
+    let own = (definition.build)(Kit {
+        store: store.clone(),
+        cache: cache.clone(),
+        components: components.clone(),
+        enforcer: enforcer.clone(),
+        peers,
+        telemetry: Arc::clone(&telemetry),
+        settings: host.settings.clone(),
+        stop: stop.clone(),
+        tasks: tasks.clone(),
+        observability: observability.clone(),
+    })
+    .await?;
+    let mut described =
+        OpenApiRouter::with_openapi(describe(definition, host.version)).merge(common::routes());
+    let mut openapi = described.get_openapi().clone();
+    openapi.merge(own.get_openapi().clone());
+    let labels = definition.needs.labels.iter().map(ToString::to_string);
+    telemetry.metrics().declare(openapi.paths.paths.keys().cloned().chain(labels));
+
+    let connections = Arc::default();
+    let load = Arc::new(Load::new(MOST_IN_FLIGHT, host.connections.body));
+    let (memory, limiter) = limiter(BUCKETS);
+    let counts = limiter.clone();
+    common::register_limiter(&components, &telemetry, &enforcer, memory, move || counts.counts());
+    common::register_cache(&components, &telemetry, &cache);
+
+    let common = Arc::new(Common {
+        name,
+        version: host.version,
+        domain: definition.domain,
+        started: Instant::now(),
+        ready: AtomicBool::new(true),
+        telemetry: Arc::clone(&telemetry),
+        enforcer: enforcer.clone(),
+        components,
+        connections: Arc::clone(&connections),
+        load: Arc::clone(&load),
+        openapi: openapi.to_pretty_json().unwrap_or_default(),
+    });
+    let _ = observability.0.set(Arc::downgrade(&common));
+    common::register_series(&common);
+    described = described.fallback(no_such_path);
+    let (routes, _) = described.with_state(Arc::clone(&common)).merge(own).split_for_parts();
+    let router: Router = routes.method_not_allowed_fallback(no_such_method);
+
+    let stack =
+        stack(Parts { name, router, enforcer, access: host.access.clone(), telemetry, limiter, cache, load });
+    let accepting = CancellationToken::new();
+    let limits = host.connections.clone();
+    tasks.spawn(server::serve(listener, stack, limits, connections, accepting.clone()));
+    Ok(Running { definition: *definition, address, common, store, accepting, stop, tasks })
+}
+
+async fn open_store(
+    definition: &Definition,
+    host: &Host,
+    components: &Components,
+) -> Result<Option<Store>, StartError> {
+    let Some(migrations) = definition.needs.store else { return Ok(None) };
+    let failed =
+        |source| StartError::Store { service: definition.name, database: host.database.to_string(), source };
+    let store = Store::connect(&host.database, PoolLimits::default()).await.map_err(failed)?;
+    store.migrate(definition.name, migrations()).await.map_err(failed)?;
+    let shown = store.clone();
+    components.register(Kind::Database, "records", move || json!(shown.snapshot()));
+    Ok(Some(store))
+}
+
+fn connect_peers(
+    definition: &Definition,
+    host: &Host,
+    enforcer: &Enforcer,
+    components: &Components,
+    stop: &CancellationToken,
+    tasks: &TaskTracker,
+) -> HashMap<&'static str, Upstream> {
+    let mut peers = HashMap::new();
+    for name in definition.needs.peers {
+        let endpoints = host.peers.get(*name).cloned().unwrap_or_default();
+        let upstream = Upstream::new(name, &endpoints, &enforcer.breaker(), host.access.internal.clone());
+        upstream.breakers().for_each(|breaker| components.register_breaker(&breaker));
+        if !endpoints.is_empty() {
+            tasks.spawn(upstream.clone().probe(stop.clone()));
+        }
+        peers.insert(*name, upstream);
+    }
+    peers
+}
+
+fn describe(definition: &Definition, version: &str) -> utoipa::openapi::OpenApi {
+    let info = InfoBuilder::new()
+        .title(format!("Phase6 {}", definition.name))
+        .version(version)
+        .description(Some(definition.about));
+    OpenApiBuilder::new().info(info.build()).build()
+}
+
+async fn no_such_path(request: Request) -> impl IntoResponse {
+    let path = request.uri().path();
+    ApiError::not_found(format!("there is no {path} here; /openapi.json lists what there is"))
+}
+
+async fn no_such_method(request: Request) -> impl IntoResponse {
+    let message = format!("{} is not possible on {}", request.method(), request.uri().path());
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
+}
+
+impl Running {
+    /// What it is.
+    pub fn definition(&self) -> &Definition {
+        &self.definition
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its policy.
+    pub fn enforcer(&self) -> &Enforcer {
+        &self.common.enforcer
+    }
+
+    /// Stops: no longer ready, and after `notice`, in which callers can learn of it, accepts no
+    /// more; requests under way are finished within `grace`. True if all were.
+    pub async fn stop(self, notice: Duration, grace: Duration) -> bool {
+        self.common.ready.store(false, Ordering::Relaxed);
+        tokio::time::sleep(notice).await;
+        self.accepting.cancel();
+        self.stop.cancel();
+        self.tasks.close();
+        let drained = within(grace, self.tasks.wait()).await;
+        if let Some(store) = &self.store {
+            within(Duration::from_secs(2), store.close()).await;
+        }
+        drained
+    }
+}
+
+async fn within(limit: Duration, work: impl Future<Output = ()>) -> bool {
+    tokio::time::timeout(limit, work).await.is_ok()
+}

@@ -1,0 +1,479 @@
+//! Calls to a peer: which endpoint, for how long, how often, and when not at all.
+//!
+//! ```text
+//! call -> choose an endpoint (well, breaker closed, p2c) -> breaker -> pooled connection -> answer
+//!            ^                                                 |
+//!            '---- once more: idempotent or unsent, in budget -'
+//! ```
+//!
+//! A call ends within its deadline. It carries the trace context and our own services' token. 502,
+//! 503 and 504 are told apart: the peer broke the connection, no endpoint may be called, the peer
+//! took too long.
+
+mod balance;
+mod health;
+mod pool;
+mod retry;
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use axum::{
+    body::Body,
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, StatusCode, Uri, Version, header::HOST};
+use http_body::{Body as _, Frame, SizeHint};
+use parking_lot::Mutex;
+use phase6_breaker::{Breaker, Outcome, Settings};
+use phase6_live::Live;
+use phase6_telemetry::{Exchange, Status, context::TRACEPARENT};
+use pin_project_lite::pin_project;
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+pub use self::health::Condition;
+use self::{
+    balance::{Candidate, choose},
+    health::Health,
+    pool::{Pool, PooledBody, SendError},
+    retry::{Budget, is_idempotent, is_worth_another_endpoint},
+};
+use crate::{ApiError, InternalToken, caller::INTERNAL, envelope::FAULT};
+
+/// How often endpoints are probed, and how long a probe may take.
+const PROBE_EVERY: Duration = Duration::from_secs(5);
+const PROBE_LIMIT: Duration = Duration::from_secs(2);
+/// Tries for one call, the first one included.
+const MOST_TRIES: u32 = 2;
+/// Weight of the newest latency in the mean.
+const NEWEST: f64 = 0.2;
+
+/// A peer service and its endpoints. Clones are handles to the same one.
+#[derive(Clone)]
+pub struct Upstream {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    name: &'static str,
+    endpoints: Vec<Endpoint>,
+    token: InternalToken,
+    budget: Mutex<Budget>,
+}
+
+struct Endpoint {
+    address: String,
+    host: HeaderValue,
+    pool: Pool,
+    breaker: Breaker,
+    in_flight: Arc<AtomicUsize>,
+    seen: Mutex<Seen>,
+}
+
+struct Seen {
+    latency_ms: Option<f64>,
+    health: Health,
+    ready_since: Instant,
+}
+
+/// Why a call has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// No endpoint may be called now.
+    #[error("no endpoint of {peer} is available; retry in {} ms", retry_after.as_millis())]
+    Unavailable {
+        /// The peer.
+        peer: &'static str,
+        /// When one may be.
+        retry_after: Duration,
+    },
+    /// The connection could not be made or broke.
+    #[error("connection to {peer} failed: {what}")]
+    Broken {
+        /// The peer.
+        peer: &'static str,
+        /// What happened.
+        what: String,
+    },
+    /// It took too long.
+    #[error("{peer} did not answer within {} ms", limit.as_millis())]
+    TooSlow {
+        /// The peer.
+        peer: &'static str,
+        /// The deadline.
+        limit: Duration,
+    },
+}
+
+impl From<CallError> for ApiError {
+    fn from(error: CallError) -> Self {
+        let message = error.to_string();
+        match error {
+            CallError::Unavailable { retry_after, .. } => {
+                Self::unavailable("upstream_unavailable", message, retry_after.as_secs() + 1)
+            }
+            CallError::Broken { .. } => Self::new(StatusCode::BAD_GATEWAY, "upstream_failed", message),
+            CallError::TooSlow { .. } => Self::new(StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", message),
+        }
+    }
+}
+
+impl IntoResponse for CallError {
+    fn into_response(self) -> Response {
+        ApiError::from(self).into_response()
+    }
+}
+
+/// What an endpoint shows.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointSnapshot {
+    /// `host:port`.
+    pub address: String,
+    /// By its probes.
+    pub health: Condition,
+    /// Calls on their way.
+    pub in_flight: usize,
+    /// Mean latency in milliseconds.
+    pub avg_latency: Option<f64>,
+}
+
+impl Upstream {
+    /// The peer `name` at `endpoints` (`host:port`). Settings of the breakers may change at any
+    /// time.
+    pub fn new(
+        name: &'static str,
+        endpoints: &[String],
+        settings: &Live<Settings>,
+        token: InternalToken,
+    ) -> Self {
+        let endpoints = endpoints
+            .iter()
+            .filter_map(|address| {
+                let breaker_name =
+                    if endpoints.len() == 1 { name.to_owned() } else { format!("{name}@{address}") };
+                Some(Endpoint {
+                    address: address.clone(),
+                    host: HeaderValue::from_str(address).ok()?,
+                    pool: Pool::new(address),
+                    breaker: Breaker::new(breaker_name, settings.clone()),
+                    in_flight: Arc::default(),
+                    seen: Mutex::new(Seen {
+                        latency_ms: None,
+                        health: Health::default(),
+                        ready_since: Instant::now(),
+                    }),
+                })
+            })
+            .collect();
+        Self { inner: Arc::new(Inner { name, endpoints, token, budget: Mutex::default() }) }
+    }
+
+    /// The peer's name.
+    pub fn name(&self) -> &'static str {
+        self.inner.name
+    }
+
+    /// The breakers of its endpoints.
+    pub fn breakers(&self) -> impl Iterator<Item = Breaker> {
+        self.inner.endpoints.iter().map(|endpoint| endpoint.breaker.clone())
+    }
+
+    /// What its endpoints show.
+    pub fn snapshot(&self) -> Vec<EndpointSnapshot> {
+        let shown = |endpoint: &Endpoint| {
+            let seen = endpoint.seen.lock();
+            EndpointSnapshot {
+                address: endpoint.address.clone(),
+                health: seen.health.condition(),
+                in_flight: endpoint.in_flight.load(Ordering::Relaxed),
+                avg_latency: seen.latency_ms,
+            }
+        };
+        self.inner.endpoints.iter().map(shown).collect()
+    }
+
+    /// Whether at least one endpoint answered its last probe.
+    pub fn is_healthy(&self) -> bool {
+        self.inner
+            .endpoints
+            .iter()
+            .any(|endpoint| endpoint.seen.lock().health.condition() == Condition::Healthy)
+    }
+
+    /// A GET whose JSON answer is wanted, on our own behalf.
+    ///
+    /// # Errors
+    ///
+    /// See [`CallError`]; an answer that is no JSON counts as broken.
+    pub async fn get_json(&self, path: &str, deadline: Duration) -> Result<serde_json::Value, CallError> {
+        let broken = |what: String| CallError::Broken { peer: self.inner.name, what };
+        let mut request = Request::new(Body::empty());
+        *request.uri_mut() = path.parse().map_err(|error| broken(format!("bad path: {error}")))?;
+        let started = Instant::now();
+        let answer = self.call(request, deadline).await?;
+        let left = deadline.saturating_sub(started.elapsed());
+        let status = answer.status();
+        let body = tokio::time::timeout(left, axum::body::to_bytes(answer.into_body(), 16 * 1024 * 1024))
+            .await
+            .map_err(|_| CallError::TooSlow { peer: self.inner.name, limit: deadline })?
+            .map_err(|error| broken(error.to_string()))?;
+        if !status.is_success() {
+            return Err(broken(format!("status {status}")));
+        }
+        serde_json::from_slice(&body).map_err(|error| broken(format!("answer is not JSON: {error}")))
+    }
+
+    /// Sends a request whose target is a path, and gives the head of the answer within `deadline`;
+    /// the body follows as it comes.
+    ///
+    /// # Errors
+    ///
+    /// See [`CallError`].
+    pub async fn call(&self, request: Request<Body>, deadline: Duration) -> Result<Response, CallError> {
+        let due = Instant::now() + deadline;
+        self.inner.budget.lock().earn();
+        let idempotent = is_idempotent(request.method());
+        // Only a request that can be made again from its head is kept for a second try.
+        let spare = (idempotent && request.body().is_end_stream()).then(|| Head::of(&request));
+        let mut next = Some(request);
+        let mut tried: Option<usize> = None;
+        for attempt in 1.. {
+            let request = match (next.take(), &spare) {
+                (Some(request), _) => request,
+                (None, Some(head)) => head.request(),
+                (None, None) => break,
+            };
+            let (index, permit) = self.endpoint(tried)?;
+            let endpoint = &self.inner.endpoints[index];
+            let may_retry = || attempt < MOST_TRIES && self.inner.budget.lock().spend();
+            let method = request.method().clone();
+            let in_flight = InFlight::new(&endpoint.in_flight);
+            let span = Exchange::current().map(|exchange| exchange.call());
+            let request = self.prepare(request, endpoint, span.as_ref());
+            let started = Instant::now();
+            let left = due.saturating_duration_since(started);
+            let result = tokio::time::timeout(left, endpoint.pool.send(request)).await;
+            let outcome = judge(&result);
+            permit.end(outcome);
+            if let Some(span) = span {
+                let status = if outcome == Outcome::Failure { Status::Error } else { Status::Ok };
+                span.end(status, || format!("{method} {}", self.inner.name));
+            }
+            tried = Some(index);
+            match result {
+                Err(_) => return Err(CallError::TooSlow { peer: self.inner.name, limit: deadline }),
+                Ok(Ok(answer)) => {
+                    endpoint.measured(started.elapsed());
+                    let elsewhere =
+                        self.inner.endpoints.len() > 1 && is_worth_another_endpoint(answer.status());
+                    if elsewhere && spare.is_some() && may_retry() {
+                        continue;
+                    }
+                    return Ok(answer.map(|body| Body::new(CountedBody { body, _in_flight: in_flight })));
+                }
+                Ok(Err(SendError::Unsent(request, error))) => {
+                    if !may_retry() {
+                        return Err(CallError::Broken { peer: self.inner.name, what: error.to_string() });
+                    }
+                    next = Some(*request);
+                }
+                Ok(Err(SendError::Sent(error))) => {
+                    if spare.is_none() || !may_retry() {
+                        return Err(CallError::Broken { peer: self.inner.name, what: error.to_string() });
+                    }
+                }
+            }
+        }
+        Err(CallError::Broken { peer: self.inner.name, what: "no try was left".into() })
+    }
+
+    /// An endpoint and the right to call it; not the one that was just tried, if there is another.
+    fn endpoint(&self, tried: Option<usize>) -> Result<(usize, phase6_breaker::Permit), CallError> {
+        let endpoints = &self.inner.endpoints;
+        let admitted = |index: &usize| endpoints[*index].breaker.would_admit();
+        let well = |index: &usize| endpoints[*index].seen.lock().health.condition() != Condition::Unhealthy;
+        let other = |index: &usize| Some(*index) != tried || endpoints.len() == 1;
+        let all = 0..endpoints.len();
+        let mut eligible: Vec<usize> = all.clone().filter(other).filter(admitted).filter(well).collect();
+        if eligible.is_empty() {
+            // Probes can be wrong about all of them at once; the breakers have the last word.
+            eligible = all.filter(admitted).collect();
+        }
+        let candidates: Vec<Candidate> = eligible.iter().map(|index| endpoints[*index].candidate()).collect();
+        let chosen = choose(&candidates, [rand::random(), rand::random()]).map(|chosen| eligible[chosen]);
+        match chosen {
+            Some(index) => match endpoints[index].breaker.admit() {
+                Ok(permit) => Ok((index, permit)),
+                Err(refused) => {
+                    Err(CallError::Unavailable { peer: self.inner.name, retry_after: refused.retry_after() })
+                }
+            },
+            None => {
+                let soonest = endpoints
+                    .iter()
+                    .filter_map(|endpoint| endpoint.breaker.admit().err())
+                    .map(|refused| refused.retry_after())
+                    .min();
+                let retry_after = soonest.unwrap_or(Duration::from_secs(1));
+                Err(CallError::Unavailable { peer: self.inner.name, retry_after })
+            }
+        }
+    }
+
+    fn prepare(
+        &self,
+        mut request: Request<Body>,
+        endpoint: &Endpoint,
+        span: Option<&phase6_telemetry::OutgoingCall>,
+    ) -> Request<Body> {
+        *request.version_mut() = Version::HTTP_11;
+        let headers = request.headers_mut();
+        headers.insert(HOST, endpoint.host.clone());
+        headers.insert(INTERNAL, self.inner.token.header());
+        if let Some(span) = span {
+            headers.insert(TRACEPARENT, span.context().to_header());
+        }
+        request
+    }
+
+    /// Probes every endpoint until `stop`. All at once, each with a limit; the next round begins
+    /// after the last one has ended.
+    pub async fn probe(self, stop: CancellationToken) {
+        loop {
+            let probes = self.inner.endpoints.iter().map(|endpoint| endpoint.probe(self.inner.name));
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = futures_util::future::join_all(probes) => {}
+            }
+            let pause = PROBE_EVERY.mul_f64(0.9 + 0.2 * rand::random::<f64>());
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+}
+
+impl Endpoint {
+    fn candidate(&self) -> Candidate {
+        let seen = self.seen.lock();
+        Candidate {
+            in_flight: self.in_flight.load(Ordering::Relaxed),
+            latency_ms: seen.latency_ms,
+            ready_for: seen.ready_since.elapsed(),
+        }
+    }
+
+    fn measured(&self, took: Duration) {
+        let newest = took.as_secs_f64() * 1e3;
+        let mut seen = self.seen.lock();
+        seen.latency_ms =
+            Some(seen.latency_ms.map_or(newest, |mean| mean * (1.0 - NEWEST) + newest * NEWEST));
+    }
+
+    async fn probe(&self, peer: &str) {
+        let mut request = Request::new(Body::empty());
+        *request.uri_mut() = Uri::from_static("/readyz");
+        request.headers_mut().insert(HOST, self.host.clone());
+        let answer = tokio::time::timeout(PROBE_LIMIT, self.pool.send(request)).await;
+        let success = matches!(&answer, Ok(Ok(answer)) if answer.status().is_success());
+        let mut seen = self.seen.lock();
+        if let Some((from, to)) = seen.health.observe(success) {
+            if from == Condition::Unhealthy {
+                seen.ready_since = Instant::now();
+            }
+            tracing::info!(peer, endpoint = self.address, ?from, ?to, "endpoint changed");
+        }
+    }
+}
+
+/// How a call ended, for the breaker. A 429 speaks of the caller, and a 503 about something behind
+/// the peer is an answer of a peer that is well.
+fn judge(result: &Result<Result<Response<PooledBody>, SendError>, tokio::time::error::Elapsed>) -> Outcome {
+    match result {
+        Ok(Ok(answer)) if answer.status().is_server_error() && !answer.headers().contains_key(FAULT) => {
+            Outcome::Failure
+        }
+        Ok(Ok(_)) => Outcome::Success,
+        Ok(Err(_)) | Err(_) => Outcome::Failure,
+    }
+}
+
+/// What is needed to make a request without a body again.
+struct Head {
+    method: Method,
+    uri: Uri,
+    headers: http::HeaderMap,
+}
+
+impl Head {
+    fn of(request: &Request<Body>) -> Self {
+        Self {
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            headers: request.headers().clone(),
+        }
+    }
+
+    fn request(&self) -> Request<Body> {
+        let mut request = Request::new(Body::empty());
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = self.uri.clone();
+        *request.headers_mut() = self.headers.clone();
+        request
+    }
+}
+
+struct InFlight(Arc<AtomicUsize>);
+
+impl InFlight {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+pin_project! {
+    /// A body that counts as a call on its way until it is done.
+    struct CountedBody {
+        #[pin]
+        body: PooledBody,
+        _in_flight: InFlight,
+    }
+}
+
+impl http_body::Body for CountedBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        self.project().body.poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

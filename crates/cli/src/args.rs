@@ -1,0 +1,172 @@
+//! What the command line accepts.
+
+use std::{net::IpAddr, path::PathBuf};
+
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use ipnet::IpNet;
+use phase6_store::DatabaseUrl;
+
+/// Tune caching, rate limits, circuit breaking and tracing of a fleet while it runs.
+#[derive(Debug, Parser)]
+#[command(name = "phase6", version, arg_required_else_help = true)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the whole fleet in this process and obey its file while it runs
+    Up(Up),
+    /// Run one service, as a pod does
+    Serve(Serve),
+    /// Show every setting in force and where it comes from; exit 1 with all faults
+    Explain(Explain),
+    /// Ask the running services which policy they enforce
+    Status(Status),
+    /// Make an API key: prints the key, and the line for the key file
+    Key(Key),
+    /// Print a shell's completions
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Up {
+    /// File or folder with Phase6Service documents; may be given several times
+    /// [default: crds/examples/fleet.yaml, or else a copy of it in the data folder]
+    #[arg(short, long = "file", value_name = "PATH")]
+    pub(crate) files: Vec<PathBuf>,
+
+    /// Run only these services
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub(crate) only: Vec<String>,
+
+    /// Shift every port: port 3000+k becomes N+k
+    #[arg(long, value_name = "N", default_value_t = 3000, value_parser = clap::value_parser!(u16).range(1..=65_526))]
+    pub(crate) base_port: u16,
+
+    /// Share limits and cache through Redis
+    #[arg(long, value_name = "URL")]
+    pub(crate) redis: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    /// The service
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+
+    /// Compiled policy document to obey, as the operator mounts it
+    #[arg(long, value_name = "FILE", env = "PHASE6_POLICY_FILE", conflicts_with = "files")]
+    pub(crate) policy: Option<PathBuf>,
+
+    /// File or folder with Phase6Service documents to obey
+    #[arg(short, long = "file", value_name = "PATH")]
+    pub(crate) files: Vec<PathBuf>,
+
+    /// Port [default: the service's own]
+    #[arg(long, value_name = "N", env = "PHASE6_PORT")]
+    pub(crate) port: Option<u16>,
+
+    /// Where a peer is: NAME=HOST:PORT, several endpoints separated by `+`
+    #[arg(long, value_name = "PEER", value_delimiter = ',', env = "PHASE6_PEERS")]
+    pub(crate) peer: Vec<String>,
+
+    /// How long to stay reachable after SIGTERM while no longer ready, so that callers notice
+    #[arg(long, value_name = "SECONDS", env = "PHASE6_NOTICE_SECONDS", default_value_t = 0)]
+    pub(crate) notice: u64,
+
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Common {
+    /// Folder for what outlives a restart: records, cache
+    #[arg(long, value_name = "DIR", env = "PHASE6_DATA", default_value = ".phase6")]
+    pub(crate) data: PathBuf,
+
+    /// Address to listen on; anything but loopback needs --api-keys
+    #[arg(long, value_name = "ADDR", env = "PHASE6_BIND", default_value = "127.0.0.1")]
+    pub(crate) bind: IpAddr,
+
+    /// Where records are: sqlite://PATH or postgres://USER@HOST/NAME [default: a file in the data
+    /// folder]
+    #[arg(long, value_name = "URL", env = "PHASE6_DATABASE_URL", hide_env_values = true)]
+    pub(crate) database: Option<DatabaseUrl>,
+
+    /// File of accepted API keys, made with `phase6 key`
+    #[arg(long, value_name = "FILE", env = "PHASE6_API_KEYS")]
+    pub(crate) api_keys: Option<PathBuf>,
+
+    /// Networks of proxies whose X-Forwarded-For counts
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', env = "PHASE6_TRUSTED_PROXIES")]
+    pub(crate) trusted_proxies: Vec<IpNet>,
+
+    /// How log lines look [default: text on a terminal, else json]
+    #[arg(long, value_name = "FORM", env = "PHASE6_LOG")]
+    pub(crate) log: Option<LogForm>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogForm {
+    /// For people
+    Text,
+    /// For programs, one object a line
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Explain {
+    /// File or folder with Phase6Service documents; may be given several times
+    #[arg(short, long = "file", value_name = "PATH", required = true)]
+    pub(crate) files: Vec<PathBuf>,
+
+    /// Only this resource
+    #[arg(value_name = "NAME")]
+    pub(crate) name: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    /// Ask only these services
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub(crate) only: Vec<String>,
+
+    /// Base port of the fleet
+    #[arg(long, value_name = "N", default_value_t = 3000, value_parser = clap::value_parser!(u16).range(1..=65_526))]
+    pub(crate) base_port: u16,
+
+    /// Address of the fleet
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1")]
+    pub(crate) bind: IpAddr,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Key {
+    /// Whose key it is
+    #[arg(value_name = "OWNER")]
+    pub(crate) owner: String,
+}
+
+/// Prints a shell's completions.
+pub(crate) fn completions(shell: Shell) {
+    clap_complete::generate(shell, &mut Arguments::command(), "phase6", &mut std::io::stdout());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Arguments::command().debug_assert();
+    }
+}
