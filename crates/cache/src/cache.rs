@@ -31,7 +31,7 @@ pub struct Cache {
 pub(crate) struct Inner {
     memory: Memory,
     behind: Option<Arc<dyn Level>>,
-    flights: Arc<Flights>,
+    flights: Arc<Flights<u64, Outcome>>,
     log: Mutex<Log>,
     clock: Clock,
     pub(crate) counts: Counts,
@@ -75,6 +75,15 @@ pub struct Stats {
     /// The level behind, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub second_level: Option<LevelStats>,
+}
+
+/// What those who waited for a fetch are told.
+#[derive(Clone, Debug)]
+pub(crate) enum Outcome {
+    /// This answer is good for all whose key it is.
+    Answer(Arc<Entry>),
+    /// The answer was for one only: each has to ask for itself.
+    Alone,
 }
 
 /// Milliseconds that never step back while the process runs and roughly follow the calendar from
@@ -172,7 +181,7 @@ impl Cache {
         self.inner.memory.find(hash, tenant, uri, headers, now_ms)
     }
 
-    pub(crate) fn board(&self, hash: u64) -> Boarding {
+    pub(crate) fn board(&self, hash: u64) -> Boarding<u64, Outcome> {
         self.inner.flights.board(hash)
     }
 

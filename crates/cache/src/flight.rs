@@ -1,72 +1,81 @@
-//! One fetch per key, however many wait for it.
+//! One piece of work per key, however many wait for its result.
+//!
+//! Whoever comes first has the duty to do it, the others wait. The result is told once and not
+//! kept. A duty that is dropped without a word (a panic, a caller that gave up) leaves nobody
+//! waiting: they are told that there is no result.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, hash::Hash, sync::Arc};
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::Entry;
+type Landing<T> = watch::Receiver<Option<T>>;
 
-/// What those who waited are told.
-#[derive(Clone, Debug)]
-pub(crate) enum Outcome {
-    /// This answer is good for all whose key it is.
-    Answer(Arc<Entry>),
-    /// The answer was for one only: each has to ask for itself.
-    Alone,
+/// The work that is being done, by key.
+#[derive(Debug)]
+pub struct Flights<K, T> {
+    by_key: Mutex<HashMap<K, Landing<T>>>,
 }
 
-type Landing = watch::Receiver<Option<Outcome>>;
-
-/// The fetches on their way.
-#[derive(Debug, Default)]
-pub(crate) struct Flights {
-    by_key: Mutex<HashMap<u64, Landing>>,
-}
-
-pub(crate) enum Boarding {
-    /// Nobody fetches this key: do it, and tell the others.
-    Lead(Pilot),
+/// What to do about a key.
+pub enum Boarding<K: Eq + Hash + Clone, T> {
+    /// Nobody does it: do it, and tell the others.
+    Lead(Pilot<K, T>),
     /// Somebody does: wait.
-    Wait(Passenger),
+    Wait(Passenger<T>),
 }
 
-/// The duty to fetch. Dropped without a word (a panic), the others fetch for themselves.
-pub(crate) struct Pilot {
-    flights: Arc<Flights>,
-    key: u64,
-    tell: watch::Sender<Option<Outcome>>,
+/// The duty to do the work.
+pub struct Pilot<K: Eq + Hash + Clone, T> {
+    flights: Arc<Flights<K, T>>,
+    key: K,
+    tell: watch::Sender<Option<T>>,
 }
 
-pub(crate) struct Passenger {
-    landing: Landing,
+/// Waits for another one's result.
+pub struct Passenger<T> {
+    landing: Landing<T>,
 }
 
-impl Flights {
-    pub(crate) fn board(self: &Arc<Self>, key: u64) -> Boarding {
+impl<K, T> Default for Flights<K, T> {
+    fn default() -> Self {
+        Self { by_key: Mutex::default() }
+    }
+}
+
+impl<K: Eq + Hash + Clone, T> Flights<K, T> {
+    /// Takes the duty for a key, or a place among those who wait.
+    pub fn board(self: &Arc<Self>, key: K) -> Boarding<K, T> {
         let mut by_key = self.by_key.lock();
         if let Some(landing) = by_key.get(&key) {
             return Boarding::Wait(Passenger { landing: landing.clone() });
         }
         let (tell, landing) = watch::channel(None);
-        by_key.insert(key, landing);
+        by_key.insert(key.clone(), landing);
         Boarding::Lead(Pilot { flights: Arc::clone(self), key, tell })
     }
 
-    pub(crate) fn len(&self) -> usize {
+    /// How many keys are being worked on.
+    pub fn len(&self) -> usize {
         self.by_key.lock().len()
     }
-}
 
-impl Pilot {
-    pub(crate) fn land(self, outcome: Outcome) {
-        // Off the board first, so that nobody joins a flight that has landed.
-        self.flights.by_key.lock().remove(&self.key);
-        self.tell.send_replace(Some(outcome));
+    /// Whether nothing is being done.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 }
 
-impl Drop for Pilot {
+impl<K: Eq + Hash + Clone, T> Pilot<K, T> {
+    /// Tells everybody who waits.
+    pub fn land(self, result: T) {
+        // Off the board first, so that nobody joins a flight that has landed.
+        self.flights.by_key.lock().remove(&self.key);
+        self.tell.send_replace(Some(result));
+    }
+}
+
+impl<K: Eq + Hash + Clone, T> Drop for Pilot<K, T> {
     fn drop(&mut self) {
         // After `land` the key may already belong to the next flight.
         if self.tell.borrow().is_none() {
@@ -75,11 +84,36 @@ impl Drop for Pilot {
     }
 }
 
-impl Passenger {
-    pub(crate) async fn landed(mut self) -> Outcome {
-        match self.landing.wait_for(Option::is_some).await {
-            Ok(outcome) => outcome.clone().unwrap_or(Outcome::Alone),
-            Err(_) => Outcome::Alone,
-        }
+impl<T: Clone> Passenger<T> {
+    /// The result; none if whoever had the duty gave it up.
+    pub async fn landed(mut self) -> Option<T> {
+        self.landing.wait_for(Option::is_some).await.ok()?.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn one_works_and_the_others_are_told() {
+        let flights: Arc<Flights<&str, i32>> = Arc::default();
+        let Boarding::Lead(pilot) = flights.board("a") else { panic!("nobody else is there") };
+        let Boarding::Wait(first) = flights.board("a") else { panic!("somebody works on it") };
+        let Boarding::Wait(second) = flights.board("a") else { panic!("somebody works on it") };
+        assert!(matches!(flights.board("b"), Boarding::Lead(_)), "another key is another matter");
+        pilot.land(7);
+        assert_eq!((first.landed().await, second.landed().await), (Some(7), Some(7)));
+        assert!(matches!(flights.board("a"), Boarding::Lead(_)), "the result is not kept");
+    }
+
+    #[tokio::test]
+    async fn a_duty_that_is_given_up_leaves_nobody_waiting() {
+        let flights: Arc<Flights<&str, i32>> = Arc::default();
+        let Boarding::Lead(pilot) = flights.board("a") else { panic!("nobody else is there") };
+        let Boarding::Wait(waiting) = flights.board("a") else { panic!("somebody works on it") };
+        drop(pilot);
+        assert_eq!(waiting.landed().await, None);
+        assert!(flights.is_empty());
     }
 }

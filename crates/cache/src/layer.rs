@@ -29,8 +29,9 @@ use tower::{Layer, Service};
 
 use crate::{
     Cache, Entry, Invalidation, Key, Terms,
+    cache::Outcome,
     entry::normalised,
-    flight::{Boarding, Outcome, Pilot},
+    flight::{Boarding, Pilot},
     judge::{Verdict, judge},
     memory::Found,
     rfc9111::{CacheControl, Wish, storable},
@@ -270,7 +271,7 @@ impl<S> Fetch<S> {
         let again = bodiless(&request);
         match cache.board(self.hash) {
             Boarding::Wait(passenger) => {
-                if let Outcome::Answer(entry) = passenger.landed().await
+                if let Some(Outcome::Answer(entry)) = passenger.landed().await
                     && entry.answers(&self.key.tenant, &self.key.uri, request.headers())
                 {
                     cache.counts().joined.fetch_add(1, Ordering::Relaxed);
@@ -322,7 +323,7 @@ impl<S> Fetch<S> {
     async fn run<ReqBody, ResBody>(
         mut self,
         request: Request<ReqBody>,
-        pilot: Pilot,
+        pilot: Pilot<u64, Outcome>,
         tell: Option<oneshot::Sender<Fetched<ResBody>>>,
     ) where
         S: Service<Request<ReqBody>, Response = Response<ResBody>, Error = Infallible>,

@@ -12,6 +12,7 @@
 //! * [`Cache`] holds entries, fetches a missing one once for all who wait, and forgets by URI, tag
 //!   or prefix. An invalidation that races a fetch wins.
 //! * [`CacheLayer`] puts it in front of a service.
+//! * [`Flights`] does one piece of work per key for all who wait for it.
 //! * [`Level`] is what a slower level behind the memory looks like; [`Disk`] is one.
 //!
 //! Entries of different tenants never meet: the tenant is part of the key, and the whole key is
@@ -31,6 +32,7 @@ pub mod rfc9111;
 pub use cache::{Cache, Stats};
 pub use disk::Disk;
 pub use entry::{Entry, Key};
+pub use flight::{Boarding, Flights, Passenger, Pilot};
 pub use invalidation::Invalidation;
 pub use judge::Terms;
 pub use layer::{Ask, CacheFuture, CacheLayer, Cached, Client};

@@ -516,8 +516,8 @@ async fn entries_beyond_the_maximum_leave() {
 
 // ---- the level on disk
 
-fn disk(folder: &tempfile::TempDir) -> Option<Arc<dyn phase6_cache::Level>> {
-    Some(Arc::new(Disk::new(folder.path().join("cache.db"), 10_000_000)))
+fn rig_on_disk(folder: &tempfile::TempDir, now_ms: u64) -> Rig {
+    rig_over(Some(Arc::new(Disk::new(folder.path().join("cache.db"), 10_000_000))), now_ms)
 }
 
 fn written(rig: &Rig) -> u64 {
@@ -533,11 +533,11 @@ fn calendar_ms() -> u64 {
 async fn entries_survive_a_restart_with_their_age() {
     let folder = tempfile::tempdir().unwrap();
     let now = calendar_ms();
-    let before = rig_over(disk(&folder), now);
+    let before = rig_on_disk(&folder, now);
     before.get("/a").await;
     until("it is on disk", || written(&before) == 1).await;
     drop(before);
-    let after = rig_over(disk(&folder), now + 4_000);
+    let after = rig_on_disk(&folder, now + 4_000);
     let got = after.get("/a").await;
     assert_eq!((got.body.as_str(), got.header("age"), after.asked()), ("1 /a", "4", 0));
     assert!(got.header("cache-status").contains("second-level"));
@@ -550,7 +550,7 @@ async fn entries_survive_a_restart_with_their_age() {
 async fn an_invalidated_entry_does_not_come_back_from_disk() {
     let folder = tempfile::tempdir().unwrap();
     let now = calendar_ms();
-    let rig = rig_over(disk(&folder), now);
+    let rig = rig_on_disk(&folder, now);
     rig.reply(200, &[("surrogate-key", "red")]);
     rig.get("/a/b").await;
     until("it is on disk", || written(&rig) == 1).await;
@@ -559,7 +559,7 @@ async fn an_invalidated_entry_does_not_come_back_from_disk() {
     until("it is on disk again", || written(&rig) == 2).await;
     rig.cache.invalidate(Invalidation::Prefix("/a".into()));
     drop(rig);
-    let after = rig_over(disk(&folder), now);
+    let after = rig_on_disk(&folder, now);
     until("the level is open", || after.cache.stats().second_level.unwrap().errors == 0).await;
     after.get("/a/b").await;
     assert_eq!(after.asked(), 1);
@@ -570,7 +570,7 @@ async fn a_damaged_file_costs_the_cache_and_nothing_else() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("cache.db"), b"this is no database at all, but it is long enough")
         .unwrap();
-    let rig = rig_over(disk(&folder), calendar_ms());
+    let rig = rig_on_disk(&folder, calendar_ms());
     assert_eq!(rig.get("/a").await.body, "1 /a");
     until("it is on disk", || written(&rig) == 1).await;
 }
@@ -594,7 +594,7 @@ async fn values_keep_their_type_and_size_on_disk() {
     let now = calendar_ms();
     let long: &'static str = Box::leak("x".repeat(5_000).into_boxed_str());
     let bodies = ["", "123", "null", "{\"a\":1}", long];
-    let before = rig_over(disk(&folder), now);
+    let before = rig_on_disk(&folder, now);
     for (i, body) in bodies.iter().enumerate() {
         *before.origin.answer.lock().unwrap() =
             Reply { status: 200, headers: vec![("content-type", "text/plain")], body: Some(body) };
@@ -602,7 +602,7 @@ async fn values_keep_their_type_and_size_on_disk() {
     }
     until("all are on disk", || written(&before) == bodies.len() as u64).await;
     drop(before);
-    let after = rig_over(disk(&folder), now);
+    let after = rig_on_disk(&folder, now);
     for (i, body) in bodies.iter().enumerate() {
         let got = after.get(&format!("/{i}")).await;
         assert_eq!(got.body, *body);

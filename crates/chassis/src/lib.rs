@@ -23,6 +23,12 @@ mod stack;
 mod upstream;
 mod watch;
 
+/// The layers that services meet in their own code.
+pub use phase6_breaker as breaker;
+pub use phase6_cache as cache;
+pub use phase6_store as store;
+pub use phase6_telemetry as telemetry;
+
 pub use caller::{Access, ApiKeys, Caller, INTERNAL, InternalToken, InvalidKeyLine, X_FORWARDED_FOR};
 pub use components::{Components, Kind};
 pub use enforce::{Applied, Enforcer, Judgement, PolicyState};

@@ -49,8 +49,10 @@ use self::{
 };
 use crate::{ApiError, InternalToken, caller::INTERNAL, envelope::FAULT};
 
-/// How often endpoints are probed, and how long a probe may take.
+/// How often endpoints are probed, how often while one of them is not well, and how long a probe
+/// may take.
 const PROBE_EVERY: Duration = Duration::from_secs(5);
+const PROBE_ANXIOUSLY: Duration = Duration::from_millis(500);
 const PROBE_LIMIT: Duration = Duration::from_secs(2);
 /// Tries for one call, the first one included.
 const MOST_TRIES: u32 = 2;
@@ -202,12 +204,11 @@ impl Upstream {
         self.inner.endpoints.iter().map(shown).collect()
     }
 
-    /// Whether at least one endpoint answered its last probe.
-    pub fn is_healthy(&self) -> bool {
-        self.inner
-            .endpoints
-            .iter()
-            .any(|endpoint| endpoint.seen.lock().health.condition() == Condition::Healthy)
+    /// Whether the peer says within `deadline` that it is ready.
+    pub async fn is_ready(&self, deadline: Duration) -> bool {
+        let mut request = Request::new(Body::empty());
+        *request.uri_mut() = Uri::from_static("/readyz");
+        self.call(request, deadline).await.is_ok_and(|answer| answer.status().is_success())
     }
 
     /// A GET whose JSON answer is wanted, on our own behalf.
@@ -355,7 +356,9 @@ impl Upstream {
                 () = stop.cancelled() => return,
                 _ = futures_util::future::join_all(probes) => {}
             }
-            let pause = PROBE_EVERY.mul_f64(0.9 + 0.2 * rand::random::<f64>());
+            let well = |endpoint: &Endpoint| endpoint.seen.lock().health.condition() == Condition::Healthy;
+            let every = if self.inner.endpoints.iter().all(well) { PROBE_EVERY } else { PROBE_ANXIOUSLY };
+            let pause = every.mul_f64(0.9 + 0.2 * rand::random::<f64>());
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(pause) => {}
@@ -392,7 +395,11 @@ impl Endpoint {
             if from == Condition::Unhealthy {
                 seen.ready_since = Instant::now();
             }
-            tracing::info!(peer, endpoint = self.address, ?from, ?to, "endpoint changed");
+            if (from, to) == (Condition::Unknown, Condition::Healthy) {
+                tracing::debug!(peer, endpoint = self.address, "endpoint is well");
+            } else {
+                tracing::info!(peer, endpoint = self.address, ?from, ?to, "endpoint changed");
+            }
         }
     }
 }

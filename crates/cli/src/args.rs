@@ -1,4 +1,6 @@
-//! What the command line accepts.
+//! What the command line accepts. Doc comments are its help texts.
+
+#![allow(clippy::doc_markdown, reason = "help is read in a terminal, where backticks only disturb")]
 
 use std::{net::IpAddr, path::PathBuf};
 

@@ -70,31 +70,40 @@ enum Source {
     /// A compiled document.
     Compiled(PathBuf),
     /// Documents as people write them.
-    Written { paths: Vec<PathBuf>, service: &'static str, run: String, previous: Option<PolicyDocument> },
+    Written(Written),
     /// Nowhere: the defaults.
     Defaults,
+}
+
+/// Documents as people write them, of which one service's is obeyed.
+struct Written {
+    paths: Vec<PathBuf>,
+    service: &'static str,
+    /// Identity of the policy's owner: this run.
+    run: String,
+    previous: Option<Box<PolicyDocument>>,
 }
 
 impl Source {
     fn new(arguments: &Serve, definition: &Definition) -> Self {
         if let Some(file) = &arguments.policy {
-            Self::Compiled(file.clone())
-        } else if arguments.files.is_empty() {
-            Self::Defaults
-        } else {
-            Self::Written {
-                paths: arguments.files.clone(),
-                service: definition.name,
-                run: format!("serve-{}", Timestamp::now().as_millisecond()),
-                previous: None,
-            }
+            return Self::Compiled(file.clone());
         }
+        if arguments.files.is_empty() {
+            return Self::Defaults;
+        }
+        Self::Written(Written {
+            paths: arguments.files.clone(),
+            service: definition.name,
+            run: format!("serve-{}", Timestamp::now().as_millisecond()),
+            previous: None,
+        })
     }
 
     fn paths(&self) -> Vec<PathBuf> {
         match self {
             Self::Compiled(file) => vec![file.clone()],
-            Self::Written { paths, .. } => paths.clone(),
+            Self::Written(written) => written.paths.clone(),
             Self::Defaults => vec![],
         }
     }
@@ -102,40 +111,32 @@ impl Source {
     /// Reads the policy and puts it into force; on a fault the last good one stays and
     /// `/policyz` says so.
     fn read(&mut self, enforcer: &Enforcer) -> Result<(), String> {
-        let result = match self {
-            Self::Defaults => Ok(()),
-            Self::Compiled(file) => match std::fs::read(&*file) {
-                Ok(text) => return enforcer.apply_json(&text).map(drop),
-                Err(error) => Err(format!("cannot read {}: {error}", file.display())),
-            },
-            Self::Written { paths, service, run, previous } => match files::load(paths) {
-                Err(faults) => Err(files::lines(&faults)),
-                Ok(documents) => {
-                    let wanted = |document: &phase6_crds::Document| {
-                        document.resource.spec.service.as_str() == *service
-                    };
-                    match documents.into_iter().find(wanted) {
-                        None => Err(format!("no document declares the service {service}")),
-                        Some(document) => {
-                            let mut resource = document.resource;
-                            resource.metadata.uid = Some(run.clone());
-                            match compile(&resource, previous.as_ref(), Timestamp::now()) {
-                                Some(policy) => *previous = Some(policy.clone()),
-                                None => {}
-                            }
-                            if let Some(policy) = previous {
-                                enforcer.apply(policy.clone());
-                            }
-                            Ok(())
-                        }
-                    }
-                }
-            },
+        let policy = match self {
+            Self::Defaults => return Ok(()),
+            Self::Compiled(file) => std::fs::read(&*file)
+                .map_err(|error| format!("cannot read {}: {error}", file.display()))
+                .and_then(|text| enforcer.apply_json(&text).map(drop)),
+            Self::Written(written) => written.compile().map(|policy| {
+                enforcer.apply(policy);
+            }),
         };
-        if let Err(error) = &result {
-            enforcer.refuse(error.clone());
-        }
-        result
+        policy.inspect_err(|error| enforcer.refuse(error.clone()))
+    }
+}
+
+impl Written {
+    /// The policy that the documents ask for now.
+    fn compile(&mut self) -> Result<PolicyDocument, String> {
+        let documents = files::load(&self.paths).map_err(|faults| files::lines(&faults))?;
+        let document = documents
+            .into_iter()
+            .find(|document| document.resource.spec.service.as_str() == self.service)
+            .ok_or_else(|| format!("no document declares the service {}", self.service))?;
+        let mut resource = document.resource;
+        resource.metadata.uid = Some(self.run.clone());
+        let next = compile(&resource, self.previous.as_deref(), Timestamp::now()).map(Box::new);
+        self.previous = next.or(self.previous.take());
+        Ok(*self.previous.clone().expect("without a previous policy there is always a new one"))
     }
 }
 

@@ -68,15 +68,7 @@ async fn ask(service: &Definition, arguments: &Status) -> Result<(bool, Value), 
         let text = error.to_string();
         if text.contains("refused") { "not running".to_owned() } else { text }
     })?;
-    let ready = upstream
-        .call(
-            axum::extract::Request::get("/readyz")
-                .body(axum::body::Body::empty())
-                .map_err(|e| e.to_string())?,
-            LIMIT,
-        )
-        .await
-        .is_ok_and(|answer| answer.status().is_success());
+    let ready = upstream.is_ready(LIMIT).await;
     Ok((ready, policy))
 }
 

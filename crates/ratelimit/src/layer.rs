@@ -16,7 +16,7 @@ use std::{
 };
 
 use foldhash::quality::RandomState;
-use http::{Extensions, Request, Response};
+use http::{Extensions, Request, Response, StatusCode};
 use phase6_policy::Mode;
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
@@ -153,13 +153,21 @@ where
                     match shared.act(mode, &rule, decision) {
                         Some(answer) => Ok(answer),
                         None => inner.call(request).await.map(|mut answer| {
-                            headers::write(&rule, &decision, answer.headers_mut());
+                            tell(&rule, &decision, &mut answer);
                             answer
                         }),
                     }
                 }))
             }
         }
+    }
+}
+
+/// Says in an answer what is left. An answer that was refused further in speaks of the limit that
+/// refused it, and is left alone.
+fn tell<ResBody>(rule: &Rule, decision: &Decision, answer: &mut Response<ResBody>) {
+    if answer.status() != StatusCode::TOO_MANY_REQUESTS {
+        headers::write(rule, decision, answer.headers_mut());
     }
 }
 
@@ -230,7 +238,7 @@ where
             StateProjection::Passing { future, told } => {
                 let mut answer = ready!(future.poll(cx))?;
                 if let Some((rule, decision)) = told {
-                    headers::write(rule, decision, answer.headers_mut());
+                    tell(rule, decision, &mut answer);
                 }
                 Poll::Ready(Ok(answer))
             }
@@ -243,7 +251,6 @@ where
 mod tests {
     use std::{convert::Infallible, net::Ipv4Addr};
 
-    use http::StatusCode;
     use serde_json::json;
     use tower::{ServiceExt, service_fn};
 

@@ -7,7 +7,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Instant,
@@ -32,7 +32,9 @@ pub struct Memory {
 
 #[derive(Debug)]
 struct Table {
-    sets: Box<[Mutex<Set>]>,
+    /// Made when the first key comes: a service without a limit needs no table.
+    sets: OnceLock<Box<[Mutex<Set>]>>,
+    count: usize,
     epoch: Instant,
     displaced: AtomicU64,
 }
@@ -69,7 +71,8 @@ impl Memory {
         let sets = keys.div_ceil(WAYS).next_power_of_two();
         Self {
             table: Arc::new(Table {
-                sets: (0..sets).map(|_| Mutex::default()).collect(),
+                sets: OnceLock::new(),
+                count: sets,
                 epoch: Instant::now(),
                 displaced: AtomicU64::new(0),
             }),
@@ -79,7 +82,7 @@ impl Memory {
     /// Takes `cost` tokens from the bucket `key` at `now_ns`; see [`Bucket::decide`].
     pub fn decide_at(&self, key: u64, limit: &Limit, cost: u32, now_ns: u64) -> Decision {
         let key = key.max(1);
-        let sets = &self.table.sets;
+        let sets = self.table.sets();
         let mut set = sets[(key >> 32) as usize & (sets.len() - 1)].lock();
         let way = set.keys.iter().position(|held| *held == key).unwrap_or_else(|| {
             let way = set.room();
@@ -104,14 +107,20 @@ impl Memory {
             set.keys.iter().zip(&set.slots).filter(|(key, slot)| **key != 0 && slot.full_at_ns > now).count()
         };
         Stats {
-            active_buckets: self.table.sets.iter().map(active).sum(),
-            max_buckets: self.table.sets.len() * WAYS,
+            active_buckets: self.table.sets.get().map_or(0, |sets| sets.iter().map(active).sum()),
+            max_buckets: self.table.count * WAYS,
             displaced: self.table.displaced.load(Ordering::Relaxed),
         }
     }
 
     fn now_ns(&self) -> u64 {
         self.table.epoch.elapsed().as_nanos() as u64
+    }
+}
+
+impl Table {
+    fn sets(&self) -> &[Mutex<Set>] {
+        self.sets.get_or_init(|| (0..self.count).map(|_| Mutex::default()).collect())
     }
 }
 

@@ -186,11 +186,17 @@ impl Store {
     /// What the pool does.
     pub fn snapshot(&self) -> PoolSnapshot {
         let Inner { url, limits, reading, writing, slow, statements } = &*self.inner;
-        let (mut size, mut idle, mut max) =
-            (reading.size(), reading.num_idle() as u32, limits.max_connections.max(1));
+        // The two numbers of a pool are read one after the other, so idle can seem larger.
+        let counts = |pool: &AnyPool| {
+            let size = pool.size();
+            (size, u32::try_from(pool.num_idle()).unwrap_or(size).min(size))
+        };
+        let (mut size, mut idle) = counts(reading);
+        let mut max = limits.max_connections.max(1);
         if matches!(url, DatabaseUrl::Sqlite(_)) {
-            size += writing.size();
-            idle += writing.num_idle() as u32;
+            let (writer, free) = counts(writing);
+            size += writer;
+            idle += free;
             max += 1;
         }
         let active = size.saturating_sub(idle);

@@ -54,7 +54,10 @@ impl Health {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        Condition::{Degraded, Healthy, Unhealthy, Unknown},
+        *,
+    };
 
     /// In the original, listeners heard of `degraded` and never of `unhealthy`, and an endpoint
     /// was never ready.
@@ -65,7 +68,6 @@ mod tests {
             .into_iter()
             .filter_map(|success| health.observe(success))
             .collect();
-        use Condition::{Degraded, Healthy, Unhealthy, Unknown};
         assert_eq!(
             told,
             [(Unknown, Healthy), (Healthy, Degraded), (Degraded, Unhealthy), (Unhealthy, Healthy)]
