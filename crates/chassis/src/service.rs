@@ -17,7 +17,7 @@ use futures_util::future::BoxFuture;
 use http::StatusCode;
 use phase6_breaker::Breaker;
 use phase6_cache::{Cache, Disk, Level};
-use phase6_store::{DatabaseUrl, Migrator, PoolLimits, Store, StoreError};
+use phase6_store::{DatabaseUrl, Migration, PoolLimits, Store, StoreError};
 use phase6_telemetry::Telemetry;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -61,7 +61,7 @@ impl Domain {
 #[derive(Clone, Copy, Default)]
 pub struct Needs {
     /// Records, with these migrations.
-    pub store: Option<fn() -> Migrator>,
+    pub store: Option<&'static [Migration]>,
     /// Peers that it calls.
     pub peers: &'static [&'static str],
     /// Names under which it counts requests, beside its routes.
@@ -318,7 +318,7 @@ async fn open_store(
     let failed =
         |source| StartError::Store { service: definition.name, database: host.database.to_string(), source };
     let store = Store::connect(&host.database, PoolLimits::default()).await.map_err(failed)?;
-    store.migrate(definition.name, migrations()).await.map_err(failed)?;
+    store.migrate(definition.name, migrations).await.map_err(failed)?;
     let shown = store.clone();
     components.register(Kind::Database, "records", move || json!(shown.snapshot()));
     Ok(Some(store))

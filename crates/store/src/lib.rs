@@ -19,12 +19,14 @@ mod error;
 mod slow;
 mod statement;
 mod store;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod url;
 
 pub use batch::Batch;
 pub use error::StoreError;
 pub use slow::{SlowStatement, normalise};
-pub use sqlx::{self, Row, any::AnyRow, migrate::Migrator};
+pub use sqlx::{Row, any::AnyRow};
 pub use statement::{Statement, Tx, sql};
-pub use store::{PoolLimits, PoolSnapshot, Store};
+pub use store::{Migration, PoolLimits, PoolSnapshot, Store};
 pub use url::{DatabaseUrl, InvalidUrl};

@@ -13,7 +13,7 @@ use serde::Serialize;
 use sqlx::{
     AnyPool, AssertSqlSafe, Executor, Row, SqlSafeStr,
     any::{AnyPoolOptions, AnyRow},
-    migrate::Migrator,
+    migrate::{self, MigrationType, Migrator},
 };
 
 use crate::{
@@ -51,6 +51,29 @@ impl Default for PoolLimits {
             max_lifetime: Duration::from_mins(30),
             slow_statement: Duration::from_millis(100),
         }
+    }
+}
+
+/// One step of a schema. What was carried out once may never change.
+#[derive(Clone, Copy, Debug)]
+pub struct Migration {
+    /// Steps are carried out in the order of their versions.
+    pub version: i64,
+    /// What it is for.
+    pub name: &'static str,
+    /// Statements in the common SQL of both databases.
+    pub sql: &'static str,
+}
+
+impl Migration {
+    fn prepared(&self) -> migrate::Migration {
+        migrate::Migration::new(
+            self.version,
+            self.name.into(),
+            MigrationType::Simple,
+            self.sql.into_sql_str(),
+            false,
+        )
     }
 }
 
@@ -153,7 +176,8 @@ impl Store {
     /// # Errors
     ///
     /// A migration failed, or one that was done has been changed since.
-    pub async fn migrate(&self, owner: &str, mut migrations: Migrator) -> Result<(), StoreError> {
+    pub async fn migrate(&self, owner: &str, migrations: &[Migration]) -> Result<(), StoreError> {
+        let mut migrations = Migrator::with_migrations(migrations.iter().map(Migration::prepared).collect());
         migrations.dangerous_set_table_name(format!("phase6_migrations_{owner}"));
         migrations.run(&self.inner.writing).await?;
         Ok(())

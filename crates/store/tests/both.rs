@@ -7,38 +7,25 @@
 
 use std::time::Duration;
 
-use phase6_store::{DatabaseUrl, PoolLimits, Row, Store, StoreError, sql, sqlx};
+use phase6_store::{
+    DatabaseUrl, Migration, PoolLimits, Row, Store, StoreError, on_both_databases, sql,
+    testing::{Fresh, Kind, fresh},
+};
 
-/// A database of its own for one test, and what keeps it alive.
-struct Fresh {
+const MIGRATIONS: [Migration; 1] =
+    [Migration { version: 1, name: "things", sql: include_str!("migrations/0001_things.sql") }];
+
+/// A migrated database of its own for one test, and what keeps it alive.
+struct Made {
     store: Store,
-    url: DatabaseUrl,
-    _folder: Option<tempfile::TempDir>,
+    fresh: Fresh,
 }
 
-async fn fresh(kind: &str, limits: PoolLimits) -> Fresh {
-    let (url, folder) = match kind {
-        "sqlite" => {
-            let folder = tempfile::tempdir().unwrap();
-            (DatabaseUrl::file(folder.path().join("deep/er/test.db")), Some(folder))
-        }
-        _ => {
-            let server = std::env::var("PHASE6_TEST_POSTGRES").expect("PHASE6_TEST_POSTGRES names a server");
-            let admin: DatabaseUrl = format!("{server}/postgres").parse().unwrap();
-            let admin = Store::connect(&admin, PoolLimits::default()).await.unwrap();
-            let stamp =
-                std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos();
-            let name = format!("test_{stamp}_{:?}", std::thread::current().id())
-                .replace(|c: char| !c.is_ascii_alphanumeric() && c != '_', "")
-                .to_lowercase();
-            sql(format!("CREATE DATABASE {name}")).run(&admin).await.unwrap();
-            admin.close().await;
-            (format!("{server}/{name}").parse().unwrap(), None)
-        }
-    };
-    let store = Store::connect(&url, limits).await.unwrap();
-    store.migrate("things", sqlx::migrate!("tests/migrations")).await.unwrap();
-    Fresh { store, url, _folder: folder }
+async fn made(kind: Kind, limits: PoolLimits) -> Made {
+    let fresh = fresh(kind).await;
+    let store = Store::connect(&fresh.url, limits).await.unwrap();
+    store.migrate("things", &MIGRATIONS).await.unwrap();
+    Made { store, fresh }
 }
 
 async fn insert(store: &Store, id: &str, amount: i64) -> Result<u64, StoreError> {
@@ -56,8 +43,8 @@ async fn amount(store: &Store, id: &str) -> Option<i64> {
     row.map(|row| row.get(0))
 }
 
-async fn values_come_back_as_they_were(kind: &str) {
-    let Fresh { store, .. } = &fresh(kind, PoolLimits::default()).await;
+async fn values_come_back_as_they_were(kind: Kind) {
+    let Made { store, .. } = &made(kind, PoolLimits::default()).await;
     insert(store, "a", i64::MAX).await.unwrap();
     let row = sql("SELECT amount, share, note, id FROM things").first(store).await.unwrap().unwrap();
     assert_eq!(row.get::<i64, _>(0), i64::MAX);
@@ -66,24 +53,24 @@ async fn values_come_back_as_they_were(kind: &str) {
     assert_eq!(row.get::<String, _>(3), "a");
 }
 
-async fn a_second_record_of_one_identity_is_a_conflict(kind: &str) {
-    let Fresh { store, .. } = &fresh(kind, PoolLimits::default()).await;
+async fn a_second_record_of_one_identity_is_a_conflict(kind: Kind) {
+    let Made { store, .. } = &made(kind, PoolLimits::default()).await;
     insert(store, "a", 1).await.unwrap();
     assert!(matches!(insert(store, "a", 2).await, Err(StoreError::Conflict(_))));
     assert_eq!(amount(store, "a").await, Some(1));
 }
 
-async fn migrating_twice_changes_nothing_and_owners_do_not_meet(kind: &str) {
-    let Fresh { store, .. } = &fresh(kind, PoolLimits::default()).await;
+async fn migrating_twice_changes_nothing_and_owners_do_not_meet(kind: Kind) {
+    let Made { store, .. } = &made(kind, PoolLimits::default()).await;
     insert(store, "a", 1).await.unwrap();
-    store.migrate("things", sqlx::migrate!("tests/migrations")).await.unwrap();
+    store.migrate("things", &MIGRATIONS).await.unwrap();
     assert_eq!(amount(store, "a").await, Some(1));
-    let second = store.migrate("others", sqlx::migrate!("tests/migrations")).await;
+    let second = store.migrate("others", &MIGRATIONS).await;
     assert!(matches!(second, Err(StoreError::Migration(_))), "its table exists, its list is its own");
 }
 
-async fn a_transaction_is_all_or_nothing(kind: &str) {
-    let Fresh { store, .. } = &fresh(kind, PoolLimits::default()).await;
+async fn a_transaction_is_all_or_nothing(kind: Kind) {
+    let Made { store, .. } = &made(kind, PoolLimits::default()).await;
     let mut tx = store.begin().await.unwrap();
     sql("INSERT INTO things (id, amount, share) VALUES ('t', 1, 0)").run_in(&mut tx).await.unwrap();
     assert_eq!(amount(store, "t").await, None, "not seen outside");
@@ -95,8 +82,8 @@ async fn a_transaction_is_all_or_nothing(kind: &str) {
     assert_eq!(amount(store, "t").await, Some(1));
 }
 
-async fn a_conditional_update_never_passes_its_bound(kind: &str) {
-    let Fresh { store, .. } = &fresh(kind, PoolLimits::default()).await;
+async fn a_conditional_update_never_passes_its_bound(kind: Kind) {
+    let Made { store, .. } = &made(kind, PoolLimits::default()).await;
     insert(store, "a", 0).await.unwrap();
     let tries: Vec<_> = (0..50)
         .map(|_| {
@@ -118,9 +105,9 @@ async fn a_conditional_update_never_passes_its_bound(kind: &str) {
 }
 
 /// The original opened ten connections with a maximum of three.
-async fn the_pool_never_exceeds_its_maximum(kind: &str) {
+async fn the_pool_never_exceeds_its_maximum(kind: Kind) {
     let limits = PoolLimits { max_connections: 3, ..PoolLimits::default() };
-    let Fresh { store, .. } = &fresh(kind, limits).await;
+    let Made { store, .. } = &made(kind, limits).await;
     let reads: Vec<_> = (0..30)
         .map(|_| {
             let store = store.clone();
@@ -139,9 +126,9 @@ async fn the_pool_never_exceeds_its_maximum(kind: &str) {
     }
 }
 
-async fn a_connection_is_released_by_a_caller_that_gives_up(kind: &str) {
+async fn a_connection_is_released_by_a_caller_that_gives_up(kind: Kind) {
     let limits = PoolLimits { max_connections: 1, ..PoolLimits::default() };
-    let Fresh { store, .. } = &fresh(kind, limits).await;
+    let Made { store, .. } = &made(kind, limits).await;
     for _ in 0..20 {
         let read = sql("SELECT COUNT(*) FROM things").first(store);
         let _ = tokio::time::timeout(Duration::from_micros(50), read).await;
@@ -150,10 +137,10 @@ async fn a_connection_is_released_by_a_caller_that_gives_up(kind: &str) {
 }
 
 /// In the original, those who waited at the drain were forgotten until their own time-out.
-async fn closing_answers_those_who_wait(kind: &str) {
+async fn closing_answers_those_who_wait(kind: Kind) {
     let limits =
         PoolLimits { max_connections: 1, acquire_timeout: Duration::from_secs(8), ..PoolLimits::default() };
-    let Fresh { store, .. } = &fresh(kind, limits).await;
+    let Made { store, .. } = &made(kind, limits).await;
     let held = store.begin().await.unwrap();
     let waiting = tokio::spawn({
         let store = store.clone();
@@ -173,21 +160,21 @@ async fn closing_answers_those_who_wait(kind: &str) {
     assert!(store.ping().await.unwrap_err().is_unavailable());
 }
 
-async fn no_free_connection_is_told_within_the_limit(kind: &str) {
+async fn no_free_connection_is_told_within_the_limit(kind: Kind) {
     let limits = PoolLimits {
         max_connections: 1,
         acquire_timeout: Duration::from_millis(50),
         ..PoolLimits::default()
     };
-    let Fresh { store, .. } = &fresh(kind, limits).await;
+    let Made { store, .. } = &made(kind, limits).await;
     let _held = store.begin().await.unwrap();
     let Err(error) = store.begin().await else { panic!("there is only one") };
     assert!(error.is_unavailable(), "{error}");
 }
 
-async fn slow_statements_are_remembered_without_values_and_with_a_hint(kind: &str) {
+async fn slow_statements_are_remembered_without_values_and_with_a_hint(kind: Kind) {
     let limits = PoolLimits { slow_statement: Duration::ZERO, ..PoolLimits::default() };
-    let Fresh { store, .. } = &fresh(kind, limits).await;
+    let Made { store, .. } = &made(kind, limits).await;
     for i in 0..5_i64 {
         insert(store, &format!("id{i}"), i).await.unwrap();
     }
@@ -212,33 +199,15 @@ async fn slow_statements_are_remembered_without_values_and_with_a_hint(kind: &st
     }
 }
 
-async fn what_was_committed_is_there_after_reconnecting(kind: &str) {
-    let made = fresh(kind, PoolLimits::default()).await;
+async fn what_was_committed_is_there_after_reconnecting(kind: Kind) {
+    let made = made(kind, PoolLimits::default()).await;
     insert(&made.store, "a", 5).await.unwrap();
     made.store.close().await;
-    let again = Store::connect(&made.url, PoolLimits::default()).await.unwrap();
+    let again = Store::connect(&made.fresh.url, PoolLimits::default()).await.unwrap();
     assert_eq!(amount(&again, "a").await, Some(5));
 }
 
-macro_rules! both {
-    ($($name:ident),* $(,)?) => {
-        mod sqlite {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() {
-                super::$name("sqlite").await;
-            })*
-        }
-        mod postgres {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            #[ignore = "needs PostgreSQL: run by cargo xtask test"]
-            async fn $name() {
-                super::$name("postgres").await;
-            })*
-        }
-    };
-}
-
-both! {
+on_both_databases! {
     values_come_back_as_they_were,
     a_second_record_of_one_identity_is_a_conflict,
     migrating_twice_changes_nothing_and_owners_do_not_meet,

@@ -1,17 +1,157 @@
-//! The bill for model calls: status, cost and choice of AI providers, and calls to them within a daily limit.
+//! budget: the bill for model calls.
 //!
-//! Its own endpoints are not built yet: it answers what every service answers, says so in
-//! `/api/v1/status`, and invents nothing.
+//! ```text
+//! routes -> broker -> gate -> ledger.reserve -> provider -> ledger.settle
+//!              |                  (SQL, all replicas)
+//!              '-> answers (kept, by tenant)
+//! ```
+//!
+//! * [`money`] and [`price`]: whole micro-dollars, one price list.
+//! * [`ledger`]: a daily limit that concurrency and replicas cannot pass.
+//! * [`provider`]: the providers and their wire formats.
+//! * [`routing`] and [`broker`]: whom to ask, and what to do when one does not answer.
+//! * [`cohort`] and [`roi`]: what groups of users spend, and what they get for it.
 
-use phase6_chassis::{Definition, Domain, Needs};
+pub mod answers;
+pub mod broker;
+pub mod cohort;
+pub mod gate;
+pub mod ledger;
+pub mod money;
+pub mod policy;
+pub mod price;
+pub mod provider;
+pub mod roi;
+mod routes;
+pub mod routing;
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use phase6_chassis::{
+    Definition, Domain, Kind, Kit, Needs, StartError,
+    store::{Migration, StoreError},
+};
+use serde_json::json;
 use utoipa_axum::router::OpenApiRouter;
+
+use crate::{
+    answers::Answers,
+    broker::{Broker, Parts},
+    cohort::Cohorts,
+    gate::Gate,
+    ledger::Ledger,
+    money::Micros,
+    policy::{Policies, ProviderPolicy},
+    price::{PriceList, amount},
+    provider::{Client, Directory},
+    routing::Criticality,
+};
 
 /// The service.
 pub const SERVICE: Definition = Definition {
     name: "budget",
     port: 3003,
-    domain: Domain::NotBuilt,
-    about: "The bill for model calls: status, cost and choice of AI providers, and calls to them within a daily limit.",
-    needs: Needs { store: None, peers: &[], labels: &[] },
-    build: |_| Box::pin(async { Ok(OpenApiRouter::new()) }),
+    domain: Domain::Built,
+    about: "The bill for model calls: status, cost and choice of AI providers, and calls to them within a \
+            daily limit.",
+    needs: Needs { store: Some(&MIGRATIONS), peers: &[], labels: &[] },
+    build: |kit| Box::pin(build(kit)),
 };
+
+const MIGRATIONS: [Migration; 1] =
+    [Migration { version: 1, name: "budget", sql: include_str!("../migrations/0001_budget.sql") }];
+
+/// What may be spent in a day unless `DAILY_BUDGET_LIMIT` says otherwise.
+const DAILY_LIMIT: Micros = Micros::new(5_000_000);
+/// How long a provider may be silent before a second one is asked, unless `HEDGE_AFTER_MS` says
+/// otherwise.
+const HEDGE_AFTER: Duration = Duration::from_millis(2_500);
+/// How often the policy of other replicas is looked at, and how often the records are tidied.
+const REFRESH: Duration = Duration::from_secs(2);
+const TIDY_EVERY: u32 = 15;
+
+async fn build(kit: Kit) -> Result<OpenApiRouter, StartError> {
+    let store = kit.need_store()?;
+    let unusable =
+        |source: StoreError| StartError::Store { service: "budget", database: "records".into(), source };
+    let daily_limit = amount(&kit.settings, "DAILY_BUDGET_LIMIT")?.unwrap_or(DAILY_LIMIT);
+    let prices = PriceList::from_settings(&kit.settings)?;
+    let client = Client::new().map_err(|error| StartError::Setting {
+        name: "system certificates".into(),
+        accepted: format!("an HTTP client cannot be made: {error}"),
+    })?;
+    let directory = Directory::new(&kit, client)?;
+    let ledger = Ledger::new(store.clone(), daily_limit);
+    let initial = ProviderPolicy {
+        max_concurrency: whole(&kit, "PROVIDER_MAX_CONCURRENCY", 1, 12)?.map_or(4, |n| n as u32),
+        min_concurrency: 1,
+        criticality: Criticality::Normal,
+    };
+    let gate = Gate::new(initial.max_concurrency as usize);
+    let policies = Policies::new(store.clone(), gate.clone(), initial).await.map_err(unusable)?;
+    let answers = Answers::new(store.clone());
+    let hedge_after = whole(&kit, "HEDGE_AFTER_MS", 1, 60_000)?.map_or(HEDGE_AFTER, Duration::from_millis);
+    let parts = Parts {
+        directory: directory.clone(),
+        prices: prices.clone(),
+        ledger: ledger.clone(),
+        gate: gate.clone(),
+        policies: policies.clone(),
+        answers: answers.clone(),
+        hedge_after,
+    };
+    let broker = Broker::new(parts, &kit);
+    let shown = broker.clone();
+    kit.components.register(Kind::Other, "deduplicator", move || json!(shown.dedup()));
+    kit.components.register(Kind::Other, "callGate", move || {
+        let (running, waiting) = gate.load();
+        json!({"running": running, "waiting": waiting})
+    });
+    kit.tasks.spawn(keep_house(kit.clone(), ledger.clone(), answers, policies.clone()));
+    Ok(routes::all(routes::Shelf {
+        broker,
+        cohorts: Cohorts::new(store),
+        directory,
+        ledger,
+        policies,
+        prices,
+        watchers: routes::events::Watchers::default(),
+        kit,
+    }))
+}
+
+/// Follows the policy of other replicas and tidies the records. Every replica may do it at once:
+/// each statement takes what it removes.
+async fn keep_house(kit: Kit, ledger: Ledger, answers: Answers, policies: Policies) {
+    for round in 0_u32.. {
+        if let Err(error) = policies.refresh().await {
+            tracing::warn!(%error, "the provider policy could not be read");
+        }
+        if round.is_multiple_of(TIDY_EVERY) {
+            let now = Timestamp::now();
+            if let Err(error) = ledger.reclaim(now).await {
+                tracing::warn!(%error, "abandoned reservations could not be charged");
+            }
+            if let Err(error) = answers.sweep(now).await {
+                tracing::warn!(%error, "expired answers could not be removed");
+            }
+        }
+        tokio::select! {
+            () = kit.stop.cancelled() => return,
+            () = tokio::time::sleep(REFRESH) => {}
+        }
+    }
+}
+
+/// A whole number from the settings, within bounds.
+fn whole(kit: &Kit, name: &str, least: u64, most: u64) -> Result<Option<u64>, StartError> {
+    let Some(text) = kit.settings.get(name) else { return Ok(None) };
+    match text.trim().parse() {
+        Ok(number) if (least..=most).contains(&number) => Ok(Some(number)),
+        _ => Err(StartError::Setting {
+            name: name.to_owned(),
+            accepted: format!("it is {text:?}; accepted: a whole number from {least} to {most}"),
+        }),
+    }
+}

@@ -1,0 +1,396 @@
+//! Calls to providers: kept answers, one call for many who ask the same, a place, an amount set
+//! aside, a breaker, the next provider when one fails or is slow.
+//!
+//! ```text
+//! ask -> kept? -> under way? -> gate -> candidates (task, criticality, usable)
+//!                                          |  first
+//!                                          v
+//!                     breaker -> reserve -> call -> settle -> answer
+//!                        ^                   |
+//!                        '-- next: it failed, or was silent too long (hedge) --'
+//! ```
+//!
+//! A paid call is never made twice for the same ask at the same time with the same provider; a
+//! second provider is asked only when the first has failed or has been silent for a while. Work
+//! that was begun is finished and settled also when nobody waits any more.
+
+mod attempt;
+mod stream;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use http::StatusCode;
+use jiff::Timestamp;
+use phase6_chassis::{
+    ApiError, Kit,
+    cache::{Boarding, Cache, Flights, Invalidation},
+    telemetry::Exchange,
+};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+pub use self::{
+    attempt::Attempt,
+    stream::{StreamEvent, Streamed},
+};
+use crate::{
+    answers::{Answers, Kept, Question},
+    gate::{Gate, Place},
+    ledger::{Ledger, until_tomorrow},
+    money::Micros,
+    policy::Policies,
+    price::PriceList,
+    provider::{Directory, Prompt, ProviderId, Usage},
+    routing::{Criticality, Task, order, task_of},
+};
+
+/// Longest wait for a place.
+const PLACE: Duration = Duration::from_secs(10);
+
+/// What is asked.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    /// Who asks; answers are kept apart by it.
+    pub tenant: String,
+    /// The prompt.
+    pub prompt: Prompt,
+    /// How much quality counts; none: as the policy says.
+    pub criticality: Option<Criticality>,
+    /// Only this provider.
+    pub only: Option<ProviderId>,
+    /// For how long the answer may be given again; zero: it may not.
+    pub ttl: Duration,
+}
+
+/// What is answered.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Answer {
+    /// The text.
+    pub text: String,
+    /// Who gave it.
+    pub provider: String,
+    /// With which model.
+    pub model: String,
+    /// What kind of answer the prompt was taken to want.
+    pub task: Task,
+    /// Tokens, if the provider said.
+    pub usage: Option<Usage>,
+    /// What it cost, in dollars.
+    #[schema(value_type = f64)]
+    pub cost: Micros,
+    /// Whether the cost is our estimate, because the provider did not say.
+    pub estimated: bool,
+    /// Providers that were tried before and why they did not answer.
+    pub attempts: Vec<Attempt>,
+}
+
+/// How an answer was come by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A provider was called.
+    Called,
+    /// It was kept from before.
+    Kept,
+    /// Another one's call brought it.
+    Joined,
+}
+
+/// Why there is no answer.
+#[derive(Clone, Debug)]
+pub enum NoAnswer {
+    /// No provider is set up.
+    NoProvider {
+        /// What to set.
+        how: String,
+    },
+    /// Every provider failed or may not be called now.
+    AllFailed {
+        /// What happened with each.
+        attempts: Vec<Attempt>,
+    },
+    /// The daily budget does not allow it.
+    Exceeded {
+        /// What the budget says.
+        what: String,
+    },
+    /// Too many calls are under way.
+    Busy {
+        /// What the gate says.
+        what: String,
+    },
+    /// The records cannot be used.
+    NoRecords,
+}
+
+impl From<NoAnswer> for ApiError {
+    fn from(reason: NoAnswer) -> Self {
+        match reason {
+            NoAnswer::NoProvider { how } => Self::unavailable("no_provider", how, 30),
+            NoAnswer::AllFailed { attempts } => {
+                let wait =
+                    attempts.iter().filter_map(|attempt| attempt.retry_after_seconds).min().unwrap_or(5);
+                let told: Vec<_> = attempts
+                    .iter()
+                    .map(|attempt| format!("{}: {}", attempt.provider, attempt.reason))
+                    .collect();
+                let message = format!("no provider answered ({})", told.join("; "));
+                Self::unavailable("providers_failed", message, wait)
+            }
+            NoAnswer::Exceeded { what } => Self::new(StatusCode::PAYMENT_REQUIRED, "budget_exceeded", what)
+                .retry_after(until_tomorrow(Timestamp::now()).as_secs() + 1),
+            NoAnswer::Busy { what } => Self::unavailable("too_many_calls", what, 2),
+            NoAnswer::NoRecords => {
+                Self::unavailable("database_unavailable", "the database cannot be reached or written now", 2)
+            }
+        }
+    }
+}
+
+/// What the de-duplicator shows.
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DedupState {
+    /// Different questions under way.
+    pub pending_requests: usize,
+    /// Questions asked since the start.
+    pub total_requests: u64,
+    /// Of them: answered from what was kept.
+    pub kept_hits: u64,
+    /// Of them: answered by another one's call.
+    pub joined: u64,
+    /// Share answered without a call of their own, from 0 to 1.
+    pub deduplication_hit_rate: f64,
+}
+
+type Shared = Arc<Result<Answer, NoAnswer>>;
+
+/// Makes calls. Clones are handles to the same one.
+#[derive(Clone)]
+pub struct Broker {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    directory: Directory,
+    prices: PriceList,
+    ledger: Ledger,
+    gate: Gate,
+    policies: Policies,
+    answers: Answers,
+    flights: Arc<Flights<Question, Shared>>,
+    responses: Cache,
+    /// How long a provider may be silent before a second one is asked.
+    hedge_after: Duration,
+    asked: AtomicU64,
+    kept: AtomicU64,
+    joined: AtomicU64,
+}
+
+/// What a broker works with.
+pub struct Parts {
+    /// The providers.
+    pub directory: Directory,
+    /// What they cost.
+    pub prices: PriceList,
+    /// The spending.
+    pub ledger: Ledger,
+    /// How many calls at a time.
+    pub gate: Gate,
+    /// How calls are made.
+    pub policies: Policies,
+    /// Answers that are kept.
+    pub answers: Answers,
+    /// How long a provider may be silent before a second one is asked.
+    pub hedge_after: Duration,
+}
+
+impl Broker {
+    /// A broker.
+    pub fn new(parts: Parts, kit: &Kit) -> Self {
+        let Parts { directory, prices, ledger, gate, policies, answers, hedge_after } = parts;
+        Self {
+            inner: Arc::new(Inner {
+                directory,
+                prices,
+                ledger,
+                gate,
+                policies,
+                answers,
+                flights: Arc::default(),
+                responses: kit.cache.clone(),
+                hedge_after,
+                asked: AtomicU64::new(0),
+                kept: AtomicU64::new(0),
+                joined: AtomicU64::new(0),
+            }),
+        }
+    }
+
+    /// What the de-duplicator shows.
+    pub fn dedup(&self) -> DedupState {
+        let get = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let (total, kept, joined) = (get(&self.inner.asked), get(&self.inner.kept), get(&self.inner.joined));
+        DedupState {
+            pending_requests: self.inner.flights.len(),
+            total_requests: total,
+            kept_hits: kept,
+            joined,
+            deduplication_hit_rate: if total == 0 { 0.0 } else { (kept + joined) as f64 / total as f64 },
+        }
+    }
+
+    /// Answers a question.
+    ///
+    /// # Errors
+    ///
+    /// See [`NoAnswer`].
+    pub async fn answer(&self, ask: Ask) -> Result<(Answer, Source), NoAnswer> {
+        let inner = &self.inner;
+        inner.asked.fetch_add(1, Ordering::Relaxed);
+        let (task, criticality, candidates) = self.candidates(&ask);
+        let models = candidates.iter().map(|id| (*id, inner.directory.get(*id).model()));
+        let question = Question::new(&ask.tenant, &ask.prompt, task, criticality, models);
+        if !ask.ttl.is_zero()
+            && let Ok(Some(kept)) = inner.answers.get(&question, Timestamp::now()).await
+        {
+            inner.kept.fetch_add(1, Ordering::Relaxed);
+            return Ok((from_kept(kept, task), Source::Kept));
+        }
+        match inner.flights.board(question.clone()) {
+            Boarding::Wait(passenger) => {
+                if let Some(result) = passenger.landed().await {
+                    inner.joined.fetch_add(1, Ordering::Relaxed);
+                    return (*result).clone().map(|answer| (answer, Source::Joined));
+                }
+                self.call(&ask, task, &candidates).await.map(|answer| (answer, Source::Called))
+            }
+            Boarding::Lead(pilot) => {
+                // In a task of its own: others may wait for it when this caller has gone away.
+                let broker = self.clone();
+                let work = async move {
+                    let result = broker.call(&ask, task, &candidates).await;
+                    if let Ok(answer) = &result
+                        && !ask.ttl.is_zero()
+                    {
+                        broker.keep(&question, answer, ask.ttl).await;
+                    }
+                    let result = Arc::new(result);
+                    pilot.land(Arc::clone(&result));
+                    result
+                };
+                let task = match Exchange::current() {
+                    Some(exchange) => tokio::spawn(exchange.scope(work)),
+                    None => tokio::spawn(work),
+                };
+                match task.await {
+                    Ok(result) => (*result).clone().map(|answer| (answer, Source::Called)),
+                    Err(_) => Err(NoAnswer::AllFailed { attempts: vec![] }),
+                }
+            }
+        }
+    }
+
+    /// What the prompt wants, how much quality counts, and whom to try in which order.
+    fn candidates(&self, ask: &Ask) -> (Task, Criticality, Vec<ProviderId>) {
+        let task = task_of(&ask.prompt.text);
+        let criticality = ask.criticality.unwrap_or_else(|| self.inner.policies.get().criticality);
+        let candidates = match ask.only {
+            Some(only) => vec![only],
+            None => order(task, criticality).to_vec(),
+        };
+        (task, criticality, candidates)
+    }
+
+    async fn keep(&self, question: &Question, answer: &Answer, ttl: Duration) {
+        let kept = Kept {
+            provider: answer.provider.clone(),
+            model: answer.model.clone(),
+            text: answer.text.clone(),
+        };
+        if let Err(error) = self.inner.answers.put(question, &kept, ttl, Timestamp::now()).await {
+            tracing::warn!(%error, "an answer could not be kept");
+        }
+    }
+
+    /// A place, and the candidates that are set up.
+    async fn admitted(&self, candidates: &[ProviderId]) -> Result<(Place, Vec<ProviderId>), NoAnswer> {
+        let usable = self.inner.directory.usable().await;
+        let candidates: Vec<_> = candidates.iter().copied().filter(|id| usable.contains(id)).collect();
+        if candidates.is_empty() {
+            return Err(NoAnswer::NoProvider { how: self.inner.directory.how_to_get_one() });
+        }
+        let place =
+            self.inner.gate.enter(PLACE).await.map_err(|why| NoAnswer::Busy { what: why.to_string() })?;
+        Ok((place, candidates))
+    }
+
+    /// Tries the candidates until one answers.
+    async fn call(&self, ask: &Ask, task: Task, candidates: &[ProviderId]) -> Result<Answer, NoAnswer> {
+        let (_place, candidates) = self.admitted(candidates).await?;
+        let mut queue = candidates.into_iter();
+        let mut running = FuturesUnordered::new();
+        let mut failed: Vec<Attempt> = Vec::new();
+        running.extend(queue.next().map(|id| self.attempt(id, ask, task)));
+        loop {
+            let may_hedge = running.len() == 1 && queue.len() > 0;
+            tokio::select! {
+                Some(result) = running.next() => match result {
+                    Ok(mut answer) => {
+                        answer.attempts = failed;
+                        return Ok(answer);
+                    }
+                    Err(attempt) => {
+                        failed.push(attempt);
+                        if running.is_empty() {
+                            match queue.next() {
+                                Some(id) => running.push(self.attempt(id, ask, task)),
+                                None => return Err(why(failed)),
+                            }
+                        }
+                    }
+                },
+                () = tokio::time::sleep(self.inner.hedge_after), if may_hedge => {
+                    running.extend(queue.next().map(|id| self.attempt(id, ask, task)));
+                }
+            }
+        }
+    }
+
+    /// What was spent has changed: answers about it are no longer right.
+    fn spent(&self) {
+        self.inner.responses.invalidate(Invalidation::Tag("spending".into()));
+    }
+}
+
+/// The reason that helps most, out of everything that happened.
+fn why(attempts: Vec<Attempt>) -> NoAnswer {
+    if let Some(exceeded) = attempts.iter().find(|attempt| attempt.exceeded) {
+        // Something could have been called if the budget allowed it.
+        return NoAnswer::Exceeded { what: exceeded.reason.clone() };
+    }
+    if attempts.iter().all(|attempt| attempt.no_records) {
+        return NoAnswer::NoRecords;
+    }
+    NoAnswer::AllFailed { attempts }
+}
+
+fn from_kept(kept: Kept, task: Task) -> Answer {
+    Answer {
+        text: kept.text,
+        provider: kept.provider,
+        model: kept.model,
+        task,
+        usage: None,
+        cost: Micros::ZERO,
+        estimated: false,
+        attempts: vec![],
+    }
+}

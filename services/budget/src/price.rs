@@ -1,0 +1,175 @@
+//! The one price list: by token where a provider counts them, by call where it does not.
+
+use phase6_chassis::{Settings, StartError};
+use serde::Serialize;
+
+use crate::{
+    money::Micros,
+    provider::{ProviderId, Usage},
+};
+
+/// What a provider costs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Price {
+    /// For a call whose tokens are not known.
+    pub per_call: Micros,
+    /// For a million tokens that are sent.
+    pub input_per_million: Micros,
+    /// For a million tokens that come back.
+    pub output_per_million: Micros,
+}
+
+impl Price {
+    const FREE: Self = Self::new(0, 0, 0);
+
+    const fn new(per_call: i64, input_per_million: i64, output_per_million: i64) -> Self {
+        Self {
+            per_call: Micros::new(per_call),
+            input_per_million: Micros::new(input_per_million),
+            output_per_million: Micros::new(output_per_million),
+        }
+    }
+
+    /// Whether nothing is ever charged.
+    pub fn is_free(&self) -> bool {
+        *self == Self::FREE
+    }
+
+    /// What a call has cost: by its tokens if they are known.
+    pub fn cost(&self, usage: Option<Usage>) -> Micros {
+        match usage {
+            Some(usage) if !self.is_free() => self.tokens(usage.input, usage.output),
+            _ => self.per_call,
+        }
+    }
+
+    /// The most that a call can cost. A token has at least one byte, so a prompt of `bytes` bytes
+    /// has at most as many tokens.
+    pub fn at_most(&self, bytes: usize, max_output_tokens: u32) -> Micros {
+        // Roles and separators are tokens too.
+        const OVERHEAD: u64 = 64;
+        self.tokens(bytes as u64 + OVERHEAD, u64::from(max_output_tokens)).max(self.per_call)
+    }
+
+    fn tokens(&self, input: u64, output: u64) -> Micros {
+        self.input_per_million.for_tokens(input).plus(self.output_per_million.for_tokens(output))
+    }
+}
+
+/// The price of every provider.
+#[derive(Clone, Debug)]
+pub struct PriceList {
+    prices: [Price; ProviderId::ALL.len()],
+}
+
+impl PriceList {
+    /// The default prices, and what the environment says instead:
+    /// `<PROVIDER>_COST_PER_CALL` in dollars, `<PROVIDER>_INPUT_PRICE` and
+    /// `<PROVIDER>_OUTPUT_PRICE` in dollars for a million tokens.
+    ///
+    /// # Errors
+    ///
+    /// A setting is no amount of money.
+    pub fn from_settings(settings: &Settings) -> Result<Self, StartError> {
+        let mut prices = [Price::FREE; ProviderId::ALL.len()];
+        for (price, id) in prices.iter_mut().zip(ProviderId::ALL) {
+            *price = default_price(id);
+            for (suffix, place) in [
+                ("COST_PER_CALL", &mut price.per_call),
+                ("INPUT_PRICE", &mut price.input_per_million),
+                ("OUTPUT_PRICE", &mut price.output_per_million),
+            ] {
+                if let Some(amount) = amount(settings, &format!("{}_{suffix}", id.prefix()))? {
+                    *place = amount;
+                }
+            }
+        }
+        Ok(Self { prices })
+    }
+
+    /// What a provider costs.
+    pub fn of(&self, id: ProviderId) -> Price {
+        self.prices[id as usize]
+    }
+}
+
+/// An amount of dollars from the environment.
+///
+/// # Errors
+///
+/// It is no amount of money.
+pub fn amount(settings: &Settings, name: &str) -> Result<Option<Micros>, StartError> {
+    let Some(text) = settings.get(name) else { return Ok(None) };
+    match text.trim().parse().ok().and_then(Micros::from_dollars) {
+        Some(amount) => Ok(Some(amount)),
+        None => Err(StartError::Setting {
+            name: name.to_owned(),
+            accepted: format!("it is {text:?}; accepted: dollars from 0 to 1000000000, such as 0.25"),
+        }),
+    }
+}
+
+/// List prices of the default models, in micro-dollars. Where a provider changes them, the
+/// environment is the place to say so.
+fn default_price(id: ProviderId) -> Price {
+    match id {
+        ProviderId::OpenAi => Price::new(10_000, 150_000, 600_000),
+        ProviderId::DeepSeek => Price::new(2_000, 270_000, 1_100_000),
+        ProviderId::Anthropic => Price::new(12_000, 800_000, 4_000_000),
+        ProviderId::Gemini => Price::new(4_000, 100_000, 400_000),
+        ProviderId::HuggingFace => Price::new(5_000, 200_000, 200_000),
+        ProviderId::Ollama | ProviderId::LocalAi => Price::FREE,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn list(settings: &[(&str, &str)]) -> Result<PriceList, StartError> {
+        let settings =
+            settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        PriceList::from_settings(&settings)
+    }
+
+    #[test]
+    fn the_environment_can_change_every_price() {
+        let list = list(&[
+            ("OPENAI_COST_PER_CALL", "0.5"),
+            ("OPENAI_INPUT_PRICE", "2"),
+            ("OLLAMA_COST_PER_CALL", "0.01"),
+        ])
+        .unwrap();
+        let openai = list.of(ProviderId::OpenAi);
+        assert_eq!(
+            (openai.per_call, openai.input_per_million),
+            (Micros::new(500_000), Micros::new(2_000_000))
+        );
+        assert!(!list.of(ProviderId::Ollama).is_free());
+        assert!(list.of(ProviderId::LocalAi).is_free());
+    }
+
+    #[test]
+    fn a_price_that_is_none_is_told_by_name() {
+        let error = list(&[("GEMINI_INPUT_PRICE", "-1")]).unwrap_err().to_string();
+        assert!(error.contains("GEMINI_INPUT_PRICE") && error.contains("\"-1\""), "{error}");
+    }
+
+    proptest! {
+        /// What is set aside is enough: the daily limit rests on it.
+        #[test]
+        fn no_call_costs_more_than_was_set_aside(
+            bytes in 0..100_000_usize, output in 0..8_192_u32, used_input in 0..100_064_u64, used_output in 0..8_192_u64,
+        ) {
+            for id in ProviderId::ALL {
+                let price = default_price(id);
+                let usage = Usage { input: used_input.min(bytes as u64 + 64), output: used_output.min(u64::from(output)) };
+                prop_assert!(price.cost(Some(usage)) <= price.at_most(bytes, output));
+                prop_assert!(price.cost(None) <= price.at_most(bytes, output));
+            }
+        }
+    }
+}
