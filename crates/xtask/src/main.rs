@@ -1,0 +1,46 @@
+//! What developers run: `cargo xtask COMMAND`.
+//!
+//! * `test`: everything, with the servers that tests need.
+//! * `crd`: writes the definition of the custom resource anew.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for a terminal")]
+
+mod run;
+mod servers;
+mod test;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "usage: cargo xtask COMMAND
+
+  test   run every test, with PostgreSQL and Redis servers of its own
+  crd    write crds/phase6services.yaml from the types
+";
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    let command = arguments.next().unwrap_or_default();
+    let result = match (command.as_str(), arguments.next()) {
+        ("test", None) => test::run(),
+        ("crd", None) => crd(),
+        _ => {
+            eprint!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(1)
+        }
+    }
+}
+
+fn crd() -> Result<(), String> {
+    let path = run::root().join("crds/phase6services.yaml");
+    std::fs::write(&path, phase6_crds::definition_yaml())
+        .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+    println!("wrote {}", path.display());
+    Ok(())
+}

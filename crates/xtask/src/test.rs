@@ -1,0 +1,111 @@
+//! `cargo xtask test`: everything there is to pass.
+
+use std::{
+    io::{BufRead, BufReader},
+    process::{Command, Stdio},
+};
+
+use crate::{
+    run::{cargo, succeed},
+    servers,
+};
+
+/// What has passed and what has not.
+#[derive(Default)]
+struct Tally {
+    passed: u32,
+    failed: u32,
+    names: Vec<String>,
+}
+
+/// Runs format check, lints and every test, those that need servers included. Ends with one line
+/// `N passed, N failed`.
+pub(crate) fn run() -> Result<(), String> {
+    let postgres = servers::postgres()?;
+    let redis = servers::redis()?;
+    let mut tally = Tally::default();
+    tally.check("format", cargo(&["fmt", "--all", "--check"]));
+    tally.check(
+        "lints",
+        cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--quiet", "--", "-D", "warnings"]),
+    );
+    // Whole-system tests run the program itself.
+    tally.check("build", cargo(&["build", "--workspace", "--locked", "--quiet"]));
+    let mut tests = cargo(&["test", "--workspace", "--locked", "--no-fail-fast", "--", "--include-ignored"]);
+    tests.env("PHASE6_TEST_POSTGRES", &postgres.url).env("PHASE6_TEST_REDIS", &redis.url);
+    tally.tests(tests)?;
+    for name in &tally.names {
+        println!("failed: {name}");
+    }
+    println!("{} passed, {} failed", tally.passed, tally.failed);
+    if tally.failed == 0 { Ok(()) } else { Err("not everything passed".into()) }
+}
+
+impl Tally {
+    fn check(&mut self, name: &str, mut command: Command) {
+        println!("checking: {name}");
+        match succeed(&mut command) {
+            Ok(()) => self.passed += 1,
+            Err(_) => self.fail(name),
+        }
+    }
+
+    fn fail(&mut self, name: &str) {
+        self.failed += 1;
+        self.names.push(name.to_owned());
+    }
+
+    /// Runs tests, shows what they say, and counts.
+    fn tests(&mut self, mut command: Command) -> Result<(), String> {
+        let mut process =
+            command.stdout(Stdio::piped()).spawn().map_err(|error| format!("cannot start cargo: {error}"))?;
+        let output = process.stdout.take().ok_or("cargo has no output")?;
+        let before = self.failed;
+        for line in BufReader::new(output).lines() {
+            let line = line.map_err(|error| error.to_string())?;
+            println!("{line}");
+            self.read(&line);
+        }
+        let status = process.wait().map_err(|error| error.to_string())?;
+        // A test program that does not compile, or dies, counts as a failure too.
+        if !status.success() && self.failed == before {
+            self.fail("cargo test");
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, line: &str) {
+        if let Some(name) = line.strip_prefix("test ").and_then(|line| line.strip_suffix(" ... FAILED")) {
+            self.names.push(name.to_owned());
+        }
+        // test result: ok. 3 passed; 0 failed; 0 ignored; ...
+        if let Some(counts) = line.strip_prefix("test result: ") {
+            let count = |word: &str| {
+                let (before, _) = counts.split_once(word)?;
+                before.trim_end().rsplit(' ').next()?.parse::<u32>().ok()
+            };
+            self.passed += count("passed").unwrap_or(0);
+            self.failed += count("failed").unwrap_or(0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_are_counted_from_what_the_tests_say() {
+        let mut tally = Tally::default();
+        for line in [
+            "running 3 tests",
+            "test a::works ... ok",
+            "test b::does_not ... FAILED",
+            "test result: FAILED. 12 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.1s",
+            "test result: ok. 30 passed; 0 failed; 2 ignored; 0 measured; 0 filtered out; finished in 0.1s",
+        ] {
+            tally.read(line);
+        }
+        assert_eq!((tally.passed, tally.failed, tally.names), (42, 1, vec!["b::does_not".to_owned()]));
+    }
+}

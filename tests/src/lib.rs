@@ -1,0 +1,66 @@
+//! What tests of the whole system share: the program, a fleet that runs, an upstream that does as
+//! it is told.
+//!
+//! Every process is started on free ports in a folder of its own and ended by its id.
+
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a test that cannot go on panics")]
+#![allow(missing_docs, reason = "names say it; these are helpers of tests")]
+
+mod fleet;
+mod upstream;
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+    time::Duration,
+};
+
+pub use fleet::{EXAMPLE, Fleet, Program, free_ports};
+pub use upstream::Upstream;
+
+/// The workspace's folder.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// The program, built if it is not up to date.
+pub fn program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let output = Command::new(cargo)
+            .args(["build", "--package", "phase6-cli", "--message-format=json"])
+            .current_dir(root())
+            .output()
+            .expect("cargo can be started");
+        let text = String::from_utf8(output.stdout).unwrap();
+        let executable = text.lines().rev().find_map(|line| {
+            let message: serde_json::Value = serde_json::from_str(line).ok()?;
+            message["executable"].as_str().map(PathBuf::from)
+        });
+        executable.expect("the program is built")
+    })
+}
+
+/// Runs the program to its end: exit code, standard output, standard error.
+pub fn phase6(arguments: &[&str]) -> (i32, String, String) {
+    let output = Command::new(program()).args(arguments).current_dir(root()).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
+}
+
+/// A client that does not pool, so that every request is a connection of its own.
+pub fn client() -> reqwest::Client {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder().timeout(Duration::from_secs(30)).build().unwrap()
+}
+
+/// Waits for a condition.
+pub async fn until<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
+    let due = std::time::Instant::now() + Duration::from_secs(20);
+    while !condition().await {
+        assert!(std::time::Instant::now() < due, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

@@ -1,0 +1,571 @@
+//! The fleet on a laptop, from its YAML: start, retune, nonsense, stop.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+use std::{
+    io::Write,
+    time::{Duration, Instant, SystemTime},
+};
+
+use phase6_tests::{EXAMPLE, Fleet, Program, phase6, until};
+use rustix::process::Signal;
+use serde_json::Value;
+
+const ALL: [&str; 8] =
+    ["web", "training", "meta", "budget", "coach", "segmentation", "reports", "capabilities"];
+
+#[tokio::test]
+async fn all_eight_answer_and_the_session_tells_where_and_how() {
+    let fleet = Fleet::start();
+    let said = fleet.program.said();
+    let (_, first) = fleet.program.hear("services answer");
+    let seconds: f64 = first
+        .split_whitespace()
+        .find_map(|word| word.parse().ok().filter(|n: &f64| n.fract() != 0.0))
+        .unwrap();
+    assert!(first.contains("8 services answer") && seconds < 2.0, "{first}");
+    fleet.program.hear("phase6 status");
+    let said = format!("{said}{}", fleet.program.said());
+    for service in ALL {
+        assert!(said.contains(&format!("http://127.0.0.1:{}", fleet.port(service))), "{service}: {said}");
+        for path in [
+            "/livez",
+            "/readyz",
+            "/health",
+            "/metrics",
+            "/policyz",
+            "/openapi.json",
+            "/api/v1/status",
+            "/api/v1/system/observability",
+        ] {
+            let (status, _) = fleet.get(service, path).await;
+            assert_eq!(status, 200, "{service}{path}");
+        }
+    }
+    for part in [
+        "SERVICE",
+        "LIMIT",
+        "TTL",
+        "SAMPLING",
+        "REPLICAS",
+        "1000 @ 100/s per client",
+        "5s",
+        "20%",
+        "fleet.yaml",
+        "curl ",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert_eq!(fleet.stop(), Some(0));
+}
+
+#[tokio::test]
+async fn services_without_their_domain_say_so_and_invent_nothing() {
+    let fleet = Fleet::start();
+    for service in ALL {
+        let built = ["web", "budget"].contains(&service);
+        let (_, status) = fleet.get(service, "/api/v1/status").await;
+        assert_eq!(status["domain"], if built { "built" } else { "not built" }, "{service}");
+        let (_, shown) = fleet.get(service, "/api/v1/system/observability").await;
+        assert_eq!(shown["service"], format!("{service}-server"));
+        for part in ["tracer", "circuitBreakers", "cache", "rateLimiter", "database", "policy"] {
+            assert!(shown[part].is_object(), "{service} {part}: {shown}");
+        }
+        let tracer = &shown["tracer"];
+        for figure in [
+            "activeTraces",
+            "totalTraces",
+            "avgLatency",
+            "p99Latency",
+            "throughput",
+            "errorRate",
+            "samplingRate",
+        ] {
+            assert!(tracer[figure].is_number(), "{service} {figure}: {tracer}");
+        }
+        assert!(tracer["spans"].is_array());
+        let breakers = shown["circuitBreakers"].as_object().unwrap();
+        assert_eq!(
+            breakers.len(),
+            match service {
+                "web" | "budget" => 7,
+                _ => 0,
+            },
+            "none that never sees a call"
+        );
+    }
+    assert_eq!(fleet.stop(), Some(0));
+}
+
+fn retuned(text: &str) -> String {
+    text.replace("capacity: 100\n", "capacity: 3\n").replace("ttl: 5s", "ttl: 2s")
+}
+
+/// Milliseconds from the newest save of the fleet's file until `line` was said.
+fn said_after_save(fleet: &Fleet, line: &str) -> u128 {
+    fleet.program.hear(line);
+    let saved = std::fs::metadata(&fleet.file).unwrap().modified().unwrap();
+    SystemTime::now().duration_since(saved).unwrap().as_millis()
+}
+
+async fn revision(fleet: &Fleet, service: &str) -> u64 {
+    fleet.get(service, "/policyz").await.1["revision"].as_u64().unwrap()
+}
+
+#[tokio::test]
+async fn an_edit_is_in_force_within_250_ms_of_the_save_and_told() {
+    let fleet = Fleet::start();
+    fleet.save(&retuned(EXAMPLE));
+    let told = said_after_save(&fleet, "budget: cache.ttl 5s -> 2s, rateLimit.capacity 100 -> 3; in force");
+    assert!(told < 250, "{told} ms");
+    assert_eq!(revision(&fleet, "budget").await, 2);
+    assert_eq!(revision(&fleet, "web").await, 1, "nobody else was touched");
+    assert_eq!(fleet.stop(), Some(0));
+}
+
+#[tokio::test]
+async fn a_save_by_rename_works() {
+    let fleet = Fleet::start();
+    let temporary = fleet.folder.path().join(".fleet.yaml.tmp");
+    for (text, line) in [(retuned(EXAMPLE), "capacity 100 -> 3"), (EXAMPLE.to_owned(), "capacity 3 -> 100")] {
+        std::fs::write(&temporary, text).unwrap();
+        std::fs::rename(&temporary, &fleet.file).unwrap();
+        fleet.program.hear(line);
+    }
+    assert_eq!(fleet.stop(), Some(0));
+}
+
+#[tokio::test]
+async fn a_half_written_file_does_not_matter() {
+    let fleet = Fleet::start();
+    let text = retuned(EXAMPLE);
+    let half = text.find("name: meta").unwrap();
+    let mut file = std::fs::File::create(&fleet.file).unwrap();
+    file.write_all(&text.as_bytes()[..half]).unwrap();
+    file.flush().unwrap();
+    // Longer than an edit takes to be in force.
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    for service in ALL {
+        assert_eq!(fleet.get(service, "/readyz").await.0, 200, "{service} still runs");
+    }
+    file.write_all(&text.as_bytes()[half..]).unwrap();
+    drop(file);
+    fleet.program.hear("capacity 100 -> 3");
+    assert!(!fleet.program.said().contains("stops after its requests"), "{}", fleet.program.said());
+    assert_eq!(fleet.stop(), Some(0));
+}
+
+#[tokio::test]
+async fn counters_cached_entries_and_connections_outlive_an_edit() {
+    let fleet = Fleet::start();
+    let get = || async {
+        let answer = fleet.http.get(fleet.url("budget", "/api/v1/budget")).send().await.unwrap();
+        let header = |name: &str| answer.headers().get(name).map_or("", |v| v.to_str().unwrap()).to_owned();
+        (answer.status().as_u16(), header("cache-status"), header("phase6-policy"))
+    };
+    assert_eq!(get().await.1, "budget; fwd=uri-miss; stored");
+    assert_eq!(get().await.0, 200);
+    let opened =
+        fleet.get("budget", "/api/v1/system/observability").await.1["connections"]["accepted"].clone();
+    // Three tokens are used; four are allowed from now on.
+    fleet.save(
+        &EXAMPLE
+            .replace("capacity: 100\n", "capacity: 4\n")
+            .replace("refillPerSecond: 10\n", "refillPerSecond: 0.001\n"),
+    );
+    fleet.program.hear("rateLimit.capacity 100 -> 4");
+    let (status, cache, revision) = get().await;
+    assert!(
+        status == 200 && cache.starts_with("budget; hit") && revision == "2",
+        "{status} {cache} {revision}"
+    );
+    assert_eq!(get().await.0, 429, "what was used before the edit still counts");
+    let (_, policy) = fleet.get("budget", "/policyz").await;
+    assert_eq!(policy["revision"], 2);
+    fleet.save(EXAMPLE);
+    fleet.program.hear("rateLimit.capacity 4 -> 100");
+    let now = fleet.get("budget", "/api/v1/system/observability").await.1["connections"]["accepted"].clone();
+    assert_eq!(now, opened, "the same connection was used all along");
+    assert_eq!(fleet.stop(), Some(0));
+}
+
+#[tokio::test]
+async fn a_request_under_way_is_not_disturbed_by_an_edit() {
+    let fleet = Fleet::start();
+    let mut events = fleet.http.get(fleet.url("budget", "/api/v1/providers/realtime")).send().await.unwrap();
+    assert!(events.chunk().await.unwrap().is_some());
+    fleet.save(&retuned(EXAMPLE));
+    fleet.program.hear("in force");
+    let next = tokio::time::timeout(Duration::from_secs(8), events.chunk()).await.unwrap();
+    assert!(next.unwrap().is_some(), "the stream goes on");
+    assert_eq!(fleet.stop(), Some(0));
+}
+
+#[tokio::test]
+async fn nonsense_is_told_whole_and_the_fleet_goes_on() {
+    let fleet = Fleet::start();
+    fleet.save(
+        &EXAMPLE
+            .replace("capacity: 100\n", "capacity: -5\n")
+            .replace("ttl: 5s", "ttl: 5 sec")
+            .replace("samplingRate: 0.20", "samplingRate: 20"),
+    );
+    fleet.program.hear("3 faults; the fleet goes on under the last good policy:");
+    for fault in [
+        "document 3 (meta): spec.tracing.samplingRate is 20; accepted: a number from 0 to 1",
+        "document 4 (budget): spec.cache.ttl is \"5 sec\"; accepted: a duration from 0s to 24h, such as 500ms, 5s, 1m30s or 2h",
+        "document 4 (budget): spec.rateLimit.capacity is -5; accepted: a whole number from 1 to 1000000",
+    ] {
+        let (_, line) = fleet.program.hear(fault);
+        assert!(line.contains("fleet.yaml:"), "the line: {line}");
+    }
+    let (_, policy) = fleet.get("budget", "/policyz").await;
+    assert_eq!(policy["revision"], 1);
+    assert!(policy["error"].as_str().unwrap().contains("rateLimit.capacity is -5"), "{policy}");
+    assert_eq!(fleet.get("budget", "/api/v1/budget").await.0, 200);
+    let port = fleet.base_port.to_string();
+    let (code, shown, _) = phase6(&["status", "--base-port", &port]);
+    assert!(code == 1 && shown.contains("samplingRate is 20"), "{shown}");
+
+    for nonsense in [
+        "kind: [",
+        "\u{0}\u{1}",
+        "",
+        "kind: Phase6Service",
+        "- a\n- b",
+        "apiVersion: v1\nkind: Secret\nmetadata: {name: x}",
+    ] {
+        fleet.save(nonsense);
+        until("the error is shown", || async { fleet.get("web", "/policyz").await.1["error"].is_string() })
+            .await;
+    }
+    fleet.save(EXAMPLE);
+    until("the error is gone", || async { fleet.get("web", "/policyz").await.1["error"].is_null() }).await;
+    assert_eq!(fleet.stop(), Some(0));
+}
+
+#[tokio::test]
+async fn the_service_of_a_resource_cannot_be_changed_in_place() {
+    let fleet = Fleet::start();
+    fleet.save(
+        &EXAMPLE
+            .replace("service: meta", "service: web")
+            .replace("  name: web\nspec:\n  service: web", "  name: web\nspec:\n  service: meta"),
+    );
+    fleet.program.hear("service cannot be changed");
+    assert_eq!(fleet.stop(), Some(0));
+}
+
+#[tokio::test]
+async fn a_removed_document_stops_its_service_after_its_requests_and_an_added_one_starts_it() {
+    let fleet = Fleet::start();
+    let mut events = fleet.http.get(fleet.url("budget", "/api/v1/providers/realtime")).send().await.unwrap();
+    assert!(events.chunk().await.unwrap().is_some());
+    let documents: Vec<&str> = EXAMPLE.split("---\n").collect();
+    let without: Vec<&str> =
+        documents.iter().copied().filter(|document| !document.contains("service: budget")).collect();
+    fleet.save(&without.join("---\n"));
+    fleet.program.hear("budget: no longer in the file; stops after its requests");
+    // The stream is told that the service stops, and ends whole.
+    while events.chunk().await.unwrap().is_some() {}
+    let (_, line) = fleet.program.hear("budget: stopped");
+    assert_eq!(line, "budget: stopped");
+    assert_eq!(fleet.get("budget", "/readyz").await.0, 0, "nobody listens");
+    assert_eq!(fleet.get("web", "/readyz").await.0, 200);
+    fleet.save(EXAMPLE);
+    fleet.program.hear("budget: started at http://127.0.0.1:");
+    assert_eq!(fleet.get("budget", "/api/v1/budget").await.0, 200);
+    assert_eq!(fleet.stop(), Some(0));
+}
+
+#[tokio::test]
+async fn ctrl_c_stops_cleanly_and_a_second_one_at_once() {
+    let fleet = Fleet::start();
+    assert_eq!(fleet.stop(), Some(0));
+
+    let mut fleet = Fleet::start();
+    // A request that is not finished: its body never comes.
+    let mut slow = std::net::TcpStream::connect(("127.0.0.1", fleet.port("budget"))).unwrap();
+    slow.write_all(b"POST /api/v1/providers/burst HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{").unwrap();
+    until("it is under way", || async {
+        fleet
+            .get("budget", "/metrics")
+            .await
+            .1
+            .as_str()
+            .unwrap()
+            .contains("phase6_http_requests_in_flight{service=\"budget\"} 2")
+    })
+    .await;
+    fleet.program.signal(Signal::INT);
+    fleet.program.hear("stopping");
+    fleet.program.signal(Signal::INT);
+    let asked = Instant::now();
+    assert_eq!(fleet.program.end(Duration::from_secs(5)), Some(0));
+    assert!(asked.elapsed() < Duration::from_secs(2));
+}
+
+#[tokio::test]
+async fn sigterm_finishes_requests_under_way() {
+    let mut fleet = Fleet::start();
+    let mut slow = std::net::TcpStream::connect(("127.0.0.1", fleet.port("budget"))).unwrap();
+    slow.write_all(b"POST /api/v1/budget/can-afford HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 16\r\n\r\n{\"coho").unwrap();
+    until("it is under way", || async {
+        fleet
+            .get("budget", "/metrics")
+            .await
+            .1
+            .as_str()
+            .unwrap()
+            .contains("phase6_http_requests_in_flight{service=\"budget\"} 2")
+    })
+    .await;
+    fleet.program.signal(Signal::TERM);
+    fleet.program.hear("stopping");
+    slow.write_all(b"rtId\":\"c\"}").unwrap();
+    let mut answer = String::new();
+    std::io::Read::read_to_string(&mut slow, &mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert_eq!(fleet.program.end(Duration::from_secs(10)), Some(0));
+    assert!(fleet.program.said().contains("\nstopped\n"), "{}", fleet.program.said());
+}
+
+#[tokio::test]
+async fn a_taken_port_is_named_with_the_way_out() {
+    let fleet = Fleet::start();
+    let folder = tempfile::tempdir().unwrap();
+    let port = fleet.base_port.to_string();
+    let (code, _, told) = phase6(&["up", "--base-port", &port, "--data", folder.path().to_str().unwrap()]);
+    assert_eq!(code, 1);
+    for service in ALL {
+        let line = format!(
+            "{service}: 127.0.0.1:{} is taken by another program; choose other ports with --base-port N",
+            fleet.port(service)
+        );
+        assert!(told.contains(&line), "{told}");
+    }
+    assert_eq!(fleet.stop(), Some(0));
+}
+
+#[tokio::test]
+async fn only_some_services_run_if_only_they_are_wanted() {
+    let fleet = Fleet::with(EXAMPLE, &["--only", "web,budget"], &[]);
+    assert!(fleet.program.said().contains("2 services answer"));
+    assert_eq!(fleet.get("budget", "/readyz").await.0, 200);
+    assert_eq!(fleet.get("meta", "/readyz").await.0, 0);
+    let (_, status) = fleet.get("web", "/system/status").await;
+    assert_eq!(
+        (&status["services"]["budget"], &status["services"]["meta"]),
+        (&Value::from(true), &Value::from(false))
+    );
+    fleet.save(&retuned(EXAMPLE));
+    fleet.program.hear("capacity 100 -> 3");
+    assert!(!fleet.program.said().contains("meta: started"), "still only the two");
+    assert_eq!(fleet.stop(), Some(0));
+}
+
+#[tokio::test]
+async fn several_files_and_folders_make_one_fleet() {
+    let folder = tempfile::tempdir().unwrap();
+    let parts: Vec<&str> = EXAMPLE.split("---\n").collect();
+    std::fs::create_dir(folder.path().join("more")).unwrap();
+    std::fs::write(folder.path().join("more/a.yaml"), parts[1]).unwrap();
+    std::fs::write(folder.path().join("more/b.yml"), parts[2]).unwrap();
+    std::fs::write(folder.path().join("more/notes.txt"), "not YAML: [").unwrap();
+    let more = folder.path().join("more");
+    let fleet = Fleet::with(parts[0], &["-f", more.to_str().unwrap()], &[]);
+    assert!(fleet.program.said().contains("3 services answer"), "{}", fleet.program.said());
+    std::fs::write(more.join("a.yaml"), parts[1].replace("0.15", "0.5")).unwrap();
+    fleet.program.hear("training: tracing.samplingRate 0.15 -> 0.5");
+    std::fs::write(more.join("c.yaml"), parts[3]).unwrap();
+    fleet.program.hear("budget: started at");
+    assert_eq!(fleet.stop(), Some(0));
+}
+
+#[test]
+fn usage_errors_end_with_2_and_say_what_is_accepted() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().to_str().unwrap();
+    for (arguments, told) in [
+        (vec!["up", "--redis", "redis://127.0.0.1", "--data", data], "--redis is not possible yet"),
+        (vec!["up", "--only", "wob", "--data", data], "--only names wob; accepted: web, training"),
+        (vec!["up", "--bind", "0.0.0.0", "--data", data], "needs API keys"),
+        (vec!["up", "--database", "mysql://x", "--data", data], "accepted: sqlite://PATH or postgres://"),
+        (vec!["up", "--base-port", "0", "--data", data], "--base-port"),
+        (vec!["up", "--frobnicate"], "--frobnicate"),
+        (vec!["serve", "wob", "--data", data], "accepted: web, training"),
+        (vec!["serve", "web", "--peer", "budget", "--data", data], "accepted: NAME=HOST:PORT"),
+        (vec!["explain"], "--file"),
+        (vec![], "Usage"),
+    ] {
+        let (code, _, errors) = phase6(&arguments);
+        assert!(code == 2 && errors.contains(told), "{arguments:?}: {code} {errors}");
+    }
+}
+
+#[test]
+fn faults_at_the_start_end_with_1_and_are_all_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("fleet.yaml");
+    std::fs::write(
+        &file,
+        EXAMPLE.replace("capacity: 100\n", "capacity: 0\n").replace("service: meta", "service: mata"),
+    )
+    .unwrap();
+    let (file, data) = (file.to_str().unwrap(), folder.path().join("data"));
+    for command in [vec!["up", "-f", file, "--data", data.to_str().unwrap()], vec!["explain", "-f", file]] {
+        let (code, said, errors) = phase6(&command);
+        assert_eq!((code, said.as_str()), (1, ""), "{command:?}");
+        assert_eq!(errors.lines().count(), 2, "{errors}");
+        assert!(errors.contains("spec.service is \"mata\"; accepted: one of web, training"), "{errors}");
+    }
+}
+
+#[test]
+fn explain_shows_every_setting_and_where_it_comes_from() {
+    let (code, said, _) = phase6(&["explain", "-f", "crds/examples/fleet.yaml", "budget"]);
+    assert_eq!(code, 0);
+    let row = |setting: &str| {
+        said.lines().find(|line| line.starts_with(setting)).unwrap().split_whitespace().collect::<Vec<_>>()
+    };
+    assert_eq!(row("cache.ttl")[1], "5s");
+    assert!(row("cache.ttl")[2..].join(" ").starts_with("line "));
+    assert_eq!(row("cache.maxEntries"), ["cache.maxEntries", "10000", "default"]);
+    assert_eq!(row("circuitBreaker.openFor"), ["circuitBreaker.openFor", "30s", "default"]);
+    let (code, _, errors) = phase6(&["explain", "-f", "crds/examples/fleet.yaml", "nobody"]);
+    assert!(
+        code == 1 && errors.contains("no resource is called nobody; there are web, training"),
+        "{errors}"
+    );
+}
+
+#[test]
+fn completions_are_printed_for_a_shell() {
+    for shell in ["bash", "zsh", "fish"] {
+        let (code, said, _) = phase6(&["completions", shell]);
+        assert!(code == 0 && said.contains("phase6"), "{shell}");
+    }
+}
+
+#[tokio::test]
+async fn status_shows_the_revision_that_each_service_enforces() {
+    let fleet = Fleet::start();
+    fleet.save(&retuned(EXAMPLE));
+    fleet.program.hear("in force");
+    let port = fleet.base_port.to_string();
+    let (code, shown, _) = phase6(&["status", "--base-port", &port]);
+    assert_eq!(code, 0, "{shown}");
+    let row = |service: &str| {
+        shown.lines().find(|line| line.starts_with(service)).unwrap().split_whitespace().collect::<Vec<_>>()
+    };
+    assert_eq!(row("budget")[2..4], ["yes", "2"]);
+    assert_eq!(row("web")[2..4], ["yes", "1"]);
+    assert_eq!(fleet.stop(), Some(0));
+    let (code, shown, _) = phase6(&["status", "--base-port", &port, "--only", "budget"]);
+    assert!(code == 1 && shown.contains("not running"), "{shown}");
+}
+
+#[tokio::test]
+async fn bound_to_others_it_lets_in_only_who_has_a_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let (code, made, _) = phase6(&["key", "alice"]);
+    assert_eq!(code, 0);
+    let of = |name: &str| made.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
+    let (key, line) = (of("key:"), of("line:"));
+    let keys = folder.path().join("keys");
+    std::fs::write(&keys, line).unwrap();
+    let fleet = Fleet::with(EXAMPLE, &["--bind", "0.0.0.0", "--api-keys", keys.to_str().unwrap()], &[]);
+    for service in ["budget", "web"] {
+        let path = "/api/v1/budget";
+        assert_eq!(fleet.get(service, path).await.0, 401, "{service}");
+        assert_eq!(fleet.get(service, "/readyz").await.0, 200);
+        for (name, value, expected) in [
+            ("authorization", format!("Bearer {key}"), 200),
+            ("x-api-key", key.clone(), 200),
+            ("x-api-key", format!("{key}x"), 401),
+            ("phase6-internal", "0123456789abcdef".to_owned(), 401),
+        ] {
+            let answer = fleet.http.get(fleet.url(service, path)).header(name, &value).send().await.unwrap();
+            assert_eq!(answer.status().as_u16(), expected, "{service} {name}");
+        }
+    }
+    let everything = format!("{}{}", fleet.program.said(), fleet.program.errors());
+    assert!(!everything.contains(&key), "the key stands in no log");
+    assert_eq!(fleet.stop(), Some(0));
+}
+
+#[tokio::test]
+async fn one_service_is_served_as_a_pod_runs_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let policy = folder.path().join("policy.json");
+    let document = |revision: u64, capacity: u64| {
+        format!(
+            r#"{{"ownerUid":"u","revision":{revision},"generation":1,"hash":"h{revision}","publishedAt":"2026-11-24T00:00:00Z","policy":{{"rateLimit":{{"capacity":{capacity},"refillPerSecond":1}}}}}}"#
+        )
+    };
+    std::fs::write(&policy, document(5, 50)).unwrap();
+    let port = phase6_tests::free_ports().to_string();
+    let data = folder.path().join("data");
+    let mut program = Program::start(
+        &[
+            "serve",
+            "budget",
+            "--policy",
+            policy.to_str().unwrap(),
+            "--port",
+            &port,
+            "--data",
+            data.to_str().unwrap(),
+        ],
+        &[],
+    );
+    let http = phase6_tests::client();
+    let state = || async {
+        let answer = http.get(format!("http://127.0.0.1:{port}/policyz")).send().await.ok()?;
+        answer.json::<Value>().await.ok()
+    };
+    until("it serves", || async { state().await.is_some_and(|state| state["revision"] == 5) }).await;
+    std::fs::write(&policy, document(6, 60)).unwrap();
+    until("the new revision is in force", || async { state().await.unwrap()["revision"] == 6 }).await;
+    std::fs::write(&policy, document(4, 40)).unwrap();
+    std::fs::write(&policy, "{").unwrap();
+    until("the error is shown", || async { state().await.unwrap()["error"].is_string() }).await;
+    assert_eq!(state().await.unwrap()["revision"], 6, "the last good one stays");
+    std::fs::write(&policy, document(7, 70)).unwrap();
+    until("it recovers", || async { state().await.unwrap()["revision"] == 7 }).await;
+    assert!(state().await.unwrap()["error"].is_null());
+    program.signal(Signal::TERM);
+    assert_eq!(program.end(Duration::from_secs(10)), Some(0));
+}
+
+#[tokio::test]
+async fn one_service_can_follow_the_written_documents_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("fleet.yaml");
+    std::fs::write(&file, EXAMPLE).unwrap();
+    let port = phase6_tests::free_ports().to_string();
+    let data = folder.path().join("data");
+    let mut program = Program::start(
+        &[
+            "serve",
+            "reports",
+            "-f",
+            file.to_str().unwrap(),
+            "--port",
+            &port,
+            "--data",
+            data.to_str().unwrap(),
+        ],
+        &[],
+    );
+    let http = phase6_tests::client();
+    let revision = || async {
+        let answer = http.get(format!("http://127.0.0.1:{port}/policyz")).send().await.ok()?;
+        answer.json::<Value>().await.ok()?["revision"].as_u64()
+    };
+    until("it serves", || async { revision().await == Some(1) }).await;
+    std::fs::write(&file, EXAMPLE.replace("ttl: 10s", "ttl: 1s")).unwrap();
+    until("the edit is in force", || async { revision().await == Some(2) }).await;
+    program.signal(Signal::TERM);
+    assert_eq!(program.end(Duration::from_secs(10)), Some(0));
+}
