@@ -162,6 +162,22 @@ impl Settings {
     pub fn get(&self, name: &str) -> Option<&str> {
         self.values.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
+
+    /// A whole number within bounds.
+    ///
+    /// # Errors
+    ///
+    /// It is none.
+    pub fn whole(&self, name: &str, least: u64, most: u64) -> Result<Option<u64>, StartError> {
+        let Some(text) = self.get(name) else { return Ok(None) };
+        match text.trim().parse() {
+            Ok(number) if (least..=most).contains(&number) => Ok(Some(number)),
+            _ => Err(StartError::Setting {
+                name: name.to_owned(),
+                accepted: format!("it is {text:?}; accepted: a whole number from {least} to {most}"),
+            }),
+        }
+    }
 }
 
 impl FromIterator<(String, String)> for Settings {

@@ -84,14 +84,15 @@ async fn build(kit: Kit) -> Result<OpenApiRouter, StartError> {
     let directory = Directory::new(&kit, client)?;
     let ledger = Ledger::new(store.clone(), daily_limit);
     let initial = ProviderPolicy {
-        max_concurrency: whole(&kit, "PROVIDER_MAX_CONCURRENCY", 1, 12)?.map_or(4, |n| n as u32),
+        max_concurrency: kit.settings.whole("PROVIDER_MAX_CONCURRENCY", 1, 12)?.map_or(4, |n| n as u32),
         min_concurrency: 1,
         criticality: Criticality::Normal,
     };
     let gate = Gate::new(initial.max_concurrency as usize);
     let policies = Policies::new(store.clone(), gate.clone(), initial).await.map_err(unusable)?;
     let answers = Answers::new(store.clone());
-    let hedge_after = whole(&kit, "HEDGE_AFTER_MS", 1, 60_000)?.map_or(HEDGE_AFTER, Duration::from_millis);
+    let hedge_after =
+        kit.settings.whole("HEDGE_AFTER_MS", 1, 60_000)?.map_or(HEDGE_AFTER, Duration::from_millis);
     let parts = Parts {
         directory: directory.clone(),
         prices: prices.clone(),
@@ -141,17 +142,5 @@ async fn keep_house(kit: Kit, ledger: Ledger, answers: Answers, policies: Polici
             () = kit.stop.cancelled() => return,
             () = tokio::time::sleep(REFRESH) => {}
         }
-    }
-}
-
-/// A whole number from the settings, within bounds.
-fn whole(kit: &Kit, name: &str, least: u64, most: u64) -> Result<Option<u64>, StartError> {
-    let Some(text) = kit.settings.get(name) else { return Ok(None) };
-    match text.trim().parse() {
-        Ok(number) if (least..=most).contains(&number) => Ok(Some(number)),
-        _ => Err(StartError::Setting {
-            name: name.to_owned(),
-            accepted: format!("it is {text:?}; accepted: a whole number from {least} to {most}"),
-        }),
     }
 }

@@ -25,7 +25,8 @@ use crate::{
     table::{LABELS, PEERS, is_ambiguous, peer},
 };
 
-/// Longest time until an upstream begins to answer; below the handler's own limit.
+/// Longest time until an upstream begins to answer, unless `UPSTREAM_DEADLINE_MS` says otherwise;
+/// below the handler's own limit.
 const DEADLINE: Duration = Duration::from_secs(50);
 
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -39,6 +40,7 @@ const FAULT: HeaderName = phase6_chassis::FAULT;
 pub(crate) struct Gateway {
     pub(crate) kit: Kit,
     pub(crate) upstreams: Vec<Upstream>,
+    deadline: Duration,
     /// Under what forwarded requests are counted; known once the routes are declared.
     labels: OnceLock<[RouteId; PEERS.len()]>,
 }
@@ -46,7 +48,9 @@ pub(crate) struct Gateway {
 impl Gateway {
     pub(crate) fn new(kit: Kit) -> Result<Self, StartError> {
         let upstreams = PEERS.iter().map(|name| kit.need_peer(name)).collect::<Result<_, _>>()?;
-        Ok(Self { upstreams, labels: OnceLock::new(), kit })
+        let deadline =
+            kit.settings.whole("UPSTREAM_DEADLINE_MS", 1, 55_000)?.map_or(DEADLINE, Duration::from_millis);
+        Ok(Self { upstreams, deadline, labels: OnceLock::new(), kit })
     }
 
     /// The number under which forwarded requests are counted.
@@ -62,7 +66,7 @@ pub(crate) async fn forward(State(gateway): State<Arc<Gateway>>, request: Reques
             if let Some(exchange) = Exchange::current() {
                 exchange.set_route(gateway.label(index));
             }
-            match gateway.upstreams[index].call(request, DEADLINE).await {
+            match gateway.upstreams[index].call(request, gateway.deadline).await {
                 Ok(answer) => returned(answer, PEERS[index]),
                 Err(error) => error.into_response(),
             }

@@ -1,0 +1,502 @@
+//! The gateway between clients and an upstream that does as it is told.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
+
+use futures_util::StreamExt;
+use phase6_tests::{EXAMPLE, Fleet, Program, Upstream, client, free_ports, until};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+struct Gateway {
+    program: Program,
+    port: u16,
+    http: reqwest::Client,
+    _folder: tempfile::TempDir,
+}
+
+/// A gateway whose budget peer is at these endpoints.
+async fn gateway(endpoints: &[String], policy: Value, settings: &[(&str, &str)]) -> Gateway {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("policy.json");
+    let document = json!({"ownerUid": "u", "revision": 3, "generation": 1, "hash": "", "publishedAt": "", "policy": policy});
+    std::fs::write(&file, document.to_string()).unwrap();
+    let port = free_ports();
+    let peers = format!("budget={}", endpoints.join("+"));
+    let data = folder.path().join("data");
+    let arguments = [
+        "serve",
+        "web",
+        "--port",
+        &port.to_string(),
+        "--peer",
+        &peers,
+        "--policy",
+        file.to_str().unwrap(),
+        "--data",
+        data.to_str().unwrap(),
+    ];
+    let gateway =
+        Gateway { program: Program::start(&arguments, settings), port, http: client(), _folder: folder };
+    until("the gateway answers", || async { gateway.get("/readyz").await.is_some() }).await;
+    gateway
+}
+
+async fn before(upstream: &Upstream) -> Gateway {
+    gateway(&[upstream.address.to_string()], json!({}), &[]).await
+}
+
+impl Gateway {
+    fn url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.port)
+    }
+
+    async fn get(&self, path: &str) -> Option<reqwest::Response> {
+        self.http.get(self.url(path)).send().await.ok()
+    }
+
+    /// Sends bytes as they are; what comes back until the connection ends or falls silent.
+    async fn raw(&self, bytes: &[u8]) -> String {
+        let mut socket = TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
+        socket.write_all(bytes).await.unwrap();
+        let mut answer = Vec::new();
+        let mut buffer = [0; 16_384];
+        while let Ok(Ok(count)) =
+            tokio::time::timeout(Duration::from_millis(300), socket.read(&mut buffer)).await
+        {
+            if count == 0 {
+                break;
+            }
+            answer.extend_from_slice(&buffer[..count]);
+        }
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+}
+
+fn head_lines(request: &str) -> Vec<String> {
+    request.split("\r\n\r\n").next().unwrap().lines().map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn methods_headers_and_bodies_pass_both_ways() {
+    let upstream = Upstream::start().await;
+    let gateway = before(&upstream).await;
+    for method in ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"] {
+        upstream.answer(
+            "207 Multi-Status",
+            &[("x-from-upstream", "yes"), ("set-cookie", "a=1"), ("content-type", "text/x-odd")],
+            "body back",
+        );
+        let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
+        let answer = gateway
+            .http
+            .request(method.clone(), gateway.url("/api/v1/budget/a%20b?x=1&x=2&y=%2F"))
+            .header("x-custom", "kept")
+            .header("authorization", "Bearer kept")
+            .body("body forth")
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(answer.status().as_u16(), 207);
+        assert_eq!(answer.headers()["x-from-upstream"], "yes");
+        assert_eq!(answer.headers()["set-cookie"], "a=1");
+        assert_eq!(answer.headers()["content-type"], "text/x-odd");
+        assert_eq!(answer.text().await.unwrap(), "body back");
+        let seen = upstream.seen().pop().unwrap();
+        let lines = head_lines(&seen);
+        assert_eq!(lines[0], format!("{method} /api/v1/budget/a%20b?x=1&x=2&y=%2F HTTP/1.1"));
+        assert!(
+            lines.contains(&"x-custom: kept".to_owned())
+                && lines.contains(&"authorization: Bearer kept".to_owned())
+        );
+        assert!(lines.contains(&format!("host: {}", upstream.address)), "{lines:?}");
+        assert!(seen.ends_with("body forth"), "{seen}");
+    }
+}
+
+#[tokio::test]
+async fn a_head_request_has_no_body_and_keeps_its_length() {
+    let upstream = Upstream::start().await;
+    let gateway = before(&upstream).await;
+    upstream.script(vec![(Duration::ZERO, b"HTTP/1.1 200 OK\r\ncontent-length: 1234\r\n\r\n".to_vec())]);
+    let answer = gateway.http.head(gateway.url("/api/v1/budget")).send().await.unwrap();
+    assert_eq!(
+        (answer.status().as_u16(), answer.headers()["content-length"].to_str().unwrap()),
+        (200, "1234")
+    );
+}
+
+#[tokio::test]
+async fn what_belongs_to_one_connection_does_not_cross() {
+    let upstream = Upstream::start().await;
+    let gateway = before(&upstream).await;
+    upstream.answer(
+        "200 OK",
+        &[("connection", "x-secret"), ("x-secret", "1"), ("keep-alive", "timeout=1"), ("x-public", "1")],
+        "ok",
+    );
+    let answer = gateway
+        .raw(
+            b"GET /api/v1/budget HTTP/1.1\r\nhost: a\r\nconnection: x-mine\r\nx-mine: 1\r\nte: trailers\r\nproxy-authorization: x\r\nx-forwarded-for: 6.6.6.6\r\nforwarded: for=6.6.6.6\r\nphase6-internal: guess\r\nx-kept: 1\r\n\r\n",
+        )
+        .await
+        .to_lowercase();
+    assert!(
+        answer.contains("x-public: 1") && !answer.contains("x-secret") && !answer.contains("keep-alive:"),
+        "{answer}"
+    );
+    let seen = upstream.seen().pop().unwrap().to_lowercase();
+    for absent in ["x-mine", "te:", "proxy-authorization", "6.6.6.6", "forwarded: for", "guess"] {
+        assert!(!seen.contains(absent), "{absent}: {seen}");
+    }
+    assert!(
+        seen.contains("x-kept: 1")
+            && seen.contains("x-forwarded-for: 127.0.0.1")
+            && seen.contains("via: 1.1 phase6"),
+        "{seen}"
+    );
+    assert!(answer.contains("via: 1.1 phase6"), "{answer}");
+}
+
+#[tokio::test]
+async fn bodies_stream_both_ways() {
+    let upstream = Upstream::start().await;
+    let gateway = before(&upstream).await;
+    let pause = Duration::from_millis(400);
+    upstream.script(vec![
+        (
+            Duration::ZERO,
+            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+                .to_vec(),
+        ),
+        (Duration::ZERO, b"7\r\ndata: 1\r\n".to_vec()),
+        (pause, b"7\r\ndata: 2\r\n0\r\n\r\n".to_vec()),
+    ]);
+    let started = Instant::now();
+    let answer = gateway.get("/api/v1/providers/realtime").await.unwrap();
+    let mut pieces = answer.bytes_stream();
+    assert_eq!(&pieces.next().await.unwrap().unwrap()[..], b"data: 1");
+    assert!(started.elapsed() < pause, "the first piece does not wait for the second");
+    assert_eq!(&pieces.next().await.unwrap().unwrap()[..], b"data: 2");
+    assert!(pieces.next().await.is_none());
+
+    upstream.answer("200 OK", &[], "got it");
+    let body = reqwest::Body::wrap_stream(
+        futures_util::stream::iter(["one ", "two ", "three"]).map(Ok::<_, std::io::Error>),
+    );
+    let answer = gateway.http.post(gateway.url("/api/v1/budget")).body(body).send().await.unwrap();
+    assert_eq!(answer.text().await.unwrap(), "got it");
+    let seen = upstream.seen().pop().unwrap();
+    assert!(
+        seen.contains("transfer-encoding: chunked") && seen.contains("one ") && seen.contains("three"),
+        "{seen}"
+    );
+}
+
+/// Requests that two parsers could read differently: refused, or rebuilt so that the upstream sees
+/// exactly one request that is the one that was meant.
+#[tokio::test]
+async fn smuggled_requests_never_reach_the_upstream() {
+    let upstream = Upstream::start().await;
+    let gateway = before(&upstream).await;
+    let inner = "GET /api/v1/budget/smuggled HTTP/1.1\r\nhost: x\r\n\r\n";
+    let post = "POST /api/v1/budget HTTP/1.1\r\nhost: a\r\n";
+    let mut payloads: Vec<String> = Vec::new();
+    let encodings = [
+        "Transfer-Encoding: chunked",
+        "Transfer-Encoding : chunked",
+        "Transfer-Encoding: xchunked",
+        "Transfer-Encoding:\tchunked",
+        "transfer-encoding: chunked, identity",
+        "Transfer-Encoding: identity, chunked",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: x",
+        "X: y\r\n Transfer-Encoding: chunked",
+        "Transfer-Encoding:\r\n chunked",
+        "Transfer-Encoding: \"chunked\"",
+        "Transfer-Encoding: chunKed",
+        "Transfer_Encoding: chunked",
+        "Transfer-Encoding: chunked;q=1",
+        "\u{b}Transfer-Encoding: chunked",
+        "Transfer-Encoding: \u{b}chunked",
+    ];
+    let lengths = [
+        "Content-Length: 0",
+        "Content-Length: 4",
+        "Content-Length: +4",
+        "Content-Length: 4, 4",
+        "Content-Length: 4\r\nContent-Length: 5",
+        "Content-Length: 0x4",
+        "Content-Length: -1",
+        "Content-Length: 4 4",
+        "Content-Length : 4",
+        "Content-Length: 99999999999999999999",
+        "Content-Length:\r\n 4",
+        "X: y\r\nContent-Length: 6",
+        "Content-Length: ",
+    ];
+    let bodies = [
+        format!("0\r\n\r\n{inner}"),
+        format!("4\r\nabcd\r\n0\r\n\r\n{inner}"),
+        format!("abcd{inner}"),
+        format!("0x4\r\nabcd\r\n0\r\n\r\n{inner}"),
+        format!("4;ext=\"\n\"\r\nabcd\r\n0\r\n\r\n{inner}"),
+        format!("-1\r\n{inner}"),
+    ];
+    for encoding in encodings {
+        for length in lengths {
+            for body in &bodies {
+                payloads.push(format!("{post}{encoding}\r\n{length}\r\n\r\n{body}"));
+            }
+        }
+        for body in &bodies {
+            payloads.push(format!("{post}{encoding}\r\n\r\n{body}"));
+        }
+    }
+    for line in [
+        "GET  /api/v1/budget HTTP/1.1",
+        "GET /api/v1/budget HTTP/1.1 x",
+        "GET /api/v1/budget\tHTTP/1.1",
+        "GET /api/v1/budget",
+        "GET /api/v1/budget HTTP/1.2",
+        "GET /api/v1/budget\r\n HTTP/1.1",
+        "G\0ET /api/v1/budget HTTP/1.1",
+        "GET /api/v1/bud\0get HTTP/1.1",
+        "GET http://evil/../api/v1/budget HTTP/1.1",
+        "GET /api/v1/budget#x HTTP/1.1",
+        "\r\n\r\nGET /api/v1/budget HTTP/1.1",
+    ] {
+        payloads.push(format!("{line}\r\nhost: a\r\n\r\n"));
+    }
+    for header in
+        ["bad header: x", "x\0: y", "x: y\0z", ": empty", "x: y\r\n folded", "no colon", "x: y\rz: w"]
+    {
+        payloads.push(format!("GET /api/v1/budget HTTP/1.1\r\nhost: a\r\n{header}\r\n\r\n"));
+    }
+    assert!(payloads.len() >= 1_000, "{}", payloads.len());
+    for chunk in payloads.chunks(64) {
+        futures_util::future::join_all(chunk.iter().map(|payload| gateway.raw(payload.as_bytes()))).await;
+    }
+    // A pipelined second request is a request of its own, with its own line in the log: it may
+    // arrive, but only as what it says, never inside another one, and never with a foreign body.
+    for seen in upstream.seen() {
+        let head = seen.split("\r\n\r\n").next().unwrap().to_lowercase();
+        let count = |name: &str| head.lines().filter(|line| line.starts_with(name)).count();
+        assert!(count("content-length:") + count("transfer-encoding:") <= 1, "{seen}");
+        assert!(!head.contains("\0") && !head.contains("\u{b}"), "{seen}");
+        let body = seen.split_once("\r\n\r\n").unwrap().1;
+        let plain = head.starts_with("get /api/v1/budget/smuggled http/1.1");
+        assert!(!plain || body.is_empty(), "{seen}");
+    }
+    assert_eq!(gateway.get("/readyz").await.unwrap().status(), 200, "and the gateway lives");
+}
+
+#[tokio::test]
+async fn broken_busy_and_slow_upstreams_are_told_apart() {
+    let upstream = Upstream::start().await;
+    let policy = json!({"circuitBreaker": {"minimumCalls": 6, "openFor": "1h"}});
+    let gateway = gateway(&[upstream.address.to_string()], policy, &[("UPSTREAM_DEADLINE_MS", "300")]).await;
+    let told = |path: &'static str| {
+        let request = gateway.http.post(gateway.url(path));
+        async move {
+            let answer = request.send().await.unwrap();
+            let (status, retry) = (answer.status().as_u16(), answer.headers().contains_key("retry-after"));
+            let body: Value = answer.json().await.unwrap();
+            assert_eq!(body["traceId"].as_str().map(str::len), Some(32));
+            (status, body["error"]["code"].as_str().unwrap().to_owned(), retry)
+        }
+    };
+    // The connection ends without an answer.
+    upstream.script(vec![(Duration::ZERO, vec![])]);
+    assert_eq!(told("/api/v1/budget").await, (502, "upstream_failed".into(), false));
+    // No answer within the deadline.
+    upstream.script(vec![(Duration::from_secs(5), b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".to_vec())]);
+    assert_eq!(told("/api/v1/budget").await, (504, "upstream_timeout".into(), false));
+    // Nobody listens.
+    assert_eq!(told("/api/v1/training/x").await, (503, "upstream_unavailable".into(), true));
+    // Too many failures: it is not called any more.
+    upstream.script(vec![(Duration::ZERO, vec![])]);
+    for _ in 0..4 {
+        told("/api/v1/budget").await;
+    }
+    let before = upstream.seen().len();
+    assert_eq!(told("/api/v1/budget").await, (503, "upstream_unavailable".into(), true));
+    assert_eq!(upstream.seen().len(), before);
+    let shown: Value =
+        gateway.get("/api/v1/loadbalance/health?service=budget").await.unwrap().json().await.unwrap();
+    assert_eq!(shown["health"]["budget"]["circuitBreakers"]["budget"]["status"], "open");
+}
+
+#[tokio::test]
+async fn an_upstream_s_own_errors_and_refusals_are_passed_on() {
+    let upstream = Upstream::start().await;
+    let gateway = before(&upstream).await;
+    for status in [
+        "400 Bad Request",
+        "404 Not Found",
+        "429 Too Many Requests",
+        "500 Internal Server Error",
+        "503 Service Unavailable",
+    ] {
+        upstream.answer(
+            status,
+            &[("retry-after", "7"), ("content-type", "application/json")],
+            "{\"mine\":true}",
+        );
+        let answer = gateway.http.post(gateway.url("/api/v1/budget")).send().await.unwrap();
+        assert_eq!(answer.status().as_u16().to_string(), status[..3]);
+        assert_eq!(answer.headers()["retry-after"], "7");
+        assert_eq!(answer.text().await.unwrap(), "{\"mine\":true}");
+    }
+}
+
+#[tokio::test]
+async fn only_what_can_be_repeated_is_retried_and_only_once() {
+    let upstream = Upstream::start().await;
+    let gateway = before(&upstream).await;
+    upstream.script(vec![(Duration::ZERO, vec![])]);
+    let count = |method: &'static str| {
+        let (upstream, gateway) = (&upstream, &gateway);
+        async move {
+            let before = upstream.seen().len();
+            let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
+            let answer = gateway.http.request(method, gateway.url("/api/v1/budget")).send().await.unwrap();
+            assert_eq!(answer.status(), 502);
+            upstream.seen().len() - before
+        }
+    };
+    assert_eq!(count("GET").await, 2);
+    assert_eq!(count("POST").await, 1);
+    assert_eq!(count("PATCH").await, 1);
+    assert_eq!(count("DELETE").await, 2);
+}
+
+#[tokio::test]
+async fn a_dead_endpoint_costs_no_request_while_another_lives() {
+    let upstream = Upstream::start().await;
+    // Nothing listens on port 1.
+    let gateway = gateway(&["127.0.0.1:1".into(), upstream.address.to_string()], json!({}), &[]).await;
+    for i in 0..60 {
+        let answer = gateway.get("/api/v1/budget").await.unwrap();
+        assert_eq!(answer.status(), 200, "request {i}");
+    }
+    until("the dead one is known", || async {
+        let shown: Value =
+            gateway.get("/api/v1/loadbalance/health?service=budget").await.unwrap().json().await.unwrap();
+        let endpoints = shown["health"]["budget"]["endpoints"].as_array().unwrap().clone();
+        let health =
+            |address: &str| endpoints.iter().find(|e| e["address"] == address).unwrap()["health"].clone();
+        health("127.0.0.1:1") == "unhealthy" && health(&upstream.address.to_string()) == "healthy"
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn equal_endpoints_share_the_load() {
+    let (one, two) = (Upstream::start().await, Upstream::start().await);
+    let gateway = gateway(&[one.address.to_string(), two.address.to_string()], json!({}), &[]).await;
+    for _ in 0..200 {
+        assert_eq!(gateway.get("/api/v1/budget").await.unwrap().status(), 200);
+    }
+    let (one, two) = (one.seen().len(), two.seen().len());
+    assert_eq!(one + two, 200);
+    assert!(one >= 30 && two >= 30, "{one} and {two}");
+}
+
+#[tokio::test]
+async fn a_client_over_its_limit_is_refused_and_cannot_pretend_to_be_another() {
+    let upstream = Upstream::start().await;
+    let policy = json!({"rateLimit": {"capacity": 5, "refillPerSecond": 0.01}});
+    let gateway = gateway(&[upstream.address.to_string()], policy, &[]).await;
+    let mut statuses = Vec::new();
+    for i in 0..8 {
+        let request =
+            gateway.http.get(gateway.url("/api/v1/budget")).header("x-forwarded-for", format!("10.0.0.{i}"));
+        let answer = request.send().await.unwrap();
+        statuses.push(answer.status().as_u16());
+        if i == 7 {
+            assert_eq!(answer.headers()["x-ratelimit-remaining"], "0");
+            assert_eq!(answer.headers()["ratelimit-policy"], "\"default\";q=5;w=500");
+            assert!(answer.headers()["retry-after"].to_str().unwrap().parse::<u64>().unwrap() >= 90);
+            let body: Value = answer.json().await.unwrap();
+            assert_eq!((&body["ok"], &body["error"]["code"]), (&json!(false), &json!("rate_limited")));
+        }
+    }
+    assert_eq!(statuses, [200, 200, 200, 200, 200, 429, 429, 429]);
+    assert_eq!(upstream.seen().len(), 5);
+    drop(gateway.program);
+}
+
+/// The original's queue ended the gateway's process when one client outran its bucket.
+#[tokio::test]
+async fn a_flood_of_refusals_leaves_the_gateway_well() {
+    let upstream = Upstream::start().await;
+    let policy = json!({"rateLimit": {"capacity": 100, "refillPerSecond": 1}});
+    let gateway = gateway(&[upstream.address.to_string()], policy, &[]).await;
+    let flood = (0..64).map(|_| async {
+        let mut refused = 0;
+        for _ in 0..40 {
+            refused += usize::from(gateway.get("/api/v1/budget").await.unwrap().status() == 429);
+        }
+        refused
+    });
+    let refused: usize = futures_util::future::join_all(flood).await.into_iter().sum();
+    assert!(refused >= 64 * 40 - 130, "{refused}");
+    assert_eq!(gateway.get("/readyz").await.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn a_trace_begins_at_the_gateway_and_goes_on_behind_it() {
+    let text = EXAMPLE.replace("samplingRate: 0.10", "samplingRate: 1.0");
+    let fleet = Fleet::with(&text, &[], &[]);
+    let answer = fleet.http.get(fleet.url("web", "/api/v1/budget")).send().await.unwrap();
+    let trace = answer.headers()["x-request-id"].to_str().unwrap().to_owned();
+    let spans = |service: &'static str| {
+        let fleet = &fleet;
+        async move {
+            let (_, shown) = fleet.get(service, "/api/v1/system/observability").await;
+            shown["tracer"]["spans"].as_array().unwrap().clone()
+        }
+    };
+    let of_trace =
+        |spans: Vec<Value>| spans.into_iter().filter(|span| span["traceId"] == trace).collect::<Vec<_>>();
+    let (web, budget) = (of_trace(spans("web").await), of_trace(spans("budget").await));
+    let client_span = web.iter().find(|span| span["kind"] == "client").unwrap();
+    let server_span = budget.iter().find(|span| span["kind"] == "server").unwrap();
+    assert_eq!(server_span["parentSpanId"], client_span["spanId"], "{web:?} {budget:?}");
+    assert_eq!(server_span["name"], "GET /api/v1/budget");
+    let names: HashSet<_> = web.iter().map(|span| span["name"].as_str().unwrap()).collect();
+    assert!(names.contains("GET forward budget") && names.contains("GET budget"), "{names:?}");
+
+    // A client cannot force a trace to be recorded.
+    fleet.save(&text.replace("samplingRate: 1.0", "samplingRate: 0"));
+    fleet.program.hear("web: tracing.samplingRate 1");
+    let forced = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    fleet.http.get(fleet.url("web", "/api/v1/budget")).header("traceparent", forced).send().await.unwrap();
+    let recorded =
+        spans("web").await.iter().any(|span| span["traceId"] == "0af7651916cd43dd8448eb211c80319c");
+    assert!(!recorded);
+    assert_eq!(fleet.stop(), Some(0));
+}
+
+#[tokio::test]
+async fn the_whole_fleet_is_seen_from_the_gateway_and_who_is_missing() {
+    let fleet = Fleet::with(EXAMPLE, &["--only", "web,budget,meta"], &[]);
+    let (status, seen) = fleet.get("web", "/api/v1/system/observability/fleet").await;
+    assert_eq!((status, seen["answered"].as_u64()), (200, Some(3)), "{seen}");
+    assert_eq!(seen["services"]["budget"]["service"], "budget-server");
+    let missing: Vec<_> = seen["missing"].as_object().unwrap().keys().cloned().collect();
+    assert_eq!(missing, ["capabilities", "coach", "reports", "segmentation", "training"]);
+    let (_, status) = fleet.get("web", "/system/status").await;
+    assert_eq!((&status["services"]["meta"], &status["services"]["coach"]), (&json!(true), &json!(false)));
+    let (_, routes) = fleet.get("web", "/api/v1/system/routes").await;
+    assert_eq!(routes["routes"].as_array().unwrap().len(), 7);
+    assert_eq!(fleet.get("web", "/api/v1/health").await.1["server"], "web");
+    assert_eq!(fleet.stop(), Some(0));
+}
