@@ -8,7 +8,7 @@ use std::{
     process::Stdio,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -173,29 +173,49 @@ async fn a_full_disk_is_503_for_writes_and_reads_go_on() {
 struct Cable {
     port: u16,
     cut: Arc<AtomicBool>,
+    open: Arc<AtomicUsize>,
 }
 
 impl Cable {
     async fn to(target: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let cable = Self { port: listener.local_addr().unwrap().port(), cut: Arc::default() };
-        let cut = Arc::clone(&cable.cut);
+        let port = listener.local_addr().unwrap().port();
+        let cable = Self { port, cut: Arc::default(), open: Arc::default() };
+        let Self { cut, open, .. } = cable.clone();
         tokio::spawn(async move {
             while let Ok((mut client, _)) = listener.accept().await {
-                let (target, cut) = (target.clone(), Arc::clone(&cut));
+                let (target, cut, open) = (target.clone(), Arc::clone(&cut), Arc::clone(&open));
+                open.fetch_add(1, Ordering::SeqCst);
                 tokio::spawn(async move {
-                    if cut.load(Ordering::Relaxed) {
-                        return;
-                    }
-                    let Ok(mut server) = TcpStream::connect(target).await else { return };
+                    let until_cut = async {
+                        while !cut.load(Ordering::SeqCst) {
+                            tokio::time::sleep(Duration::from_millis(5)).await;
+                        }
+                    };
+                    let passing = async {
+                        let Ok(mut server) = TcpStream::connect(target).await else { return };
+                        let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+                    };
                     tokio::select! {
-                        _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
-                        () = async { while !cut.load(Ordering::Relaxed) { tokio::time::sleep(Duration::from_millis(5)).await } } => {}
+                        biased;
+                        () = until_cut => {}
+                        () = passing => {}
                     }
+                    open.fetch_sub(1, Ordering::SeqCst);
                 });
             }
         });
         cable
+    }
+
+    /// Cuts it: when this returns, nothing passes any more.
+    async fn cut(&self) {
+        self.cut.store(true, Ordering::SeqCst);
+        until("every connection is cut", || async { self.open.load(Ordering::SeqCst) == 0 }).await;
+    }
+
+    fn mend(&self) {
+        self.cut.store(false, Ordering::SeqCst);
     }
 }
 
@@ -220,7 +240,7 @@ async fn a_database_that_goes_away_is_503_for_writes_and_stale_answers_for_reads
     assert_eq!(budget.book(&name).await.0, 200);
     assert_eq!(budget.get("/api/v1/budget/metrics/c").await.0, 200);
 
-    cable.cut.store(true, Ordering::Relaxed);
+    cable.cut().await;
     until("writes are refused", || async {
         let (status, answer) = budget.book("lost").await;
         assert!(status != 200, "acknowledged although nothing can be written");
@@ -232,7 +252,7 @@ async fn a_database_that_goes_away_is_503_for_writes_and_stale_answers_for_reads
     assert_eq!(budget.get("/api/v1/budget/history").await.0, 503, "what was never read cannot be shown");
     assert_eq!(budget.get("/readyz").await.0, 200, "and readiness is no question of the database");
 
-    cable.cut.store(false, Ordering::Relaxed);
+    cable.mend();
     until("writes are possible again", || async { budget.book(&name).await.0 == 200 }).await;
     assert_eq!(budget.book(&name).await.1["recorded"], false, "the acknowledged one is there");
 }

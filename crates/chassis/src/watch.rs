@@ -50,9 +50,10 @@ impl FileWatch {
     /// Watches from now on.
     pub fn new(paths: &[PathBuf]) -> Self {
         let (tell, events) = mpsc::channel(64);
-        let teller = tell.clone();
+        let (teller, ours) = (tell.clone(), Ours::new(paths));
         let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
-            if let Some(kind) = event.ok().and_then(|event| kind(&event)) {
+            let event = event.ok().filter(|event| ours.are_among(&event.paths));
+            if let Some(kind) = event.and_then(|event| kind(&event)) {
                 // When the queue is full, what is in it tells enough.
                 let _ = teller.try_send(kind);
             }
@@ -101,6 +102,29 @@ impl FileWatch {
                 }
             }
         }
+    }
+}
+
+/// The files that matter, among all that lie in the same folders.
+struct Ours {
+    files: Vec<PathBuf>,
+    folders: Vec<PathBuf>,
+}
+
+impl Ours {
+    fn new(paths: &[PathBuf]) -> Self {
+        let (folders, files) = paths.iter().cloned().partition(|path| path.is_dir());
+        Self { files, folders }
+    }
+
+    fn are_among(&self, changed: &[PathBuf]) -> bool {
+        changed.iter().any(|path| {
+            let name = path.file_name().unwrap_or_default();
+            // A mounted `ConfigMap` changes by a link of this name.
+            name == "..data"
+                || self.files.iter().any(|file| file.file_name() == Some(name))
+                || self.folders.iter().any(|folder| path.parent() == Some(folder))
+        })
     }
 }
 

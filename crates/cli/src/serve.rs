@@ -47,10 +47,18 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Ending> {
     let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
     loop {
         tokio::select! {
-            () = watch.changed() => match source.read(&enforcer) {
-                Ok(()) => tracing::info!(revision = enforcer.state().revision, "policy read"),
-                Err(error) => tracing::error!(error, "policy refused; the last good one stays in force"),
-            },
+            () = watch.changed() => {
+                let before = enforcer.state();
+                match source.read(&enforcer) {
+                    Ok(()) => {
+                        let now = enforcer.state();
+                        if (now.revision, &now.uid, &now.error) != (before.revision, &before.uid, &before.error) {
+                            tracing::info!(revision = now.revision, hash = now.hash, "policy in force");
+                        }
+                    }
+                    Err(error) => tracing::error!(error, "policy refused; the last good one stays in force"),
+                }
+            }
             _ = interrupt.recv() => break,
             _ = terminate.recv() => break,
         }
