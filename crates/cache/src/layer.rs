@@ -6,7 +6,6 @@
 
 use std::{
     convert::Infallible,
-    fmt::Write,
     future::Future,
     pin::Pin,
     sync::{Arc, atomic::Ordering},
@@ -39,6 +38,8 @@ use crate::{
 
 /// Largest body that is stored.
 const LARGEST_BODY: u64 = 1024 * 1024;
+/// Headers that are added to a stored answer on its way out.
+const ROOM_FOR_HEADERS: usize = 12;
 /// Most tags of one answer.
 const MOST_TAGS: usize = 32;
 
@@ -466,7 +467,12 @@ impl Shared {
             Response::new(ResBody::from(entry.body.clone()))
         };
         *answer.status_mut() = if unchanged { StatusCode::NOT_MODIFIED } else { entry.status };
-        *answer.headers_mut() = entry.headers.clone();
+        // With room for what the layers outside add, so that the map does not grow on every hit.
+        let mut headers = HeaderMap::with_capacity(entry.headers.len() + ROOM_FOR_HEADERS);
+        for (name, value) in &entry.headers {
+            headers.append(name.clone(), value.clone());
+        }
+        *answer.headers_mut() = headers;
         if request.method() == Method::HEAD && !unchanged {
             answer.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(entry.body.len()));
         }
@@ -477,19 +483,29 @@ impl Shared {
     }
 
     fn tell<ResBody>(&self, answer: &mut Response<ResBody>, told: &Told) {
-        let mut text = match told {
-            Told::Hit { .. } => format!("{}; hit", self.name),
-            Told::Joined => format!("{}; fwd=uri-miss; collapsed", self.name),
-            Told::Forward { why, .. } => format!("{}; fwd={}", self.name, why.as_str()),
-        };
-        if let Told::Hit { ttl: Some(ttl), .. } = told {
-            let _ = write!(text, "; ttl={ttl}");
-        }
-        if let Told::Hit { detail: Some(detail), .. } = told {
-            let _ = write!(text, "; detail={detail}");
-        }
-        if let Told::Forward { stored: true, .. } = told {
-            text.push_str("; stored");
+        // On the path of every hit, so without `format!`.
+        let mut text = String::with_capacity(self.name.len() + 64);
+        text.push_str(&self.name);
+        match told {
+            Told::Hit { ttl, detail } => {
+                text.push_str("; hit");
+                if let Some(ttl) = ttl {
+                    text.push_str("; ttl=");
+                    text.push_str(itoa::Buffer::new().format(*ttl));
+                }
+                if let Some(detail) = detail {
+                    text.push_str("; detail=");
+                    text.push_str(detail);
+                }
+            }
+            Told::Joined => text.push_str("; fwd=uri-miss; collapsed"),
+            Told::Forward { why, stored } => {
+                text.push_str("; fwd=");
+                text.push_str(why.as_str());
+                if *stored {
+                    text.push_str("; stored");
+                }
+            }
         }
         if let Ok(value) = HeaderValue::from_str(&text) {
             answer.headers_mut().append(CACHE_STATUS, value);

@@ -64,7 +64,8 @@ pub struct Needs {
     pub store: Option<&'static [Migration]>,
     /// Peers that it calls.
     pub peers: &'static [&'static str],
-    /// Names under which it counts requests, beside its routes.
+    /// Names under which it counts the requests that no route of it matches; it then has a
+    /// fallback of its own. Empty: such requests are refused with 404.
     pub labels: &'static [&'static str],
 }
 
@@ -313,7 +314,9 @@ pub async fn start(
     });
     let _ = observability.0.set(Arc::downgrade(&common));
     common::register_series(&common);
-    described = described.fallback(no_such_path);
+    if definition.needs.labels.is_empty() {
+        described = described.fallback(no_such_path);
+    }
     let (routes, _) = described.with_state(Arc::clone(&common)).merge(own).split_for_parts();
     let router: Router = routes.method_not_allowed_fallback(no_such_method);
 
@@ -321,7 +324,13 @@ pub async fn start(
         stack(Parts { name, router, enforcer, access: host.access.clone(), telemetry, limiter, cache, load });
     let accepting = CancellationToken::new();
     let limits = host.connections.clone();
-    tasks.spawn(server::serve(listener, stack, limits, connections, accepting.clone()));
+    tasks.spawn(server::serve(
+        listener,
+        move |peer| stack.for_peer(peer),
+        limits,
+        connections,
+        accepting.clone(),
+    ));
     Ok(Running { definition: *definition, address, common, store, accepting, stop, tasks })
 }
 

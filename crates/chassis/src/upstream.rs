@@ -303,15 +303,19 @@ impl Upstream {
         let endpoints = &self.inner.endpoints;
         let admitted = |index: &usize| endpoints[*index].breaker.would_admit();
         let well = |index: &usize| endpoints[*index].seen.lock().health.condition() != Condition::Unhealthy;
-        let other = |index: &usize| Some(*index) != tried || endpoints.len() == 1;
+        let other = |index: &usize| Some(*index) != tried;
         let all = 0..endpoints.len();
-        let mut eligible: Vec<usize> = all.clone().filter(other).filter(admitted).filter(well).collect();
-        if eligible.is_empty() {
-            // Probes can be wrong about all of them at once; the breakers have the last word.
-            eligible = all.filter(admitted).collect();
-        }
-        let candidates: Vec<Candidate> = eligible.iter().map(|index| endpoints[*index].candidate()).collect();
-        let chosen = choose(&candidates, [rand::random(), rand::random()]).map(|chosen| eligible[chosen]);
+        let chosen = if endpoints.len() == 1 {
+            Some(0).filter(admitted)
+        } else {
+            let mut eligible: Vec<usize> = all.clone().filter(other).filter(admitted).filter(well).collect();
+            if eligible.is_empty() {
+                // Probes can be wrong about all of them at once; the breakers have the last word.
+                eligible = all.filter(admitted).collect();
+            }
+            let candidates: Vec<_> = eligible.iter().map(|index| endpoints[*index].candidate()).collect();
+            choose(&candidates, [rand::random(), rand::random()]).map(|chosen| eligible[chosen])
+        };
         match chosen {
             Some(index) => match endpoints[index].breaker.admit() {
                 Ok(permit) => Ok((index, permit)),
@@ -385,6 +389,7 @@ impl Endpoint {
     }
 
     async fn probe(&self, peer: &str) {
+        self.pool.prune();
         let mut request = Request::new(Body::empty());
         *request.uri_mut() = Uri::from_static("/readyz");
         request.headers_mut().insert(HOST, self.host.clone());

@@ -1,9 +1,11 @@
-//! What an answer says about the limit: `RateLimit` and `RateLimit-Policy`
-//! (draft-ietf-httpapi-ratelimit-headers), the older `X-RateLimit-*` and `Retry-After`.
+//! What an answer says about the limit.
+//!
+//! Every answer: `RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers). A
+//! refused one in addition what older clients read: `Retry-After` and the trio `X-RateLimit-*`.
 //!
 //! Times are whole seconds, rounded up: who waits so long is admitted.
 
-use std::{fmt::Write, time::Duration};
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header::RETRY_AFTER};
 
@@ -25,19 +27,30 @@ pub(crate) fn write(rule: &Rule, decision: &Decision, headers: &mut HeaderMap) {
         Decision::Admit { remaining, full_in } => (*remaining, Some(seconds(*full_in))),
         Decision::Refuse { retry_after } => (0, retry_after.map(seconds)),
     };
-    let mut text = String::with_capacity(32);
-    let _ = write!(text, "\"{}\";r={remaining}", rule.name);
-    if let Some(reset) = reset {
-        let _ = write!(text, ";t={reset}");
-    }
     headers.insert(RATELIMIT_POLICY, rule.policy_header.clone());
-    headers.insert(RATELIMIT, HeaderValue::from_str(&text).expect("digits and a plain name"));
+    headers.insert(RATELIMIT, ratelimit(&rule.name, remaining, reset));
+    if decision.is_admitted() {
+        return;
+    }
     headers.insert(X_RATELIMIT_LIMIT, rule.capacity_header.clone());
     headers.insert(X_RATELIMIT_REMAINING, HeaderValue::from(remaining));
     if let Some(reset) = reset {
         headers.insert(X_RATELIMIT_RESET, HeaderValue::from(reset));
-        if !decision.is_admitted() {
-            headers.insert(RETRY_AFTER, HeaderValue::from(reset.max(1)));
-        }
+        headers.insert(RETRY_AFTER, HeaderValue::from(reset.max(1)));
     }
+}
+
+/// `"name";r=remaining;t=reset`. On the path of every request, so without `format!`.
+fn ratelimit(name: &str, remaining: u64, reset: Option<u64>) -> HeaderValue {
+    let mut digits = itoa::Buffer::new();
+    let mut text = String::with_capacity(name.len() + 48);
+    text.push('"');
+    text.push_str(name);
+    text.push_str("\";r=");
+    text.push_str(digits.format(remaining));
+    if let Some(reset) = reset {
+        text.push_str(";t=");
+        text.push_str(digits.format(reset));
+    }
+    HeaderValue::from_str(&text).expect("digits and a plain name")
 }

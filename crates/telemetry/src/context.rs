@@ -31,6 +31,13 @@ impl TraceId {
     pub const fn get(self) -> u128 {
         self.0
     }
+
+    /// As the value of a header.
+    pub fn to_header(self) -> HeaderValue {
+        let mut text = [0; 32];
+        write_hex(&mut text, self.0);
+        HeaderValue::from_bytes(&text).expect("hexadecimal digits")
+    }
 }
 
 impl SpanId {

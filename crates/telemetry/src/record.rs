@@ -169,9 +169,7 @@ impl Exchange {
 
     /// The id that the client gave the request, or else the trace's.
     pub fn request_id(&self) -> HeaderValue {
-        self.request_id.clone().unwrap_or_else(|| {
-            HeaderValue::from_str(&self.context().trace_id.to_string()).expect("hexadecimal digits")
-        })
+        self.request_id.clone().unwrap_or_else(|| self.context().trace_id.to_header())
     }
 
     /// Tells which declared route answers.

@@ -5,6 +5,7 @@
 //! body of the answer; bodies stream both ways.
 
 use std::{
+    net::IpAddr,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -33,7 +34,7 @@ const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host")
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 /// Which revision of its own policy the upstream judged by.
 const UPSTREAM_POLICY: HeaderName = HeaderName::from_static("phase6-upstream-policy");
-const POLICY: &str = "phase6-policy";
+const POLICY: HeaderName = HeaderName::from_static("phase6-policy");
 const FAULT: HeaderName = phase6_chassis::FAULT;
 
 /// The peers, and what the fleet's own endpoints need.
@@ -59,7 +60,7 @@ impl Gateway {
     }
 }
 
-/// Any request below `/api` that is not answered here.
+/// Any request that no route of this service answers.
 pub(crate) async fn forward(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
     match prepare(request) {
         Ok((index, request)) => {
@@ -89,8 +90,7 @@ fn prepare(request: Request) -> Result<(usize, Request<Body>), ApiError> {
     };
     let mut headers = parts.headers;
     let host = headers.get(HOST).cloned();
-    hop::remove(&mut headers);
-    hop::remove_claims(&mut headers);
+    hop::strip(&mut headers, hop::is_not_for_clients_to_say);
     hop::add_via(&mut headers);
     forwarded(&mut headers, parts.extensions.get::<RequestContext>(), host);
     let mut out = Request::new(body);
@@ -104,9 +104,8 @@ fn prepare(request: Request) -> Result<(usize, Request<Body>), ApiError> {
 
 /// Says for whom the request is passed on.
 fn forwarded(headers: &mut HeaderMap, context: Option<&RequestContext>, host: Option<HeaderValue>) {
-    let address = context.and_then(|context| HeaderValue::from_str(&context.caller.address.to_string()).ok());
-    if let Some(address) = address {
-        headers.insert(X_FORWARDED_FOR, address);
+    if let Some(context) = context {
+        headers.insert(X_FORWARDED_FOR, written(context.caller.address));
     }
     if let Some(host) = host {
         headers.insert(X_FORWARDED_HOST, host);
@@ -114,24 +113,47 @@ fn forwarded(headers: &mut HeaderMap, context: Option<&RequestContext>, host: Op
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
 }
 
-/// The answer as it goes back.
+/// An address as a header's value.
+fn written(address: IpAddr) -> HeaderValue {
+    let mut text = String::with_capacity(40);
+    match address {
+        // On the path of every request, so without `format!`.
+        IpAddr::V4(v4) => {
+            for (place, octet) in v4.octets().into_iter().enumerate() {
+                if place > 0 {
+                    text.push('.');
+                }
+                text.push_str(itoa::Buffer::new().format(octet));
+            }
+        }
+        IpAddr::V6(v6) => text.push_str(&v6.to_string()),
+    }
+    HeaderValue::from_str(&text).expect("digits, colons and dots")
+}
+
+/// The answer as it goes back. What the upstream says of itself stays here, but for two things:
+/// the policy it judged by, under another name, and whether a failure was its own.
 fn returned(mut answer: Response, peer: &str) -> Response {
     let headers = answer.headers_mut();
-    hop::remove(headers);
     let policy = headers.get(POLICY).and_then(|revision| revision.to_str().ok());
     let policy = policy.and_then(|revision| HeaderValue::from_str(&format!("{peer};{revision}")).ok());
-    let fault = headers.get(FAULT).cloned();
-    let ours: Vec<HeaderName> =
-        headers.keys().filter(|name| name.as_str().starts_with("phase6-")).cloned().collect();
-    for name in ours {
-        headers.remove(name);
-    }
+    hop::strip(headers, |name| name.starts_with("phase6-") && name != FAULT);
     if let Some(policy) = policy {
         headers.insert(UPSTREAM_POLICY, policy);
     }
-    if let Some(fault) = fault {
-        headers.insert(FAULT, fault);
-    }
     hop::add_via(headers);
     answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_written_as_everybody_does() {
+        for address in ["0.0.0.0", "192.0.2.255", "2001:db8::1", "::ffff:192.0.2.1"] {
+            let address: IpAddr = address.parse().unwrap();
+            assert_eq!(written(address), address.to_string());
+        }
+    }
 }

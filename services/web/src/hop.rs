@@ -2,57 +2,53 @@
 
 use http::{
     HeaderMap, HeaderName, HeaderValue,
-    header::{
-        CONNECTION, EXPECT, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
-        TRANSFER_ENCODING, UPGRADE, VIA,
-    },
+    header::{CONNECTION, VIA},
 };
 
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const OWN_VIA: HeaderValue = HeaderValue::from_static("1.1 phase6");
 
-/// Removes what was meant for one connection only, and what `Connection` names besides.
-pub(crate) fn remove(headers: &mut HeaderMap) {
+/// Removes what was meant for one connection only, what `Connection` names besides, and what
+/// `also` says. One look at each name: most messages have nothing to remove.
+pub(crate) fn strip(headers: &mut HeaderMap, also: impl Fn(&str) -> bool) {
     let named: Vec<HeaderName> = headers
         .get_all(CONNECTION)
         .iter()
         .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
+        .flat_map(|value| value.split(',').map(str::trim))
+        // These two are no names of headers to be looked for.
+        .filter(|name| !matches!(*name, "close" | "keep-alive"))
+        .filter_map(|name| name.parse().ok())
         .collect();
-    for name in named {
-        headers.remove(name);
-    }
-    for name in [
-        CONNECTION,
-        KEEP_ALIVE,
-        PROXY_CONNECTION,
-        PROXY_AUTHENTICATE,
-        PROXY_AUTHORIZATION,
-        TE,
-        TRAILER,
-        TRANSFER_ENCODING,
-        UPGRADE,
-    ] {
+    let doomed = |name: &&HeaderName| {
+        is_for_one_connection(name.as_str()) || also(name.as_str()) || named.contains(name)
+    };
+    let doomed: Vec<HeaderName> = headers.keys().filter(doomed).cloned().collect();
+    for name in doomed {
         headers.remove(name);
     }
 }
 
-/// Removes what a client may not say to our services, and what this hop says itself.
-pub(crate) fn remove_claims(headers: &mut HeaderMap) {
-    let ours: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| name.as_str().starts_with("phase6-") || name.as_str().starts_with("x-forwarded-"))
-        .cloned()
-        .collect();
-    for name in ours {
-        headers.remove(name);
-    }
-    // The interim answer to `Expect` is given by this hop.
-    for name in [FORWARDED, HOST, EXPECT] {
-        headers.remove(name);
-    }
+fn is_for_one_connection(name: &str) -> bool {
+    matches!(
+        name,
+        "connection"
+            | "keep-alive"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "proxy-connection"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+    )
+}
+
+/// What a client may not say to our services, what this hop says itself, and `Expect`, to which
+/// this hop gives the interim answer.
+pub(crate) fn is_not_for_clients_to_say(name: &str) -> bool {
+    name.starts_with("phase6-")
+        || name.starts_with("x-forwarded-")
+        || matches!(name, "forwarded" | "host" | "expect")
 }
 
 /// Says that this hop was passed.
@@ -84,7 +80,7 @@ mod tests {
             ("x-kept", "1"),
             ("authorization", "Bearer x"),
         ]);
-        remove(&mut map);
+        strip(&mut map, |_| false);
         let mut left: Vec<_> = map.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["authorization", "x-kept"]);
@@ -100,7 +96,7 @@ mod tests {
             ("host", "a"),
             ("x-request-id", "kept"),
         ]);
-        remove_claims(&mut map);
+        strip(&mut map, is_not_for_clients_to_say);
         assert_eq!(map.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-request-id"]);
     }
 }

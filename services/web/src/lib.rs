@@ -17,7 +17,6 @@ mod table;
 
 use std::sync::Arc;
 
-use axum::routing::any;
 use phase6_chassis::{Definition, Domain, Kit, Needs, StartError};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -42,6 +41,6 @@ fn build(kit: Kit) -> Result<OpenApiRouter, StartError> {
         .routes(routes!(fleet::status))
         .routes(routes!(fleet::observability))
         .routes(routes!(fleet::endpoints))
-        .route("/api/{*path}", any(gateway::forward))
+        .fallback(gateway::forward)
         .with_state(gateway))
 }

@@ -53,6 +53,10 @@ pub(crate) fn peer(path: &str) -> Option<usize> {
 
 /// Whether a path holds what could mean another path to somebody else.
 pub(crate) fn is_ambiguous(path: &str) -> bool {
+    if !path.bytes().any(|byte| matches!(byte, b'.' | b'%' | b'\\')) {
+        // Almost every path.
+        return false;
+    }
     let decoded = path.to_ascii_lowercase().replace("%2e", ".");
     path.contains('\\')
         || decoded.contains("%5c")

@@ -88,14 +88,15 @@ pub struct ConnectionCounts {
 }
 
 /// Accepts connections until `stop`, then lets each finish its request. Returns when none is left.
+/// `stack` makes the service that answers the requests of one peer's connection.
 pub(crate) async fn serve<S>(
     listener: TcpListener,
-    stack: S,
+    stack: impl Fn(SocketAddr) -> S,
     limits: ConnectionLimits,
     counts: Arc<ConnectionCounts>,
     stop: CancellationToken,
 ) where
-    S: Service<Request<RequestBody>, Response = Response, Error = Infallible> + Clone + Send + 'static,
+    S: Service<Request<RequestBody>, Response = Response, Error = Infallible> + Send + 'static,
     S::Future: Send + 'static,
 {
     let connections = TaskTracker::new();
@@ -134,7 +135,7 @@ pub(crate) async fn serve<S>(
         counts.open.fetch_add(1, Ordering::Relaxed);
         let connection =
             Connection { limits: limits.clone(), counts: Arc::clone(&counts), stop: stop.clone(), peer };
-        connections.spawn(connection.run(socket, stack.clone()));
+        connections.spawn(connection.run(socket, stack(peer)));
     }
     drop(listener);
     connections.close();
@@ -151,10 +152,6 @@ fn network(address: IpAddr) -> [u8; 8] {
         IpAddr::V6(v6) => v6.octets()[..8].try_into().expect("eight of sixteen bytes"),
     }
 }
-
-/// The peer of the connection that a request came by; in the request's extensions.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Peer(pub(crate) SocketAddr);
 
 struct Connection {
     limits: ConnectionLimits,
@@ -173,12 +170,8 @@ impl Connection {
         let _ = socket.set_nodelay(true);
         let progress = Arc::new(Progress::new());
         let io = TokioIo::new(WatchedIo::new(socket, Arc::clone(&progress)));
-        let handler = Handler {
-            stack: RefCell::new(stack),
-            progress: Arc::clone(&progress),
-            peer: self.peer,
-            body: self.limits.body,
-        };
+        let handler =
+            Handler { stack: RefCell::new(stack), progress: Arc::clone(&progress), body: self.limits.body };
         let mut connection =
             pin!(http1::Builder::new().max_buf_size(READ_BUFFER).serve_connection(io, handler));
         let mut ending = false;
@@ -235,7 +228,6 @@ struct Handler<S> {
     /// HTTP/1 has one request at a time, so one stack serves a connection without being cloned.
     stack: RefCell<S>,
     progress: Arc<Progress>,
-    peer: SocketAddr,
     body: BodyLimits,
 }
 
@@ -249,8 +241,7 @@ where
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         self.progress.enter(Phase::Busy);
-        let mut request = request.map(|incoming| RequestBody::new(incoming, self.body));
-        request.extensions_mut().insert(Peer(self.peer));
+        let request = request.map(|incoming| RequestBody::new(incoming, self.body));
         // The stack is always ready: its layers refuse in `call`.
         let future = self.stack.borrow_mut().call(request);
         Answering { future, progress: Some(Arc::clone(&self.progress)) }

@@ -47,13 +47,10 @@ pub enum BodyError {
     Broken(#[source] hyper::Error),
 }
 
-pin_project! {
-    /// A request's body, within its bounds. The default is an empty one.
-    #[derive(Default)]
-    pub struct RequestBody {
-        #[pin]
-        inner: Option<Bounded>,
-    }
+/// A request's body, within its bounds. The default is an empty one, and costs nothing.
+#[derive(Default)]
+pub struct RequestBody {
+    inner: Option<Pin<Box<Bounded>>>,
 }
 
 pin_project! {
@@ -74,7 +71,7 @@ impl RequestBody {
             return Self::default();
         }
         let bounded = Bounded { incoming, limits, received: 0, started: Instant::now(), timer: None };
-        Self { inner: Some(bounded) }
+        Self { inner: Some(Box::pin(bounded)) }
     }
 }
 
@@ -86,8 +83,8 @@ impl Body for RequestBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Some(this) = self.project().inner.as_pin_mut() else { return Poll::Ready(None) };
-        let this = this.project();
+        let Some(bounded) = &mut self.get_mut().inner else { return Poll::Ready(None) };
+        let this = bounded.as_mut().project();
         match this.incoming.poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 *this.timer = None;

@@ -14,7 +14,7 @@ use phase6_telemetry::{Exchange, RouteId};
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
-use crate::{Access, Caller, Enforcer, enforce::Judgement, server::Peer};
+use crate::{Access, Caller, Enforcer, enforce::Judgement};
 
 /// Says which revision of the policy judged a request.
 const POLICY: HeaderName = HeaderName::from_static("phase6-policy");
@@ -93,7 +93,7 @@ impl<S> Layer<S> for ContextLayer {
     type Service = Contextual<S>;
 
     fn layer(&self, inner: S) -> Contextual<S> {
-        Contextual { inner, layer: self.clone() }
+        Contextual { inner, layer: self.clone(), peer: NOWHERE }
     }
 }
 
@@ -101,6 +101,14 @@ impl<S> Layer<S> for ContextLayer {
 pub(crate) struct Contextual<S> {
     inner: S,
     layer: ContextLayer,
+    peer: SocketAddr,
+}
+
+impl<S: Clone> Contextual<S> {
+    /// The same, for requests that come over a connection from `peer`.
+    pub(crate) fn for_peer(&self, peer: SocketAddr) -> Self {
+        Self { peer, ..self.clone() }
+    }
 }
 
 impl<S, B> Service<Request<B>> for Contextual<S>
@@ -117,8 +125,7 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let judgement = self.layer.enforcer.judgement();
-        let peer = request.extensions().get::<Peer>().map_or(NOWHERE, |peer| peer.0);
-        let caller = self.layer.access.caller(peer, request.headers());
+        let caller = self.layer.access.caller(self.peer, request.headers());
         let operational = OPERATIONAL.contains(&request.uri().path());
         let revision = judgement.revision.clone();
         let keys_required = !self.layer.access.keys.is_empty();
@@ -127,6 +134,7 @@ where
     }
 }
 
+/// Where a request comes from that came over no connection.
 const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 pin_project! {

@@ -38,7 +38,7 @@ impl Innermost {
             .expect("a constant name is well-formed");
         // A second registration would only mean a second stack over the same telemetry.
         let _ = telemetry.metrics().registry().register(Box::new(panics.clone()));
-        Self { router: router.layer(LabelLayer), panics }
+        Self { router: router.route_layer(LabelLayer), panics }
     }
 }
 

@@ -1,15 +1,18 @@
 //! Connections to one endpoint, kept for the next call.
 //!
-//! A connection comes back when the answer's body has been read to its end; one whose answer was
-//! given up is closed. An idle connection that turns out to be closed is replaced without the
-//! caller noticing, as long as the request has not been sent.
+//! A connection is driven by whoever uses it: the call until the head of the answer is there, then
+//! the reader of the body. No task of its own stands between the two, and a call that is given up
+//! closes its connection. It comes back when the body has been read to its end. An idle connection
+//! that turns out to be closed is replaced without the caller noticing, as long as the request has
+//! not been sent.
 
 use std::{
+    future::poll_fn,
     io,
     net::ToSocketAddrs,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::{Duration, Instant},
 };
 
@@ -19,11 +22,13 @@ use http::{Request, Response};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::{
     body::Incoming,
-    client::conn::http1::{self, SendRequest},
+    client::conn::{
+        TrySendError,
+        http1::{self, SendRequest},
+    },
 };
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use pin_project_lite::pin_project;
 use tokio::net::TcpStream;
 
 /// Most connections kept idle.
@@ -41,12 +46,62 @@ pub(crate) struct Pool {
 
 struct Inner {
     address: String,
+    /// The newest last.
     idle: Mutex<Vec<Idle>>,
 }
 
 struct Idle {
-    connection: SendRequest<Body>,
+    connection: Connection,
     since: Instant,
+}
+
+/// A connection: what sends requests, and what moves the bytes.
+///
+/// Everything that happens on it happens while its user drives it, so the user's task has to be
+/// woken by the socket only. Its other ends are polled with a waker that does nothing, and so is
+/// the driver as long as it gets on: otherwise they would have the task woken by itself, to be
+/// polled again from the outside in for nothing.
+struct Connection {
+    sender: SendRequest<Body>,
+    driver: Pin<Box<http1::Connection<TokioIo<TcpStream>, Body>>>,
+    ended: bool,
+}
+
+const NOBODY: &Waker = Waker::noop();
+
+impl Connection {
+    /// Moves bytes as far as they go without waiting.
+    fn drive(&mut self, waker: &Waker) {
+        // How it ended is told to the side that sends.
+        self.ended = self.ended || self.driver.as_mut().poll(&mut Context::from_waker(waker)).is_ready();
+    }
+
+    /// Polls one of its other ends until that is ready or the socket is not.
+    fn poll<T>(&mut self, cx: &Context<'_>, mut end: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
+        for waker in [NOBODY, cx.waker()] {
+            self.drive(waker);
+            let polled = end(&mut Context::from_waker(NOBODY));
+            if polled.is_ready() {
+                return polled;
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Whether it takes a request; notices what happened to it while it was idle.
+    fn is_ready(&mut self) -> bool {
+        self.drive(NOBODY);
+        !self.ended && self.sender.is_ready()
+    }
+
+    /// Sends a request and gives the head of its answer.
+    async fn send(
+        &mut self,
+        request: Request<Body>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<Body>>> {
+        let mut sent = pin!(self.sender.try_send_request(request));
+        poll_fn(|cx| self.poll(cx, |nobody| sent.as_mut().poll(nobody))).await
+    }
 }
 
 /// Why a request has no answer.
@@ -72,10 +127,9 @@ impl Pool {
                     Err(error) => return Err(SendError::Unsent(Box::new(request), error)),
                 },
             };
-            match connection.try_send_request(request).await {
+            match connection.send(request).await {
                 Ok(answer) => {
-                    let back = Back { pool: self.clone(), connection: Some(connection) };
-                    return Ok(answer.map(|incoming| PooledBody::new(incoming, back)));
+                    return Ok(answer.map(|incoming| PooledBody::new(incoming, self.clone(), connection)));
                 }
                 Err(mut error) => match error.take_message() {
                     Some(unsent) if reused => request = unsent,
@@ -89,38 +143,33 @@ impl Pool {
         }
     }
 
-    fn take_idle(&self) -> Option<SendRequest<Body>> {
-        let mut idle = self.inner.idle.lock();
-        while let Some(Idle { connection, since }) = idle.pop() {
-            if connection.is_ready() && since.elapsed() < IDLE {
-                return Some(connection);
-            }
-            if since.elapsed() >= IDLE {
-                // The ones below are older still.
-                idle.clear();
-            }
-        }
-        None
+    /// Closes connections that have been idle for too long.
+    pub(crate) fn prune(&self) {
+        self.inner.idle.lock().retain(|idle| idle.since.elapsed() < IDLE);
     }
 
-    fn put_idle(&self, connection: SendRequest<Body>) {
+    fn take_idle(&self) -> Option<Connection> {
+        loop {
+            let Idle { mut connection, since } = self.inner.idle.lock().pop()?;
+            if since.elapsed() < IDLE && connection.is_ready() {
+                return Some(connection);
+            }
+        }
+    }
+
+    fn put_idle(&self, connection: Connection) {
         let mut idle = self.inner.idle.lock();
-        if idle.len() < MOST_IDLE && !connection.is_closed() {
+        if idle.len() < MOST_IDLE && !connection.ended {
             idle.push(Idle { connection, since: Instant::now() });
         }
     }
 
-    async fn connect(&self) -> Result<SendRequest<Body>, io::Error> {
+    async fn connect(&self) -> Result<Connection, io::Error> {
         let connecting = async {
             let socket = TcpStream::connect(resolve(&self.inner.address).await?.as_slice()).await?;
             socket.set_nodelay(true)?;
-            let (connection, driver) =
-                http1::handshake(TokioIo::new(socket)).await.map_err(io::Error::other)?;
-            tokio::spawn(async move {
-                // Its end is seen by the side that sends.
-                let _ = driver.await;
-            });
-            Ok(connection)
+            let (sender, driver) = http1::handshake(TokioIo::new(socket)).await.map_err(io::Error::other)?;
+            Ok(Connection { sender, driver: Box::pin(driver), ended: false })
         };
         tokio::time::timeout(CONNECT, connecting)
             .await
@@ -139,35 +188,27 @@ async fn resolve(address: &str) -> io::Result<Vec<std::net::SocketAddr>> {
         .map_err(io::Error::other)?
 }
 
-/// Gives a connection back when the body is done.
-struct Back {
+/// The body of an answer over a pooled connection.
+pub(crate) struct PooledBody {
+    incoming: Incoming,
     pool: Pool,
-    connection: Option<SendRequest<Body>>,
-}
-
-impl Back {
-    fn give(&mut self) {
-        if let Some(connection) = self.connection.take() {
-            self.pool.put_idle(connection);
-        }
-    }
-}
-
-pin_project! {
-    /// The body of an answer over a pooled connection.
-    pub(crate) struct PooledBody {
-        #[pin]
-        incoming: Incoming,
-        back: Back,
-    }
+    /// None: it was given back.
+    connection: Option<Connection>,
 }
 
 impl PooledBody {
-    fn new(incoming: Incoming, mut back: Back) -> Self {
-        if incoming.is_end_stream() {
-            back.give();
+    fn new(incoming: Incoming, pool: Pool, connection: Connection) -> Self {
+        let mut body = Self { incoming, pool, connection: Some(connection) };
+        if body.is_end_stream() {
+            body.give_back();
         }
-        Self { incoming, back }
+        body
+    }
+
+    fn give_back(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            self.pool.put_idle(connection);
+        }
     }
 }
 
@@ -179,10 +220,18 @@ impl http_body::Body for PooledBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let mut this = self.project();
-        let frame = ready!(this.incoming.as_mut().poll_frame(cx));
-        if frame.is_none() || this.incoming.is_end_stream() {
-            this.back.give();
+        let this = self.get_mut();
+        let Some(connection) = &mut this.connection else { return Poll::Ready(None) };
+        let mut incoming = Pin::new(&mut this.incoming);
+        // Some of it may have come with the head.
+        let mut polled = incoming.as_mut().poll_frame(&mut Context::from_waker(NOBODY));
+        if polled.is_pending() {
+            polled = connection.poll(cx, |nobody| incoming.as_mut().poll_frame(nobody));
+        }
+        let frame = ready!(polled);
+        // A chunked body does not know its end before it is there.
+        if frame.is_none() || this.is_end_stream() {
+            this.give_back();
         }
         Poll::Ready(frame)
     }
