@@ -62,12 +62,12 @@ impl Program {
 
     /// Everything said on standard output.
     pub fn said(&self) -> String {
-        self.said.lock().iter().map(|(_, line)| format!("{line}\n")).collect()
+        self.said.lock().iter().map(|(_, line)| line.as_str()).collect::<Vec<_>>().join("\n")
     }
 
     /// Everything said on standard error.
     pub fn errors(&self) -> String {
-        self.errors.lock().iter().map(|line| format!("{line}\n")).collect()
+        self.errors.lock().join("\n")
     }
 
     /// Waits for a line that holds `text`, and tells when it came.

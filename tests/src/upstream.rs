@@ -1,7 +1,7 @@
 //! An HTTP server below a gateway that does as it is told and remembers what it was sent, byte for
 //! byte.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{fmt::Write, net::SocketAddr, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::{
@@ -31,7 +31,7 @@ impl Upstream {
                 let upstream = serving.clone();
                 tokio::spawn(async move {
                     let mut received = Vec::new();
-                    let mut buffer = [0; 65_536];
+                    let mut buffer = vec![0; 65_536];
                     loop {
                         match socket.read(&mut buffer).await {
                             Ok(0) | Err(_) => return,
@@ -83,7 +83,7 @@ impl Upstream {
 fn whole(status: &str, headers: &[(&str, &str)], body: &str) -> Script {
     let mut text = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n", body.len());
     for (name, value) in headers {
-        text.push_str(&format!("{name}: {value}\r\n"));
+        let _ = write!(text, "{name}: {value}\r\n");
     }
     text.push_str("\r\n");
     text.push_str(body);

@@ -67,7 +67,7 @@ impl Gateway {
         let mut socket = TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
         socket.write_all(bytes).await.unwrap();
         let mut answer = Vec::new();
-        let mut buffer = [0; 16_384];
+        let mut buffer = vec![0; 16_384];
         while let Ok(Ok(count)) =
             tokio::time::timeout(Duration::from_millis(300), socket.read(&mut buffer)).await
         {
@@ -289,7 +289,7 @@ async fn smuggled_requests_never_reach_the_upstream() {
         let head = seen.split("\r\n\r\n").next().unwrap().to_lowercase();
         let count = |name: &str| head.lines().filter(|line| line.starts_with(name)).count();
         assert!(count("content-length:") + count("transfer-encoding:") <= 1, "{seen}");
-        assert!(!head.contains("\0") && !head.contains("\u{b}"), "{seen}");
+        assert!(!head.contains('\0') && !head.contains('\u{b}'), "{seen}");
         let body = seen.split_once("\r\n\r\n").unwrap().1;
         let plain = head.starts_with("get /api/v1/budget/smuggled http/1.1");
         assert!(!plain || body.is_empty(), "{seen}");

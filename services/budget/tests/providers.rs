@@ -299,7 +299,8 @@ impl Events {
                         .to_owned()
                 };
                 let told = (field("event:"), serde_json::from_str(&field("data:")).unwrap_or(Value::Null));
-                self.text = rest.to_owned();
+                let rest = rest.to_owned();
+                self.text = rest;
                 return Some(told);
             }
             let more = tokio::time::timeout(Duration::from_secs(10), self.stream.next()).await.unwrap()?;
