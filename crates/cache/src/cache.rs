@@ -5,18 +5,22 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Instant, SystemTime},
+    time::SystemTime,
 };
 
-use http::HeaderMap;
+use coarsetime::Instant;
+use http::{HeaderMap, Uri};
 use parking_lot::Mutex;
 use serde::Serialize;
 
 use crate::{
     Entry, Invalidation, Key, Level, LevelStats, Terms,
+    entry::normalised,
     flight::{Boarding, Flights},
     invalidation::Log,
+    judge::Verdict,
     memory::{Found, Memory},
+    rfc9111::Wish,
 };
 
 /// For how long a key whose answers are not storable is passed through without waiting.
@@ -86,7 +90,7 @@ pub(crate) enum Outcome {
     Alone,
 }
 
-/// Milliseconds that never step back while the process runs and roughly follow the calendar from
+/// Milliseconds, right to within a tick of the system (1 to 10 ms), that never step back while the process runs and roughly follow the calendar from
 /// one process to the next, so that entries on disk keep their age.
 enum Clock {
     Real { start_ms: u64, started: Instant },
@@ -136,6 +140,19 @@ impl Cache {
         removed
     }
 
+    /// The answer in memory that a plain `GET` by `tenant` would be served with, if it is fresh.
+    pub fn fresh(&self, tenant: &str, uri: &Uri, headers: &HeaderMap, terms: &Terms) -> Option<Arc<Entry>> {
+        let uri = normalised(uri);
+        let now_ms = self.now_ms();
+        match self.find(self.hash(tenant, &uri), tenant, &uri, headers, now_ms) {
+            Found::Entry(entry) => match entry.judge(terms, &Wish::default(), now_ms) {
+                Verdict::Fresh { .. } => Some(entry),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
     /// What it holds and did.
     pub fn stats(&self) -> Stats {
         let Inner { counts, memory, flights, behind, .. } = &*self.inner;
@@ -164,7 +181,7 @@ impl Cache {
 
     pub(crate) fn now_ms(&self) -> u64 {
         match &self.inner.clock {
-            Clock::Real { start_ms, started } => start_ms + started.elapsed().as_millis() as u64,
+            Clock::Real { start_ms, started } => start_ms + started.elapsed().as_millis(),
             Clock::Manual(now_ms) => now_ms.load(Ordering::Relaxed),
         }
     }

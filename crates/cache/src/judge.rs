@@ -80,7 +80,7 @@ pub fn judge(
     if negative {
         life = life.min(LONGEST_NEGATIVE);
     }
-    let life = life.mul_f64(jitter.clamp(0.0, 1.0));
+    let life = Duration::from_millis((life.as_millis() as u64 as f64 * jitter.clamp(0.0, 1.0)) as u64);
     let left = life.saturating_sub(age);
     let stale_for = age.saturating_sub(life);
     let wanted = !wish.reload

@@ -208,7 +208,7 @@ where
 }
 
 impl Entry {
-    fn judge(&self, terms: &Terms, wish: &Wish, now_ms: u64) -> Verdict {
+    pub(crate) fn judge(&self, terms: &Terms, wish: &Wish, now_ms: u64) -> Verdict {
         judge(&self.storable, self.is_negative(), self.jitter, self.age(now_ms), terms, wish)
     }
 }

@@ -21,7 +21,7 @@ use crate::{
     gcra::{Bucket, Decision, Limit},
 };
 
-/// Buckets of one set. Seven hashes and the lock fill one cache line.
+/// Buckets of one set.
 const WAYS: usize = 7;
 
 /// Buckets in memory, shared by all clones.
@@ -33,14 +33,20 @@ pub struct Memory {
 #[derive(Debug)]
 struct Table {
     /// Made when the first key comes: a service without a limit needs no table.
-    sets: OnceLock<Box<[Mutex<Set>]>>,
+    sets: OnceLock<Box<[Line]>>,
     count: usize,
     epoch: Instant,
     displaced: AtomicU64,
 }
 
+/// A set at the start of a cache line: the lock and seven hashes fill it, so that a decision
+/// touches this line and one more.
 #[derive(Debug, Default)]
 #[repr(align(64))]
+struct Line(Mutex<Set>);
+
+#[derive(Debug, Default)]
+#[repr(C)]
 struct Set {
     /// Hash of each key; 0 marks a free place.
     keys: [u64; WAYS],
@@ -83,7 +89,7 @@ impl Memory {
     pub fn decide_at(&self, key: u64, limit: &Limit, cost: u32, now_ns: u64) -> Decision {
         let key = key.max(1);
         let sets = self.table.sets();
-        let mut set = sets[(key >> 32) as usize & (sets.len() - 1)].lock();
+        let mut set = sets[(key >> 32) as usize & (sets.len() - 1)].0.lock();
         let way = set.keys.iter().position(|held| *held == key).unwrap_or_else(|| {
             let way = set.room();
             if set.keys[way] != 0 && set.slots[way].full_at_ns > now_ns {
@@ -95,15 +101,19 @@ impl Memory {
         });
         let slot = &mut set.slots[way];
         let decision = slot.bucket.decide(limit, cost, now_ns);
-        slot.full_at_ns = now_ns + slot.bucket.full_in(limit).as_nanos() as u64;
+        let full_in = match decision {
+            Decision::Admit { full_in, .. } => full_in,
+            Decision::Refuse { .. } => slot.bucket.full_in(limit),
+        };
+        slot.full_at_ns = now_ns + full_in.as_nanos() as u64;
         decision
     }
 
     /// How full the table is now. Looks at every set.
     pub fn stats(&self) -> Stats {
         let now = self.now_ns();
-        let active = |set: &Mutex<Set>| {
-            let set = set.lock();
+        let active = |line: &Line| {
+            let set = line.0.lock();
             set.keys.iter().zip(&set.slots).filter(|(key, slot)| **key != 0 && slot.full_at_ns > now).count()
         };
         Stats {
@@ -119,8 +129,8 @@ impl Memory {
 }
 
 impl Table {
-    fn sets(&self) -> &[Mutex<Set>] {
-        self.sets.get_or_init(|| (0..self.count).map(|_| Mutex::default()).collect())
+    fn sets(&self) -> &[Line] {
+        self.sets.get_or_init(|| (0..self.count).map(|_| Line::default()).collect())
     }
 }
 
@@ -144,6 +154,12 @@ mod tests {
     use std::hash::BuildHasher;
 
     use super::*;
+
+    #[test]
+    fn a_lock_and_its_hashes_share_a_cache_line() {
+        assert_eq!(size_of::<Line>(), 256);
+        assert_eq!(size_of::<Mutex<[u64; WAYS]>>(), 64);
+    }
 
     const SECOND: u64 = 1_000_000_000;
 

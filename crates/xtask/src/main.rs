@@ -1,10 +1,12 @@
 //! What developers run: `cargo xtask COMMAND`.
 //!
 //! * `test`: everything, with the servers that tests need.
+//! * `bench`: every benchmark; writes the table in `docs/performance.md`.
 //! * `crd`: writes the definition of the custom resource anew.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for a terminal")]
 
+mod bench;
 mod run;
 mod servers;
 mod test;
@@ -14,6 +16,7 @@ use std::process::ExitCode;
 const USAGE: &str = "usage: cargo xtask COMMAND
 
   test   run every test, with PostgreSQL and Redis servers of its own
+  bench  measure, and write the table in docs/performance.md
   crd    write crds/phase6services.yaml from the types
 ";
 
@@ -22,6 +25,7 @@ fn main() -> ExitCode {
     let command = arguments.next().unwrap_or_default();
     let result = match (command.as_str(), arguments.next()) {
         ("test", None) => test::run(),
+        ("bench", None) => bench::run(),
         ("crd", None) => crd(),
         _ => {
             eprint!("{USAGE}");

@@ -76,9 +76,7 @@ pub(crate) fn postgres() -> Result<Server, String> {
 
 /// Starts Redis.
 pub(crate) fn redis() -> Result<Server, String> {
-    if find("redis-server").is_none() {
-        install("redis-server")?;
-    }
+    provide("redis-server", "redis-server")?;
     let folder = make_folder("redis")?;
     let port = free_port()?;
     let mut server = Command::new("redis-server");
@@ -122,6 +120,14 @@ fn start(
     }
     println!("{} runs at {}", server.name, server.url);
     Ok(server)
+}
+
+/// Sees to it that a program is there, by a Debian package if need be.
+pub(crate) fn provide(program: &str, package: &str) -> Result<(), String> {
+    if find(program).is_none() && !std::path::Path::new("/usr/sbin").join(program).is_file() {
+        install(package)?;
+    }
+    Ok(())
 }
 
 /// Installs a Debian package, if this process may.

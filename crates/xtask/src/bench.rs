@@ -1,0 +1,76 @@
+//! `cargo xtask bench`: measures and writes the table in `docs/performance.md`.
+//!
+//! The cores by criterion; over HTTP by `wrk`, the rival and ourselves in turn, so that a slow
+//! minute of the machine meets both. Every ratio is of two figures from one run.
+
+mod cores;
+mod http;
+mod memory;
+
+use std::fmt::Write;
+
+use crate::run::{cargo, root, succeed};
+
+/// One line of the table.
+pub(crate) struct Row {
+    what: &'static str,
+    goal: &'static str,
+    measured: String,
+    details: String,
+}
+
+/// Where the table lies in the document.
+const BEGIN: &str = "<!-- measured by cargo xtask bench -->\n";
+const END: &str = "<!-- end of what is measured -->\n";
+
+/// Runs every benchmark and writes the table.
+pub(crate) fn run() -> Result<(), String> {
+    crate::servers::provide("wrk", "wrk")?;
+    crate::servers::provide("nginx", "nginx-light")?;
+    succeed(&mut cargo(&[
+        "build",
+        "--release",
+        "--locked",
+        "-p",
+        "phase6-cli",
+        "-p",
+        "phase6-tests",
+        "--bins",
+    ]))?;
+    let mut rows = cores::run()?;
+    rows.extend(http::run()?);
+    rows.push(memory::run()?);
+
+    let mut table = format!("{}\n\n| What | Goal | Measured | In figures |\n|---|---|---|---|\n", machine());
+    for Row { what, goal, measured, details } in rows {
+        let _ = writeln!(table, "| {what} | {goal} | {measured} | {details} |");
+    }
+    println!("\n{table}");
+    let path = root().join("docs/performance.md");
+    let document = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let (before, rest) =
+        document.split_once(BEGIN).ok_or("docs/performance.md has no place for the table")?;
+    let (_, after) = rest.split_once(END).ok_or("docs/performance.md has no end of the table")?;
+    std::fs::write(&path, format!("{before}{BEGIN}{table}{END}{after}"))
+        .map_err(|error| error.to_string())?;
+    println!("wrote {}", path.display());
+    Ok(())
+}
+
+/// On what it was measured.
+fn machine() -> String {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let info = read("/proc/cpuinfo");
+    let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let model = model.map_or("unknown processor", |(_, model)| model);
+    let cores = std::thread::available_parallelism().map_or(1, Into::into);
+    let kernel = read("/proc/sys/kernel/osrelease");
+    format!("{model}, {cores} cores, Linux {}.", kernel.trim())
+}
+
+/// The middle one.
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+}
