@@ -9,6 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicU16, Ordering},
     },
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
@@ -26,6 +27,7 @@ pub struct Program {
     process: Child,
     said: Arc<Mutex<Vec<(Instant, String)>>>,
     errors: Arc<Mutex<Vec<String>>>,
+    readers: Vec<JoinHandle<()>>,
 }
 
 impl Program {
@@ -45,19 +47,19 @@ impl Program {
         let errors: Arc<Mutex<Vec<String>>> = Arc::default();
         let out = BufReader::new(process.stdout.take().unwrap());
         let lines = Arc::clone(&said);
-        std::thread::spawn(move || {
+        let out = std::thread::spawn(move || {
             for line in out.lines().map_while(Result::ok) {
                 lines.lock().push((Instant::now(), line));
             }
         });
         let err = BufReader::new(process.stderr.take().unwrap());
         let lines = Arc::clone(&errors);
-        std::thread::spawn(move || {
+        let err = std::thread::spawn(move || {
             for line in err.lines().map_while(Result::ok) {
                 lines.lock().push(line);
             }
         });
-        Self { process, said, errors }
+        Self { process, said, errors, readers: vec![out, err] }
     }
 
     /// Everything said on standard output.
@@ -87,11 +89,14 @@ impl Program {
         kill_process(pid, signal).unwrap();
     }
 
-    /// Waits for the end; the exit code.
+    /// Waits for the end, and until its last words are read; the exit code.
     pub fn end(&mut self, within: Duration) -> Option<i32> {
         let due = Instant::now() + within;
         loop {
             if let Some(status) = self.process.try_wait().unwrap() {
+                for reader in self.readers.drain(..) {
+                    reader.join().unwrap();
+                }
                 return status.code();
             }
             assert!(Instant::now() < due, "did not end; said:\n{}\n{}", self.said(), self.errors());

@@ -327,7 +327,7 @@ async fn sigterm_finishes_requests_under_way() {
     std::io::Read::read_to_string(&mut slow, &mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     assert_eq!(fleet.program.end(Duration::from_secs(10)), Some(0));
-    assert!(fleet.program.said().contains("\nstopped\n"), "{}", fleet.program.said());
+    assert!(fleet.program.said().ends_with("\nstopped"), "{}", fleet.program.said());
 }
 
 #[tokio::test]

@@ -11,53 +11,40 @@
 //! took too long.
 
 mod balance;
+mod endpoint;
+mod error;
 mod health;
 mod pool;
 mod retry;
 
 use std::{
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    task::{Context, Poll},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use axum::{
-    body::Body,
-    response::{IntoResponse, Response},
-};
-use bytes::Bytes;
-use http::{HeaderValue, Method, Request, StatusCode, Uri, Version, header::HOST};
-use http_body::{Body as _, Frame, SizeHint};
+use axum::{body::Body, response::Response};
+use http::{HeaderMap, Method, Request, Uri, Version, header::HOST};
+use http_body::Body as _;
 use parking_lot::Mutex;
-use phase6_breaker::{Breaker, Outcome, Settings};
+use phase6_breaker::{Breaker, Outcome, Permit, Settings};
 use phase6_live::Live;
-use phase6_telemetry::{Exchange, Status, context::TRACEPARENT};
-use pin_project_lite::pin_project;
-use serde::Serialize;
+use phase6_telemetry::{Exchange, OutgoingCall, Status, context::TRACEPARENT};
 use tokio_util::sync::CancellationToken;
 
-pub use self::health::Condition;
 use self::{
-    balance::{Candidate, choose},
-    health::Health,
-    pool::{Pool, PooledBody, SendError},
+    balance::choose,
+    endpoint::{CountedBody, Endpoint},
+    pool::{PooledBody, SendError},
     retry::{Budget, is_idempotent, is_worth_another_endpoint},
 };
-use crate::{ApiError, InternalToken, caller::INTERNAL, envelope::FAULT};
+pub use self::{endpoint::EndpointSnapshot, error::CallError, health::Condition};
+use crate::{InternalToken, caller::INTERNAL, envelope::FAULT};
 
-/// How often endpoints are probed, how often while one of them is not well, and how long a probe
-/// may take.
+/// How often endpoints are probed, and how often while one of them is not well.
 const PROBE_EVERY: Duration = Duration::from_secs(5);
 const PROBE_ANXIOUSLY: Duration = Duration::from_millis(500);
-const PROBE_LIMIT: Duration = Duration::from_secs(2);
 /// Tries for one call, the first one included.
 const MOST_TRIES: u32 = 2;
-/// Weight of the newest latency in the mean.
-const NEWEST: f64 = 0.2;
 
 /// A peer service and its endpoints. Clones are handles to the same one.
 #[derive(Clone)]
@@ -70,83 +57,6 @@ struct Inner {
     endpoints: Vec<Endpoint>,
     token: InternalToken,
     budget: Mutex<Budget>,
-}
-
-struct Endpoint {
-    address: String,
-    host: HeaderValue,
-    pool: Pool,
-    breaker: Breaker,
-    in_flight: Arc<AtomicUsize>,
-    seen: Mutex<Seen>,
-}
-
-struct Seen {
-    latency_ms: Option<f64>,
-    health: Health,
-    ready_since: Instant,
-}
-
-/// Why a call has no answer.
-#[derive(Debug, thiserror::Error)]
-pub enum CallError {
-    /// No endpoint may be called now.
-    #[error("no endpoint of {peer} is available; retry in {} ms", retry_after.as_millis())]
-    Unavailable {
-        /// The peer.
-        peer: &'static str,
-        /// When one may be.
-        retry_after: Duration,
-    },
-    /// The connection could not be made or broke.
-    #[error("connection to {peer} failed: {what}")]
-    Broken {
-        /// The peer.
-        peer: &'static str,
-        /// What happened.
-        what: String,
-    },
-    /// It took too long.
-    #[error("{peer} did not answer within {} ms", limit.as_millis())]
-    TooSlow {
-        /// The peer.
-        peer: &'static str,
-        /// The deadline.
-        limit: Duration,
-    },
-}
-
-impl From<CallError> for ApiError {
-    fn from(error: CallError) -> Self {
-        let message = error.to_string();
-        match error {
-            CallError::Unavailable { retry_after, .. } => {
-                Self::unavailable("upstream_unavailable", message, retry_after.as_secs() + 1)
-            }
-            CallError::Broken { .. } => Self::new(StatusCode::BAD_GATEWAY, "upstream_failed", message),
-            CallError::TooSlow { .. } => Self::new(StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", message),
-        }
-    }
-}
-
-impl IntoResponse for CallError {
-    fn into_response(self) -> Response {
-        ApiError::from(self).into_response()
-    }
-}
-
-/// What an endpoint shows.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct EndpointSnapshot {
-    /// `host:port`.
-    pub address: String,
-    /// By its probes.
-    pub health: Condition,
-    /// Calls on their way.
-    pub in_flight: usize,
-    /// Mean latency in milliseconds.
-    pub avg_latency: Option<f64>,
 }
 
 impl Upstream {
@@ -163,18 +73,7 @@ impl Upstream {
             .filter_map(|address| {
                 let breaker_name =
                     if endpoints.len() == 1 { name.to_owned() } else { format!("{name}@{address}") };
-                Some(Endpoint {
-                    address: address.clone(),
-                    host: HeaderValue::from_str(address).ok()?,
-                    pool: Pool::new(address),
-                    breaker: Breaker::new(breaker_name, settings.clone()),
-                    in_flight: Arc::default(),
-                    seen: Mutex::new(Seen {
-                        latency_ms: None,
-                        health: Health::default(),
-                        ready_since: Instant::now(),
-                    }),
-                })
+                Endpoint::new(address, breaker_name, settings)
             })
             .collect();
         Self { inner: Arc::new(Inner { name, endpoints, token, budget: Mutex::default() }) }
@@ -192,16 +91,7 @@ impl Upstream {
 
     /// What its endpoints show.
     pub fn snapshot(&self) -> Vec<EndpointSnapshot> {
-        let shown = |endpoint: &Endpoint| {
-            let seen = endpoint.seen.lock();
-            EndpointSnapshot {
-                address: endpoint.address.clone(),
-                health: seen.health.condition(),
-                in_flight: endpoint.in_flight.load(Ordering::Relaxed),
-                avg_latency: seen.latency_ms,
-            }
-        };
-        self.inner.endpoints.iter().map(shown).collect()
+        self.inner.endpoints.iter().map(Endpoint::snapshot).collect()
     }
 
     /// Whether the peer says within `deadline` that it is ready.
@@ -258,12 +148,12 @@ impl Upstream {
             let endpoint = &self.inner.endpoints[index];
             let may_retry = || attempt < MOST_TRIES && self.inner.budget.lock().spend();
             let method = request.method().clone();
-            let in_flight = InFlight::new(&endpoint.in_flight);
+            let in_flight = endpoint.begin();
             let span = Exchange::current().map(|exchange| exchange.call());
             let request = self.prepare(request, endpoint, span.as_ref());
             let started = Instant::now();
             let left = due.saturating_duration_since(started);
-            let result = tokio::time::timeout(left, endpoint.pool.send(request)).await;
+            let result = tokio::time::timeout(left, endpoint.send(request)).await;
             let outcome = judge(&result);
             permit.end(outcome);
             if let Some(span) = span {
@@ -280,7 +170,7 @@ impl Upstream {
                     if elsewhere && spare.is_some() && may_retry() {
                         continue;
                     }
-                    return Ok(answer.map(|body| Body::new(CountedBody { body, _in_flight: in_flight })));
+                    return Ok(answer.map(|body| Body::new(CountedBody { body, in_flight })));
                 }
                 Ok(Err(SendError::Unsent(request, error))) => {
                     if !may_retry() {
@@ -299,10 +189,10 @@ impl Upstream {
     }
 
     /// An endpoint and the right to call it; not the one that was just tried, if there is another.
-    fn endpoint(&self, tried: Option<usize>) -> Result<(usize, phase6_breaker::Permit), CallError> {
+    fn endpoint(&self, tried: Option<usize>) -> Result<(usize, Permit), CallError> {
         let endpoints = &self.inner.endpoints;
         let admitted = |index: &usize| endpoints[*index].breaker.would_admit();
-        let well = |index: &usize| endpoints[*index].seen.lock().health.condition() != Condition::Unhealthy;
+        let well = |index: &usize| endpoints[*index].condition() != Condition::Unhealthy;
         let other = |index: &usize| Some(*index) != tried;
         let all = 0..endpoints.len();
         let chosen = if endpoints.len() == 1 {
@@ -339,7 +229,7 @@ impl Upstream {
         &self,
         mut request: Request<Body>,
         endpoint: &Endpoint,
-        span: Option<&phase6_telemetry::OutgoingCall>,
+        span: Option<&OutgoingCall>,
     ) -> Request<Body> {
         *request.version_mut() = Version::HTTP_11;
         let headers = request.headers_mut();
@@ -360,50 +250,12 @@ impl Upstream {
                 () = stop.cancelled() => return,
                 _ = futures_util::future::join_all(probes) => {}
             }
-            let well = |endpoint: &Endpoint| endpoint.seen.lock().health.condition() == Condition::Healthy;
+            let well = |endpoint: &Endpoint| endpoint.condition() == Condition::Healthy;
             let every = if self.inner.endpoints.iter().all(well) { PROBE_EVERY } else { PROBE_ANXIOUSLY };
             let pause = every.mul_f64(0.9 + 0.2 * rand::random::<f64>());
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(pause) => {}
-            }
-        }
-    }
-}
-
-impl Endpoint {
-    fn candidate(&self) -> Candidate {
-        let seen = self.seen.lock();
-        Candidate {
-            in_flight: self.in_flight.load(Ordering::Relaxed),
-            latency_ms: seen.latency_ms,
-            ready_for: seen.ready_since.elapsed(),
-        }
-    }
-
-    fn measured(&self, took: Duration) {
-        let newest = took.as_secs_f64() * 1e3;
-        let mut seen = self.seen.lock();
-        seen.latency_ms =
-            Some(seen.latency_ms.map_or(newest, |mean| mean * (1.0 - NEWEST) + newest * NEWEST));
-    }
-
-    async fn probe(&self, peer: &str) {
-        self.pool.prune();
-        let mut request = Request::new(Body::empty());
-        *request.uri_mut() = Uri::from_static("/readyz");
-        request.headers_mut().insert(HOST, self.host.clone());
-        let answer = tokio::time::timeout(PROBE_LIMIT, self.pool.send(request)).await;
-        let success = matches!(&answer, Ok(Ok(answer)) if answer.status().is_success());
-        let mut seen = self.seen.lock();
-        if let Some((from, to)) = seen.health.observe(success) {
-            if from == Condition::Unhealthy {
-                seen.ready_since = Instant::now();
-            }
-            if (from, to) == (Condition::Unknown, Condition::Healthy) {
-                tracing::debug!(peer, endpoint = self.address, "endpoint is well");
-            } else {
-                tracing::info!(peer, endpoint = self.address, ?from, ?to, "endpoint changed");
             }
         }
     }
@@ -425,7 +277,7 @@ fn judge(result: &Result<Result<Response<PooledBody>, SendError>, tokio::time::e
 struct Head {
     method: Method,
     uri: Uri,
-    headers: http::HeaderMap,
+    headers: HeaderMap,
 }
 
 impl Head {
@@ -443,49 +295,5 @@ impl Head {
         *request.uri_mut() = self.uri.clone();
         *request.headers_mut() = self.headers.clone();
         request
-    }
-}
-
-struct InFlight(Arc<AtomicUsize>);
-
-impl InFlight {
-    fn new(count: &Arc<AtomicUsize>) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(count))
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-pin_project! {
-    /// A body that counts as a call on its way until it is done.
-    struct CountedBody {
-        #[pin]
-        body: PooledBody,
-        _in_flight: InFlight,
-    }
-}
-
-impl http_body::Body for CountedBody {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        self.project().body.poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }

@@ -18,6 +18,7 @@ mod running;
 mod serve;
 mod services;
 mod status;
+mod stopping;
 mod table;
 mod up;
 

@@ -6,7 +6,6 @@ use jiff::Timestamp;
 use phase6_chassis::{Definition, Enforcer, FileWatch, start};
 use phase6_crds::compile;
 use phase6_policy::PolicyDocument;
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     args::Serve,
@@ -14,6 +13,7 @@ use crate::{
     files, log,
     running::{host, listen},
     services::{named, names},
+    stopping::Stopping,
 };
 
 /// Longest time for requests under way; below a pod's usual grace of 30 s.
@@ -24,6 +24,7 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Ending> {
     let Some(definition) = named(&arguments.name) else {
         return Err(Ending::Usage(format!("NAME is {}; accepted: {}", arguments.name, names())));
     };
+    let mut stopping = Stopping::listen()?;
     let host = host(&arguments.common, peers(&arguments.peer)?)?;
     let port = arguments.port.unwrap_or(definition.port);
     let listener =
@@ -32,9 +33,12 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Ending> {
     let mut source = Source::new(&arguments, definition);
     source.read(&enforcer).map_err(Ending::Findings)?;
     let mut watch = FileWatch::new(&source.paths());
-    let running = start(definition, listener, &host, enforcer.clone())
-        .await
-        .map_err(|error| Ending::Findings(chain(&error)))?;
+    let running = tokio::select! {
+        started = start(definition, listener, &host, enforcer.clone()) => {
+            started.map_err(|error| Ending::Findings(chain(&error)))?
+        }
+        () = stopping.asked() => return Ok(()),
+    };
     tracing::info!(
         service = definition.name,
         address = %running.address(),
@@ -42,9 +46,6 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Ending> {
         "serving"
     );
 
-    let no_signals = |error| Ending::Findings(format!("cannot listen for signals: {error}"));
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
     loop {
         tokio::select! {
             () = watch.changed() => {
@@ -59,8 +60,7 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Ending> {
                     Err(error) => tracing::error!(error, "policy refused; the last good one stays in force"),
                 }
             }
-            _ = interrupt.recv() => break,
-            _ = terminate.recv() => break,
+            () = stopping.asked() => break,
         }
     }
     tracing::info!(notice_seconds = arguments.notice, "stopping");
@@ -68,7 +68,7 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Ending> {
         drained = running.stop(Duration::from_secs(arguments.notice), GRACE) => {
             tracing::info!(drained, "stopped");
         }
-        _ = interrupt.recv() => tracing::info!("stopped at once"),
+        () = stopping.insisted() => tracing::info!("stopped at once"),
     }
     Ok(())
 }

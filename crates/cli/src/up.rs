@@ -10,7 +10,6 @@ use std::{
 };
 
 use phase6_chassis::FileWatch;
-use tokio::signal::unix::{SignalKind, signal};
 
 use self::{fleet::Fleet, reload::Change};
 use crate::{
@@ -18,6 +17,7 @@ use crate::{
     ending::Ending,
     files, log, running,
     services::{ALL, names},
+    stopping::Stopping,
 };
 
 /// The example fleet, for who has no file yet.
@@ -39,10 +39,17 @@ pub(crate) async fn run(arguments: Up) -> Result<(), Ending> {
     let paths = paths(&arguments)?;
     let documents = files::load(&paths).map_err(|faults| Ending::Findings(files::lines(&faults)))?;
 
+    let mut stopping = Stopping::listen()?;
     let mut watch = FileWatch::new(&paths);
     let mut fleet = Fleet::new(host, &arguments);
-    fleet.start_all(documents).await?;
-    let answering = fleet.wait_until_answering().await?;
+    let starting = async {
+        fleet.start_all(documents).await?;
+        fleet.wait_until_answering().await
+    };
+    let answering = tokio::select! {
+        answering = starting => answering?,
+        () = stopping.asked() => return Ok(()),
+    };
     say(format_args!(
         "phase6 {}: {answering} services answer {:.2} s after the start\n",
         running::VERSION,
@@ -51,8 +58,6 @@ pub(crate) async fn run(arguments: Up) -> Result<(), Ending> {
     say(fleet.table());
     say(hints(&paths, &fleet, &arguments));
 
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
     loop {
         tokio::select! {
             () = watch.changed() => {
@@ -60,8 +65,7 @@ pub(crate) async fn run(arguments: Up) -> Result<(), Ending> {
                     tell(&change);
                 }
             }
-            _ = interrupt.recv() => break,
-            _ = terminate.recv() => break,
+            () = stopping.asked() => break,
         }
     }
     say("\nstopping: requests under way are finished; Ctrl-C again stops at once");
@@ -69,7 +73,7 @@ pub(crate) async fn run(arguments: Up) -> Result<(), Ending> {
         drained = fleet.stop_all() => {
             say(if drained { "stopped" } else { "stopped; some requests took too long and were cut" });
         }
-        _ = interrupt.recv() => say("stopped at once"),
+        () = stopping.insisted() => say("stopped at once"),
     }
     Ok(())
 }
@@ -86,10 +90,6 @@ fn tell(change: &Change) {
         }
         Change::Told(line) => say(line),
     }
-}
-
-fn no_signals(error: std::io::Error) -> Ending {
-    Ending::Findings(format!("cannot listen for signals: {error}"))
 }
 
 fn check(arguments: &Up) -> Result<(), Ending> {

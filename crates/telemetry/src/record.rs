@@ -204,10 +204,11 @@ impl Exchange {
             return;
         }
         let telemetry = &self.telemetry;
-        let took = self.running.started.elapsed();
+        let now = Instant::now();
+        let took = now.duration_since(self.running.started);
         let failed = status.is_server_error();
         telemetry.metrics.end(self.route(), &self.method, status, took);
-        telemetry.traffic.lock().record(took, failed, telemetry.now_ns());
+        telemetry.traffic.lock().record(took, failed, now.duration_since(telemetry.epoch).as_nanos() as u64);
         let kept = if self.context().sampled {
             telemetry.active.fetch_sub(1, Ordering::Relaxed);
             Kept::Sampled

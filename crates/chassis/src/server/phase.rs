@@ -9,8 +9,10 @@
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
+
+use coarsetime::Instant;
 
 /// What a connection is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +49,7 @@ impl Progress {
     }
 
     fn elapsed_ms(&self) -> u64 {
-        self.started.elapsed().as_millis() as u64
+        self.started.elapsed().as_millis()
     }
 
     pub(crate) fn phase(&self) -> Phase {
@@ -85,7 +87,7 @@ impl Progress {
     }
 
     pub(crate) fn age(&self) -> Duration {
-        self.started.elapsed()
+        Duration::from_millis(self.elapsed_ms())
     }
 
     pub(crate) fn peer_reads(&self, reads: bool) {

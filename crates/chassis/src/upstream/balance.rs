@@ -8,15 +8,45 @@ use std::time::Duration;
 
 /// A newly ready endpoint gets less than its share for so long.
 const SLOW_START: Duration = Duration::from_secs(10);
-/// Latency below which endpoints count as equally fast, in milliseconds.
-const FLOOR_MS: f64 = 0.1;
+/// Latency below which endpoints count as equally fast, in milliseconds: differences below it say
+/// more of the scheduler than of the endpoint.
+const FLOOR_MS: f64 = 1.0;
+/// Weight of the newest latency in the mean.
+const NEWEST: f64 = 0.2;
+/// A latency is believed half as much after each such time without a call. One slow call would
+/// otherwise keep an endpoint idle for ever, because only a call can show that it has recovered.
+const HALF_LIFE: Duration = Duration::from_secs(2);
+
+/// An exponentially weighted mean of the latencies of an endpoint's calls.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Latency {
+    mean_ms: f64,
+}
+
+impl Latency {
+    /// `before` and one more call.
+    pub(crate) fn with(before: Option<Self>, took: Duration) -> Self {
+        let newest = took.as_secs_f64() * 1e3;
+        let mean_ms = before.map_or(newest, |before| before.mean_ms * (1.0 - NEWEST) + newest * NEWEST);
+        Self { mean_ms }
+    }
+
+    pub(crate) fn mean_ms(self) -> f64 {
+        self.mean_ms
+    }
+
+    /// What is still believed of it so long after the last call.
+    pub(crate) fn believed_ms(self, since: Duration) -> f64 {
+        self.mean_ms * (-since.as_secs_f64() / HALF_LIFE.as_secs_f64()).exp2()
+    }
+}
 
 /// What is known of an endpoint.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Candidate {
     /// Calls on their way.
     pub(crate) in_flight: usize,
-    /// Mean latency, in milliseconds; none: not measured yet.
+    /// Believed latency, in milliseconds; none: not measured yet.
     pub(crate) latency_ms: Option<f64>,
     /// For how long it has been ready.
     pub(crate) ready_for: Duration,
@@ -96,6 +126,14 @@ mod tests {
     fn a_target_without_measurements_does_not_get_everything() {
         let shares = shares(&[candidate(0, 5.0), candidate(0, None), candidate(0, 5.0)]);
         assert!((shares[1] - 1.0 / 3.0).abs() < 0.05, "{shares:?}");
+    }
+
+    #[test]
+    fn a_target_that_was_slow_once_is_tried_again() {
+        let once_slow = Latency::with(None, Duration::from_millis(500));
+        let after = |seconds| candidate(0, once_slow.believed_ms(Duration::from_secs(seconds)));
+        assert!(shares(&[after(1), candidate(0, 5.0)])[1] > 0.99);
+        assert!(shares(&[after(20), candidate(0, 5.0)])[0] > 0.5);
     }
 
     #[test]

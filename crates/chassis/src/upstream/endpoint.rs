@@ -1,0 +1,174 @@
+//! One endpoint of a peer: its connections, its breaker, its probes, and what calls showed of it.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use axum::body::Body;
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, Uri, header::HOST};
+use http_body::{Frame, SizeHint};
+use parking_lot::Mutex;
+use phase6_breaker::{Breaker, Settings};
+use phase6_live::Live;
+use pin_project_lite::pin_project;
+use serde::Serialize;
+
+use super::{
+    Condition,
+    balance::{Candidate, Latency},
+    health::Health,
+    pool::{Pool, PooledBody, SendError},
+};
+
+/// How long a probe may take.
+const PROBE_LIMIT: Duration = Duration::from_secs(2);
+
+pub(super) struct Endpoint {
+    pub(super) address: String,
+    /// The address as the `Host` of a request.
+    pub(super) host: HeaderValue,
+    pub(super) breaker: Breaker,
+    pool: Pool,
+    in_flight: Arc<AtomicUsize>,
+    seen: Mutex<Seen>,
+}
+
+struct Seen {
+    latency: Option<(Latency, Instant)>,
+    health: Health,
+    ready_since: Instant,
+}
+
+/// What an endpoint shows.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointSnapshot {
+    /// `host:port`.
+    pub address: String,
+    /// By its probes.
+    pub health: Condition,
+    /// Calls on their way.
+    pub in_flight: usize,
+    /// Mean latency of its calls in milliseconds.
+    pub avg_latency: Option<f64>,
+}
+
+impl Endpoint {
+    /// The endpoint at `address` (`host:port`); none if that cannot be the host of a request.
+    pub(super) fn new(address: &str, breaker_name: String, settings: &Live<Settings>) -> Option<Self> {
+        Some(Self {
+            address: address.to_owned(),
+            host: HeaderValue::from_str(address).ok()?,
+            breaker: Breaker::new(breaker_name, settings.clone()),
+            pool: Pool::new(address),
+            in_flight: Arc::default(),
+            seen: Mutex::new(Seen { latency: None, health: Health::default(), ready_since: Instant::now() }),
+        })
+    }
+
+    pub(super) fn condition(&self) -> Condition {
+        self.seen.lock().health.condition()
+    }
+
+    pub(super) fn snapshot(&self) -> EndpointSnapshot {
+        let seen = self.seen.lock();
+        EndpointSnapshot {
+            address: self.address.clone(),
+            health: seen.health.condition(),
+            in_flight: self.in_flight.load(Ordering::Relaxed),
+            avg_latency: seen.latency.map(|(latency, _)| latency.mean_ms()),
+        }
+    }
+
+    pub(super) fn candidate(&self) -> Candidate {
+        let seen = self.seen.lock();
+        Candidate {
+            in_flight: self.in_flight.load(Ordering::Relaxed),
+            latency_ms: seen.latency.map(|(latency, at)| latency.believed_ms(at.elapsed())),
+            ready_for: seen.ready_since.elapsed(),
+        }
+    }
+
+    /// Counts a call as under way until the result is dropped.
+    pub(super) fn begin(&self) -> InFlight {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        InFlight(Arc::clone(&self.in_flight))
+    }
+
+    pub(super) async fn send(&self, request: Request<Body>) -> Result<Response<PooledBody>, SendError> {
+        self.pool.send(request).await
+    }
+
+    /// Takes the latency of a call that was answered.
+    pub(super) fn measured(&self, took: Duration) {
+        let mut seen = self.seen.lock();
+        let before = seen.latency.map(|(latency, _)| latency);
+        seen.latency = Some((Latency::with(before, took), Instant::now()));
+    }
+
+    /// Asks once whether the endpoint is ready.
+    pub(super) async fn probe(&self, peer: &str) {
+        self.pool.prune();
+        let mut request = Request::new(Body::empty());
+        *request.uri_mut() = Uri::from_static("/readyz");
+        request.headers_mut().insert(HOST, self.host.clone());
+        let answer = tokio::time::timeout(PROBE_LIMIT, self.pool.send(request)).await;
+        let success = matches!(&answer, Ok(Ok(answer)) if answer.status().is_success());
+        let mut seen = self.seen.lock();
+        if let Some((from, to)) = seen.health.observe(success) {
+            if from == Condition::Unhealthy {
+                seen.ready_since = Instant::now();
+            }
+            if (from, to) == (Condition::Unknown, Condition::Healthy) {
+                tracing::debug!(peer, endpoint = self.address, "endpoint is well");
+            } else {
+                tracing::info!(peer, endpoint = self.address, ?from, ?to, "endpoint changed");
+            }
+        }
+    }
+}
+
+/// A call under way.
+pub(super) struct InFlight(Arc<AtomicUsize>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+pin_project! {
+    /// A body that counts as a call under way until it is done.
+    pub(super) struct CountedBody {
+        #[pin]
+        pub(super) body: PooledBody,
+        pub(super) in_flight: InFlight,
+    }
+}
+
+impl http_body::Body for CountedBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        self.project().body.poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

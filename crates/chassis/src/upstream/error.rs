@@ -1,0 +1,56 @@
+//! Why a call to a peer has no answer, and what the caller's caller is told.
+
+use std::time::Duration;
+
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+
+use crate::ApiError;
+
+/// Why a call has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// No endpoint may be called now.
+    #[error("no endpoint of {peer} is available; retry in {} ms", retry_after.as_millis())]
+    Unavailable {
+        /// The peer.
+        peer: &'static str,
+        /// When one may be.
+        retry_after: Duration,
+    },
+    /// The connection could not be made or broke.
+    #[error("connection to {peer} failed: {what}")]
+    Broken {
+        /// The peer.
+        peer: &'static str,
+        /// What happened.
+        what: String,
+    },
+    /// It took too long.
+    #[error("{peer} did not answer within {} ms", limit.as_millis())]
+    TooSlow {
+        /// The peer.
+        peer: &'static str,
+        /// The deadline.
+        limit: Duration,
+    },
+}
+
+impl From<CallError> for ApiError {
+    fn from(error: CallError) -> Self {
+        let message = error.to_string();
+        match error {
+            CallError::Unavailable { retry_after, .. } => {
+                Self::unavailable("upstream_unavailable", message, retry_after.as_secs() + 1)
+            }
+            CallError::Broken { .. } => Self::new(StatusCode::BAD_GATEWAY, "upstream_failed", message),
+            CallError::TooSlow { .. } => Self::new(StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", message),
+        }
+    }
+}
+
+impl IntoResponse for CallError {
+    fn into_response(self) -> Response {
+        ApiError::from(self).into_response()
+    }
+}
