@@ -1,0 +1,26 @@
+//! Redis with time limits: no caller waits for a server that is gone.
+//!
+//! ```text
+//! command -> Outage: down? refuse at once -> one multiplexed connection, 25 ms -> answer
+//!               ^                                            |
+//!               '--- a probe asks until it answers again <---'  three failures in a row
+//! ```
+//!
+//! * A call ends within [`LIMIT`], whatever the server or the network does.
+//! * After three failures in a row no call waits at all, until a probe of our own, every 250 ms,
+//!   has had an answer.
+//! * Nothing is sent twice: whether a lost answer belongs to a command that ran is not knowable,
+//!   and only the caller knows whether running it twice does harm.
+//! * What the server refuses (a wrong type, a faulty script) is an error and no outage.
+//! * Addresses are shown without their password.
+//!
+//! The only room that names the Redis client; who needs its words takes them from here.
+
+mod client;
+mod outage;
+mod url;
+
+pub use client::{LIMIT, Redis, RedisError, State};
+pub use outage::Outage;
+pub use redis::{Cmd, FromRedisValue, Script, ScriptInvocation, ToRedisArgs, Value, cmd};
+pub use url::RedisUrl;
