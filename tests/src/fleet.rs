@@ -3,7 +3,7 @@
 use std::{
     io::{BufRead, BufReader},
     net::TcpListener,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
         Arc,
@@ -32,8 +32,13 @@ pub struct Program {
 
 impl Program {
     pub fn start(arguments: &[&str], settings: &[(&str, &str)]) -> Self {
+        Self::start_in(&root(), arguments, settings)
+    }
+
+    /// The same in a folder.
+    pub fn start_in(folder: &Path, arguments: &[&str], settings: &[(&str, &str)]) -> Self {
         let mut command = Command::new(program());
-        command.args(arguments).current_dir(root()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.args(arguments).current_dir(folder).stdout(Stdio::piped()).stderr(Stdio::piped());
         // Settings of whoever runs the tests do not belong to them.
         for name in std::env::vars().map(|(name, _)| name).filter(|name| is_setting(name)) {
             command.env_remove(name);

@@ -7,6 +7,7 @@
 #![allow(missing_docs, reason = "names say it; these are helpers of tests")]
 
 mod fleet;
+pub mod markdown;
 mod upstream;
 
 use std::{
@@ -30,7 +31,8 @@ pub fn program() -> &'static Path {
     PROGRAM.get_or_init(|| {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let output = Command::new(cargo)
-            .args(["build", "--package", "phase6-cli", "--message-format=json"])
+            // As the workspace builds it, so that nothing is built twice.
+            .args(["build", "--workspace", "--bin", "phase6", "--message-format=json"])
             .current_dir(root())
             .output()
             .expect("cargo can be started");

@@ -1,4 +1,4 @@
-//! What is generated is committed and up to date, and what was inherited has its counterpart.
+//! What is generated is committed and up to date.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 

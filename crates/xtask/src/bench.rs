@@ -2,12 +2,15 @@
 //!
 //! The cores by criterion; over HTTP by `wrk`, the rival and ourselves in turn, so that a slow
 //! minute of the machine meets both. Every ratio is of two figures from one run.
+//!
+//! `--smoke` goes through the same steps with debug programs, once and shortly, and writes nothing:
+//! it shows that the benchmarks run. Its figures mean nothing.
 
 mod cores;
 mod http;
 mod memory;
 
-use std::fmt::Write;
+use std::{fmt::Write, path::PathBuf};
 
 use crate::run::{cargo, root, succeed};
 
@@ -23,29 +26,43 @@ pub(crate) struct Row {
 const BEGIN: &str = "<!-- measured by cargo xtask bench -->\n";
 const END: &str = "<!-- end of what is measured -->\n";
 
-/// Runs every benchmark and writes the table.
-pub(crate) fn run() -> Result<(), String> {
+/// How thoroughly to measure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Effort {
+    /// For figures.
+    Measure,
+    /// To see that the benchmarks run.
+    Smoke,
+}
+
+impl Effort {
+    /// The folder of the programs to measure.
+    fn programs(self) -> PathBuf {
+        root().join("target").join(if self == Self::Measure { "release" } else { "debug" })
+    }
+}
+
+/// Runs every benchmark and, when it measures, writes the table.
+pub(crate) fn run(effort: Effort) -> Result<(), String> {
     crate::servers::provide("wrk", "wrk")?;
     crate::servers::provide("nginx", "nginx-light")?;
-    succeed(&mut cargo(&[
-        "build",
-        "--release",
-        "--locked",
-        "-p",
-        "phase6-cli",
-        "-p",
-        "phase6-tests",
-        "--bins",
-    ]))?;
-    let mut rows = cores::run()?;
-    rows.extend(http::run()?);
-    rows.push(memory::run()?);
+    let mut build = cargo(&["build", "--locked", "-p", "phase6-cli", "-p", "phase6-tests", "--bins"]);
+    if effort == Effort::Measure {
+        build.arg("--release");
+    }
+    succeed(&mut build)?;
+    let mut rows = cores::run(effort)?;
+    rows.extend(http::run(effort)?);
+    rows.push(memory::run(effort)?);
 
     let mut table = format!("{}\n\n| What | Goal | Measured | In figures |\n|---|---|---|---|\n", machine());
     for Row { what, goal, measured, details } in rows {
         let _ = writeln!(table, "| {what} | {goal} | {measured} | {details} |");
     }
     println!("\n{table}");
+    if effort == Effort::Smoke {
+        return Ok(());
+    }
     let path = root().join("docs/performance.md");
     let document = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
     let (before, rest) =

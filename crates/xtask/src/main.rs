@@ -1,7 +1,8 @@
 //! What developers run: `cargo xtask COMMAND`.
 //!
 //! * `test`: everything, with the servers that tests need.
-//! * `bench`: every benchmark; writes the table in `docs/performance.md`.
+//! * `bench`: every benchmark; writes the table in `docs/performance.md`. `bench --smoke` only shows
+//!   that they run.
 //! * `crd`: writes the definition of the custom resource anew.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for a terminal")]
@@ -16,16 +17,18 @@ use std::process::ExitCode;
 const USAGE: &str = "usage: cargo xtask COMMAND
 
   test   run every test, with PostgreSQL and Redis servers of its own
-  bench  measure, and write the table in docs/performance.md
+  bench  measure, and write the table in docs/performance.md; --smoke: only see that it runs
   crd    write crds/phase6services.yaml from the types
 ";
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let command = arguments.next().unwrap_or_default();
-    let result = match (command.as_str(), arguments.next()) {
+    let option = arguments.next();
+    let result = match (command.as_str(), option.as_deref()) {
         ("test", None) => test::run(),
-        ("bench", None) => bench::run(),
+        ("bench", None) => bench::run(bench::Effort::Measure),
+        ("bench", Some("--smoke")) => bench::run(bench::Effort::Smoke),
         ("crd", None) => crd(),
         _ => {
             eprint!("{USAGE}");
@@ -43,8 +46,12 @@ fn main() -> ExitCode {
 
 fn crd() -> Result<(), String> {
     let path = run::root().join("crds/phase6services.yaml");
-    std::fs::write(&path, phase6_crds::definition_yaml())
-        .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+    let text = phase6_crds::definition_yaml();
+    if std::fs::read_to_string(&path).is_ok_and(|committed| committed == text) {
+        println!("{} is up to date", path.display());
+        return Ok(());
+    }
+    std::fs::write(&path, text).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
     println!("wrote {}", path.display());
     Ok(())
 }

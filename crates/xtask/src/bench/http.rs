@@ -10,8 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Row, median};
-use crate::run::root;
+use super::{Effort, Row, median};
 
 const ROUNDS: usize = 9;
 const SECONDS: u32 = 3;
@@ -37,9 +36,10 @@ struct Rival {
     rounds: Vec<(f64, f64)>,
 }
 
-pub(super) fn run() -> Result<Vec<Row>, String> {
+pub(super) fn run(effort: Effort) -> Result<Vec<Row>, String> {
+    let (rounds, seconds) = if effort == Effort::Measure { (ROUNDS, SECONDS) } else { (1, 1) };
     let folder = tempfolder()?;
-    let release = |name: &str| root().join("target/release").join(name);
+    let program = |name: &str| effort.programs().join(name);
     let ports: Vec<u16> = free_ports(5)?;
     let &[hello, hit, upstream, proxy, gateway] = ports.as_slice() else { return Err("no ports".into()) };
 
@@ -66,7 +66,7 @@ pub(super) fn run() -> Result<Vec<Row>, String> {
     let cached = policy("cached.json", &document(format!(r#""cache":{{"ttl":"1h"}},{open}"#)))?;
     let passing = policy("passing.json", &document(open.to_owned()))?;
     let serve = |name: &str, port: u16, policy: &Path, more: &[&str]| {
-        let mut command = Command::new(release("phase6"));
+        let mut command = Command::new(program("phase6"));
         command.args(["serve", name, "--port", &port.to_string(), "--policy"]).arg(policy);
         command.arg("--data").arg(folder.join(name)).args(more);
         command.env("OLLAMA_ENABLED", "false").env("LOCALAI_ENABLED", "false");
@@ -74,7 +74,7 @@ pub(super) fn run() -> Result<Vec<Row>, String> {
     };
     let mut hit = Rival::start(serve("budget", hit, &cached, &[]), hit, "/api/v1/budget")?;
     let size = body_size(&hit.url)?;
-    let mut bare = Command::new(release("hello"));
+    let mut bare = Command::new(program("hello"));
     bare.args([hello.to_string(), size.to_string()]);
     let mut bare = Rival::start(bare, hello, "/")?;
     let mut proxy = nginx(&folder, "proxy", 0, &format!(
@@ -85,10 +85,10 @@ pub(super) fn run() -> Result<Vec<Row>, String> {
     let mut gateway =
         Rival::start(serve("web", gateway, &passing, &["--peer", &peer]), gateway, "/api/v1/budget")?;
 
-    for round in 1..=ROUNDS {
-        println!("round {round} of {ROUNDS}");
+    for round in 1..=rounds {
+        println!("round {round} of {rounds}");
         for rival in [&mut bare, &mut hit, &mut proxy, &mut gateway] {
-            rival.measure()?;
+            rival.measure(seconds)?;
         }
     }
     drop(behind);
@@ -114,11 +114,12 @@ fn row(what: &'static str, goal: &'static str, ours: &Rival, other: &Rival, name
         goal,
         measured: format!("{:.2}", median(&ratios)),
         details: format!(
-            "{:.0} requests/s beside {:.0} of {name}; {:.1} us of processor beside {:.1}; ratios of {ROUNDS} rounds from {:.2} to {:.2}",
+            "{:.0} requests/s beside {:.0} of {name}; {:.1} us of processor beside {:.1}; ratios of {} rounds from {:.2} to {:.2}",
             column(ours, rate),
             column(other, rate),
             column(ours, cost),
             column(other, cost),
+            sorted.len(),
             sorted[0],
             sorted[sorted.len() - 1],
         ),
@@ -143,10 +144,10 @@ impl Rival {
         Ok(Self { _process: process, worker, url: format!("http://127.0.0.1:{port}{path}"), rounds: vec![] })
     }
 
-    fn measure(&mut self) -> Result<(), String> {
+    fn measure(&mut self, seconds: u32) -> Result<(), String> {
         let before = processor_time(self.worker)?;
         let mut wrk = Command::new("wrk");
-        wrk.args(["-t1", "-c64", &format!("-d{SECONDS}s"), &self.url]);
+        wrk.args(["-t1", "-c64", &format!("-d{seconds}s"), &self.url]);
         let output = pinned(wrk, 1).output().map_err(|error| format!("cannot start wrk: {error}"))?;
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         if said.contains("Non-2xx") || said.contains("Socket errors") {
@@ -157,7 +158,7 @@ impl Rival {
             .find_map(|line| line.trim().split_once(" requests in ")?.0.parse().ok())
             .ok_or_else(|| format!("wrk said: {said}"))?;
         let took = processor_time(self.worker)?.saturating_sub(before);
-        self.rounds.push((requests / f64::from(SECONDS), took.as_secs_f64() * 1e6 / requests));
+        self.rounds.push((requests / f64::from(seconds), took.as_secs_f64() * 1e6 / requests));
         Ok(())
     }
 }
