@@ -7,6 +7,7 @@
 #![allow(missing_docs, reason = "names say it; these are helpers of tests")]
 
 mod fleet;
+mod gateway;
 pub mod markdown;
 mod upstream;
 
@@ -18,7 +19,8 @@ use std::{
 };
 
 pub use fleet::{EXAMPLE, Fleet, Program, free_ports};
-pub use upstream::Upstream;
+pub use gateway::Gateway;
+pub use upstream::{Probes, Upstream};
 
 /// The workspace's folder.
 pub fn root() -> PathBuf {

@@ -88,11 +88,17 @@ async fn services_without_their_domain_say_so_and_invent_nothing() {
         assert_eq!(
             breakers.len(),
             match service {
-                "web" | "budget" => 7,
+                "web" => 7,
+                // No provider has a key here.
                 _ => 0,
             },
             "none that never sees a call"
         );
+        let (limited, cached) =
+            (["web", "budget"].contains(&service), ["budget", "reports"].contains(&service));
+        for (part, in_use) in [("rateLimiter", limited), ("cache", cached)] {
+            assert_eq!(shown[part].as_object().unwrap().is_empty(), !in_use, "{service} {part}: {shown}");
+        }
     }
     assert_eq!(fleet.stop(), Some(0));
 }
@@ -535,6 +541,36 @@ async fn one_service_is_served_as_a_pod_runs_it() {
     until("it recovers", || async { state().await.unwrap()["revision"] == 7 }).await;
     assert!(state().await.unwrap()["error"].is_null());
     program.signal(Signal::TERM);
+    assert_eq!(program.end(Duration::from_secs(10)), Some(0));
+}
+
+/// In the system before this one, health said that all was well whatever was the case.
+#[tokio::test]
+async fn a_service_that_is_about_to_stop_says_so_and_still_answers() {
+    let folder = tempfile::tempdir().unwrap();
+    let (port, data) = (phase6_tests::free_ports().to_string(), folder.path().join("data"));
+    let data = data.to_str().unwrap();
+    let mut program =
+        Program::start(&["serve", "budget", "--port", &port, "--data", data, "--notice", "2"], &[]);
+    let http = phase6_tests::client();
+    let get = |path: &'static str| {
+        let request = http.get(format!("http://127.0.0.1:{port}{path}"));
+        async move {
+            let answer = request.send().await.ok()?;
+            let status = answer.status().as_u16();
+            Some((status, answer.json::<Value>().await.unwrap_or_default()))
+        }
+    };
+    until("it serves", || async { get("/readyz").await.is_some_and(|(status, _)| status == 200) }).await;
+    let (status, health) = get("/health").await.unwrap();
+    assert_eq!((status, &health["ok"], &health["ready"]), (200, &Value::Bool(true), &Value::Bool(true)));
+    program.signal(Signal::TERM);
+    until("it says so", || async { get("/readyz").await.is_some_and(|(status, _)| status == 503) }).await;
+    let (status, health) = get("/health").await.unwrap();
+    assert_eq!((status, &health["ok"], &health["ready"]), (503, &Value::Bool(false), &Value::Bool(false)));
+    for path in ["/livez", "/policyz", "/api/v1/budget"] {
+        assert_eq!(get(path).await.unwrap().0, 200, "{path}");
+    }
     assert_eq!(program.end(Duration::from_secs(10)), Some(0));
 }
 

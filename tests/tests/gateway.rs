@@ -8,77 +8,8 @@ use std::{
 };
 
 use futures_util::StreamExt;
-use phase6_tests::{EXAMPLE, Fleet, Program, Upstream, client, free_ports, until};
+use phase6_tests::{EXAMPLE, Fleet, Gateway, Upstream, until};
 use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-};
-
-struct Gateway {
-    program: Program,
-    port: u16,
-    http: reqwest::Client,
-    _folder: tempfile::TempDir,
-}
-
-/// A gateway whose budget peer is at these endpoints.
-async fn gateway(endpoints: &[String], policy: Value, settings: &[(&str, &str)]) -> Gateway {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("policy.json");
-    let document = json!({"ownerUid": "u", "revision": 3, "generation": 1, "hash": "", "publishedAt": "", "policy": policy});
-    std::fs::write(&file, document.to_string()).unwrap();
-    let port = free_ports();
-    let peers = format!("budget={}", endpoints.join("+"));
-    let data = folder.path().join("data");
-    let arguments = [
-        "serve",
-        "web",
-        "--port",
-        &port.to_string(),
-        "--peer",
-        &peers,
-        "--policy",
-        file.to_str().unwrap(),
-        "--data",
-        data.to_str().unwrap(),
-    ];
-    let gateway =
-        Gateway { program: Program::start(&arguments, settings), port, http: client(), _folder: folder };
-    until("the gateway answers", || async { gateway.get("/readyz").await.is_some() }).await;
-    gateway
-}
-
-async fn before(upstream: &Upstream) -> Gateway {
-    gateway(&[upstream.address.to_string()], json!({}), &[]).await
-}
-
-impl Gateway {
-    fn url(&self, path: &str) -> String {
-        format!("http://127.0.0.1:{}{path}", self.port)
-    }
-
-    async fn get(&self, path: &str) -> Option<reqwest::Response> {
-        self.http.get(self.url(path)).send().await.ok()
-    }
-
-    /// Sends bytes as they are; what comes back until the connection ends or falls silent.
-    async fn raw(&self, bytes: &[u8]) -> String {
-        let mut socket = TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
-        socket.write_all(bytes).await.unwrap();
-        let mut answer = Vec::new();
-        let mut buffer = vec![0; 16_384];
-        while let Ok(Ok(count)) =
-            tokio::time::timeout(Duration::from_millis(300), socket.read(&mut buffer)).await
-        {
-            if count == 0 {
-                break;
-            }
-            answer.extend_from_slice(&buffer[..count]);
-        }
-        String::from_utf8_lossy(&answer).into_owned()
-    }
-}
 
 fn head_lines(request: &str) -> Vec<String> {
     request.split("\r\n\r\n").next().unwrap().lines().map(str::to_owned).collect()
@@ -87,7 +18,7 @@ fn head_lines(request: &str) -> Vec<String> {
 #[tokio::test]
 async fn methods_headers_and_bodies_pass_both_ways() {
     let upstream = Upstream::start().await;
-    let gateway = before(&upstream).await;
+    let gateway = Gateway::before(&upstream).await;
     for method in ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"] {
         upstream.answer(
             "207 Multi-Status",
@@ -124,7 +55,7 @@ async fn methods_headers_and_bodies_pass_both_ways() {
 #[tokio::test]
 async fn a_head_request_has_no_body_and_keeps_its_length() {
     let upstream = Upstream::start().await;
-    let gateway = before(&upstream).await;
+    let gateway = Gateway::before(&upstream).await;
     upstream.script(vec![(Duration::ZERO, b"HTTP/1.1 200 OK\r\ncontent-length: 1234\r\n\r\n".to_vec())]);
     let answer = gateway.http.head(gateway.url("/api/v1/budget")).send().await.unwrap();
     assert_eq!(
@@ -136,7 +67,7 @@ async fn a_head_request_has_no_body_and_keeps_its_length() {
 #[tokio::test]
 async fn what_belongs_to_one_connection_does_not_cross() {
     let upstream = Upstream::start().await;
-    let gateway = before(&upstream).await;
+    let gateway = Gateway::before(&upstream).await;
     upstream.answer(
         "200 OK",
         &[("connection", "x-secret"), ("x-secret", "1"), ("keep-alive", "timeout=1"), ("x-public", "1")],
@@ -168,7 +99,7 @@ async fn what_belongs_to_one_connection_does_not_cross() {
 #[tokio::test]
 async fn bodies_stream_both_ways() {
     let upstream = Upstream::start().await;
-    let gateway = before(&upstream).await;
+    let gateway = Gateway::before(&upstream).await;
     let pause = Duration::from_millis(400);
     upstream.script(vec![
         (
@@ -205,7 +136,7 @@ async fn bodies_stream_both_ways() {
 #[tokio::test]
 async fn smuggled_requests_never_reach_the_upstream() {
     let upstream = Upstream::start().await;
-    let gateway = before(&upstream).await;
+    let gateway = Gateway::before(&upstream).await;
     let inner = "GET /api/v1/budget/smuggled HTTP/1.1\r\nhost: x\r\n\r\n";
     let post = "POST /api/v1/budget HTTP/1.1\r\nhost: a\r\n";
     let mut payloads: Vec<String> = Vec::new();
@@ -301,7 +232,8 @@ async fn smuggled_requests_never_reach_the_upstream() {
 async fn broken_busy_and_slow_upstreams_are_told_apart() {
     let upstream = Upstream::start().await;
     let policy = json!({"circuitBreaker": {"minimumCalls": 6, "openFor": "1h"}});
-    let gateway = gateway(&[upstream.address.to_string()], policy, &[("UPSTREAM_DEADLINE_MS", "300")]).await;
+    let gateway =
+        Gateway::start(&[upstream.address.to_string()], policy, &[("UPSTREAM_DEADLINE_MS", "300")]).await;
     let told = |path: &'static str| {
         let request = gateway.http.post(gateway.url(path));
         async move {
@@ -336,7 +268,7 @@ async fn broken_busy_and_slow_upstreams_are_told_apart() {
 #[tokio::test]
 async fn an_upstream_s_own_errors_and_refusals_are_passed_on() {
     let upstream = Upstream::start().await;
-    let gateway = before(&upstream).await;
+    let gateway = Gateway::before(&upstream).await;
     for status in [
         "400 Bad Request",
         "404 Not Found",
@@ -359,7 +291,7 @@ async fn an_upstream_s_own_errors_and_refusals_are_passed_on() {
 #[tokio::test]
 async fn only_what_can_be_repeated_is_retried_and_only_once() {
     let upstream = Upstream::start().await;
-    let gateway = before(&upstream).await;
+    let gateway = Gateway::before(&upstream).await;
     upstream.script(vec![(Duration::ZERO, vec![])]);
     let count = |method: &'static str| {
         let (upstream, gateway) = (&upstream, &gateway);
@@ -381,7 +313,7 @@ async fn only_what_can_be_repeated_is_retried_and_only_once() {
 async fn a_dead_endpoint_costs_no_request_while_another_lives() {
     let upstream = Upstream::start().await;
     // Nothing listens on port 1.
-    let gateway = gateway(&["127.0.0.1:1".into(), upstream.address.to_string()], json!({}), &[]).await;
+    let gateway = Gateway::start(&["127.0.0.1:1".into(), upstream.address.to_string()], json!({}), &[]).await;
     for i in 0..60 {
         let answer = gateway.get("/api/v1/budget").await.unwrap();
         assert_eq!(answer.status(), 200, "request {i}");
@@ -400,7 +332,7 @@ async fn a_dead_endpoint_costs_no_request_while_another_lives() {
 #[tokio::test]
 async fn equal_endpoints_share_the_load() {
     let (one, two) = (Upstream::start().await, Upstream::start().await);
-    let gateway = gateway(&[one.address.to_string(), two.address.to_string()], json!({}), &[]).await;
+    let gateway = Gateway::start(&[one.address.to_string(), two.address.to_string()], json!({}), &[]).await;
     // Several at a time: between idle endpoints the faster last call decides, whatever the share.
     let clients = (0..10).map(|_| async {
         for _ in 0..20 {
@@ -417,7 +349,7 @@ async fn equal_endpoints_share_the_load() {
 async fn a_client_over_its_limit_is_refused_and_cannot_pretend_to_be_another() {
     let upstream = Upstream::start().await;
     let policy = json!({"rateLimit": {"capacity": 5, "refillPerSecond": 0.01}});
-    let gateway = gateway(&[upstream.address.to_string()], policy, &[]).await;
+    let gateway = Gateway::start(&[upstream.address.to_string()], policy, &[]).await;
     let mut statuses = Vec::new();
     for i in 0..8 {
         let request =
@@ -442,7 +374,7 @@ async fn a_client_over_its_limit_is_refused_and_cannot_pretend_to_be_another() {
 async fn a_flood_of_refusals_leaves_the_gateway_well() {
     let upstream = Upstream::start().await;
     let policy = json!({"rateLimit": {"capacity": 100, "refillPerSecond": 1}});
-    let gateway = gateway(&[upstream.address.to_string()], policy, &[]).await;
+    let gateway = Gateway::start(&[upstream.address.to_string()], policy, &[]).await;
     let flood = (0..64).map(|_| async {
         let mut refused = 0;
         for _ in 0..40 {

@@ -280,10 +280,10 @@ pub(crate) fn register_limiter(
     let in_force = enforcer.clone();
     let counted = counts.clone();
     common.register(Kind::RateLimiter, "requests", move || {
+        let judgement = in_force.judgement();
+        let Some(policy) = &judgement.document.policy.rate_limit else { return Value::Null };
         let [allowed, denied, shadow] = counted();
         let total = allowed + denied + shadow;
-        let judgement = in_force.judgement();
-        let policy = judgement.document.policy.rate_limit.as_ref();
         json!({
             "totalRequests": total,
             "allowedRequests": allowed,
@@ -291,11 +291,11 @@ pub(crate) fn register_limiter(
             "shadowRefusedRequests": shadow,
             "allowRate": if total == 0 { 1.0 } else { allowed as f64 / total as f64 },
             "buckets": memory.stats(),
-            "mode": policy.map_or(json!("Off"), |policy| json!(policy.mode)),
+            "mode": policy.mode,
             // Until there is a shared store, every limit is this replica's own.
-            "scope": policy.map(|_| "PerReplica"),
-            "capacity": policy.map(|policy| policy.capacity),
-            "refillPerSecond": policy.map(|policy| policy.refill_per_second),
+            "scope": "PerReplica",
+            "capacity": policy.capacity,
+            "refillPerSecond": policy.refill_per_second,
         })
     });
     telemetry.metrics().observe(
@@ -321,9 +321,16 @@ pub(crate) fn register_limiter(
 }
 
 /// Registers the cache as a part and its figures as series.
-pub(crate) fn register_cache(components: &Components, telemetry: &Telemetry, cache: &Cache) {
-    let shown = cache.clone();
-    components.register(Kind::Cache, "responses", move || json!(shown.stats()));
+pub(crate) fn register_cache(
+    components: &Components,
+    telemetry: &Telemetry,
+    enforcer: &Enforcer,
+    cache: &Cache,
+) {
+    let (in_force, shown) = (enforcer.clone(), cache.clone());
+    components.register(Kind::Cache, "responses", move || {
+        if in_force.judgement().document.policy.cache.is_some() { json!(shown.stats()) } else { Value::Null }
+    });
     let counted = cache.clone();
     telemetry.metrics().observe(
         SeriesKind::Counter,

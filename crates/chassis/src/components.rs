@@ -53,7 +53,8 @@ pub struct Components {
 }
 
 impl Components {
-    /// Adds a part; `show` gives what it shows now. A part of the same kind and name is replaced.
+    /// Adds a part; `show` gives what it shows now, or null while it is not in use. A part of the same
+    /// kind and name is replaced.
     pub fn register(
         &self,
         kind: Kind,
@@ -78,11 +79,12 @@ impl Components {
         self.breakers.lock().clone()
     }
 
-    /// What every part of a kind shows, by name.
+    /// What every part of a kind that is in use shows, by name.
     pub(crate) fn shown(&self, kind: Kind) -> Map<String, Value> {
         let list = self.list.lock();
         let of_kind = list.iter().filter(|component| component.kind == kind);
-        of_kind.map(|component| (component.name.clone(), (component.show)())).collect()
+        let shown = of_kind.map(|component| (component.name.clone(), (component.show)()));
+        shown.filter(|(_, value)| !value.is_null()).collect()
     }
 
     /// Kinds and names of all parts.

@@ -115,11 +115,14 @@ pub struct Kit {
 struct Observe(Arc<std::sync::OnceLock<std::sync::Weak<Common>>>);
 
 impl Kit {
-    /// A breaker around a provider, registered and under the policy in force.
+    /// A breaker around a provider, under the policy in force. [`Kit::show_breaker`] shows it.
     pub fn breaker(&self, name: &str) -> Breaker {
-        let breaker = Breaker::new(name, self.enforcer.breaker());
-        self.components.register_breaker(&breaker);
-        breaker
+        Breaker::new(name, self.enforcer.breaker())
+    }
+
+    /// Shows a breaker among the service's parts. One that can never see a call is better not shown.
+    pub fn show_breaker(&self, breaker: &Breaker) {
+        self.components.register_breaker(breaker);
     }
 
     /// What the service's parts show.
@@ -297,7 +300,7 @@ pub async fn start(
     let (memory, limiter) = limiter(BUCKETS);
     let counts = limiter.clone();
     common::register_limiter(&components, &telemetry, &enforcer, memory, move || counts.counts());
-    common::register_cache(&components, &telemetry, &cache);
+    common::register_cache(&components, &telemetry, &enforcer, &cache);
 
     let common = Arc::new(Common {
         name,

@@ -141,6 +141,9 @@ impl Directory {
             .into_iter()
             .map(|id| set_up(id, &kit.settings, kit.breaker(id.as_str())))
             .collect::<Result<Vec<_>, _>>()?;
+        for provider in providers.iter().filter(|provider| provider.missing().is_none()) {
+            kit.show_breaker(provider.breaker());
+        }
         Ok(Self { providers: providers.into(), client })
     }
 

@@ -1,0 +1,145 @@
+//! Peers of the gateway that are slow, unwell or gone: who is called, for how long, and what is
+//! shown of them.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use phase6_tests::{Gateway, Probes, Upstream, until};
+use serde_json::{Value, json};
+
+/// Answers nothing for longer than any test takes.
+fn silence() -> Vec<(Duration, Vec<u8>)> {
+    vec![(Duration::from_mins(10), vec![])]
+}
+
+/// Sends requests from several clients at once.
+async fn many(gateway: &Gateway, count: usize) {
+    let answers = join_all((0..count).map(|_| gateway.get("/api/v1/budget"))).await;
+    assert!(answers.into_iter().all(|answer| answer.unwrap().status() == 200));
+}
+
+/// In the system before this one a readiness that never came was waited for without end.
+#[tokio::test]
+async fn a_peer_that_never_answers_delays_nobody_and_is_named() {
+    let upstream = Upstream::start().await;
+    upstream.probes(Probes::Silent);
+    upstream.script(silence());
+    let gateway = Gateway::before(&upstream).await;
+    let asked = Instant::now();
+    let status: Value = gateway.get("/system/status").await.unwrap().json().await.unwrap();
+    assert_eq!((&status["services"]["budget"], &status["services"]["web"]), (&json!(false), &json!(true)));
+    assert!(status["missing"].as_array().unwrap().contains(&json!("budget")), "{status}");
+    let shown: Value = gateway.get("/api/v1/system/observability/fleet").await.unwrap().json().await.unwrap();
+    let why = shown["missing"]["budget"].as_str().unwrap();
+    assert!(why.starts_with("budget did not answer within"), "{why}");
+    assert!(asked.elapsed() < Duration::from_secs(6), "{:?} for two answers", asked.elapsed());
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_not_ready_gets_nothing_and_its_share_again_when_it_is() {
+    let (well, sick) = (Upstream::start().await, Upstream::start().await);
+    sick.probes(Probes::NotReady);
+    let endpoints = [well.address.to_string(), sick.address.to_string()];
+    let gateway = Gateway::start(&endpoints, json!({}), &[]).await;
+    until("it is known to be unwell", || async {
+        gateway.endpoint(sick.address).await["health"] == "unhealthy"
+    })
+    .await;
+    let before = sick.seen().len();
+    many(&gateway, 20).await;
+    assert_eq!(sick.seen().len(), before, "an endpoint that is not ready was called");
+    sick.probes(Probes::Ready);
+    until("it gets its share", || async {
+        many(&gateway, 20).await;
+        sick.seen().len() > before
+    })
+    .await;
+    assert_eq!(gateway.endpoint(sick.address).await["health"], "healthy");
+}
+
+#[tokio::test]
+async fn answers_of_a_broken_peer_open_the_breaker_and_answers_about_others_do_not() {
+    let upstream = Upstream::start().await;
+    let policy = json!({"circuitBreaker": {"minimumCalls": 6, "openFor": "1h"}});
+    let gateway = Gateway::start(&[upstream.address.to_string()], policy, &[]).await;
+    let about_others: [(&str, &[(&str, &str)]); 3] = [
+        ("404 Not Found", &[]),
+        ("429 Too Many Requests", &[("retry-after", "1")]),
+        ("503 Service Unavailable", &[("phase6-fault", "dependency")]),
+    ];
+    for (status, headers) in about_others {
+        upstream.answer(status, headers, "");
+        for _ in 0..10 {
+            let answer = gateway.get("/api/v1/budget").await.unwrap();
+            assert!(status.starts_with(answer.status().as_str()), "{status}");
+        }
+    }
+    assert_eq!(upstream.seen().len(), 30);
+    upstream.answer("500 Internal Server Error", &[], "");
+    let mut statuses = Vec::new();
+    while statuses.last() != Some(&503) {
+        assert!(statuses.len() < 60, "never opened: {statuses:?}");
+        statuses.push(gateway.get("/api/v1/budget").await.unwrap().status().as_u16());
+    }
+    let called = upstream.seen().len();
+    assert_eq!(called, 30 + statuses.len() - 1, "{statuses:?}");
+    for _ in 0..5 {
+        assert_eq!(gateway.get("/api/v1/budget").await.unwrap().status(), 503);
+    }
+    assert_eq!(upstream.seen().len(), called, "it is not called any more");
+}
+
+#[tokio::test]
+async fn six_failures_are_enough_where_six_are_asked_for() {
+    let upstream = Upstream::start().await;
+    upstream.answer("500 Internal Server Error", &[], "");
+    let policy = json!({"circuitBreaker": {"minimumCalls": 6, "openFor": "1h"}});
+    let gateway = Gateway::start(&[upstream.address.to_string()], policy, &[]).await;
+    for _ in 0..6 {
+        assert_eq!(gateway.get("/api/v1/budget").await.unwrap().status(), 500);
+    }
+    assert_eq!(gateway.get("/api/v1/budget").await.unwrap().status(), 503);
+    assert_eq!(upstream.seen().len(), 6);
+}
+
+#[tokio::test]
+async fn a_call_that_took_too_long_is_given_up_behind_the_gateway_too() {
+    let upstream = Upstream::start().await;
+    upstream.script(silence());
+    let gateway =
+        Gateway::start(&[upstream.address.to_string()], json!({}), &[("UPSTREAM_DEADLINE_MS", "200")]).await;
+    assert_eq!(gateway.get("/api/v1/budget").await.unwrap().status(), 504);
+    until("the upstream sees it end", || async { upstream.given_up() == 1 }).await;
+    until("nothing is in flight", || async { gateway.endpoint(upstream.address).await["inFlight"] == 0 })
+        .await;
+}
+
+#[tokio::test]
+async fn a_call_whose_client_has_gone_is_given_up_too() {
+    let upstream = Upstream::start().await;
+    upstream.script(silence());
+    let gateway = Gateway::before(&upstream).await;
+    let client = tokio::spawn(gateway.http.get(gateway.url("/api/v1/budget")).send());
+    until("it is under way", || async { upstream.seen().len() == 1 }).await;
+    client.abort();
+    until("the upstream sees it end", || async { upstream.given_up() == 1 }).await;
+    until("nothing is in flight", || async { gateway.endpoint(upstream.address).await["inFlight"] == 0 })
+        .await;
+}
+
+#[tokio::test]
+async fn a_probe_without_an_answer_has_no_second_beside_it_and_holds_up_no_other() {
+    let (well, silent) = (Upstream::start().await, Upstream::start().await);
+    silent.probes(Probes::Silent);
+    let endpoints = [well.address.to_string(), silent.address.to_string()];
+    let gateway = Gateway::start(&endpoints, json!({}), &[]).await;
+    until("the other one is known to be well", || async {
+        gateway.endpoint(well.address).await["health"] == "healthy"
+    })
+    .await;
+    until("three rounds have passed", || async { silent.probed().0 >= 3 }).await;
+    assert_eq!(silent.probed().1, 1, "probes beside one another");
+    assert_eq!(gateway.endpoint(well.address).await["health"], "healthy");
+}
