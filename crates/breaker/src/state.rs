@@ -168,6 +168,7 @@ impl State {
             }
             self.enter(Current::HalfOpen { granted: 0, succeeded: 0 });
         }
+        self.settle(settings);
         if let Current::HalfOpen { granted, .. } = &mut self.phase {
             if *granted >= settings.half_open_probes {
                 return Err(Refused::Probing);
@@ -203,10 +204,7 @@ impl State {
                 Outcome::Cancelled => *granted = granted.saturating_sub(1),
                 Outcome::Success | Outcome::Throttled(_) => {
                     *succeeded += 1;
-                    if *succeeded >= settings.half_open_probes {
-                        self.slots.clear();
-                        self.enter(Current::Closed);
-                    }
+                    self.settle(settings);
                 }
             },
             Current::Open { .. } => {}
@@ -217,6 +215,7 @@ impl State {
     pub fn phase(&self, settings: &Settings, now_ns: u64) -> Phase {
         match self.phase {
             Current::Closed => Phase::Closed,
+            Current::HalfOpen { succeeded, .. } if succeeded >= settings.half_open_probes => Phase::Closed,
             Current::HalfOpen { .. } => Phase::HalfOpen,
             Current::Open { since_ns } => {
                 let over = now_ns.saturating_sub(since_ns) >= settings.open_for.as_nanos() as u64;
@@ -241,6 +240,17 @@ impl State {
     /// Rest of the time that the peer asked to wait.
     pub fn throttled_for(&self, now_ns: u64) -> Option<Duration> {
         (now_ns < self.throttled_until_ns).then(|| Duration::from_nanos(self.throttled_until_ns - now_ns))
+    }
+
+    /// half-open -> closed. Also when a policy asks for fewer probes than have succeeded already: no
+    /// probe may be left on its way that could say so.
+    fn settle(&mut self, settings: &Settings) {
+        if let Current::HalfOpen { succeeded, .. } = self.phase
+            && succeeded >= settings.half_open_probes
+        {
+            self.slots.clear();
+            self.enter(Current::Closed);
+        }
     }
 
     fn enter(&mut self, phase: Current) {
@@ -437,6 +447,19 @@ mod tests {
     }
 
     #[test]
+    fn asking_for_fewer_probes_than_succeeded_closes_it() {
+        let three = Settings { half_open_probes: 3, ..settings() };
+        let one = Settings { half_open_probes: 1, ..settings() };
+        let mut state = opened_at(SECOND);
+        let later = 31 * SECOND;
+        let probe = state.admit(&three, later).unwrap();
+        state.record(probe, Outcome::Success, &three, later);
+        assert_eq!(state.phase(&three, later), Phase::HalfOpen);
+        assert_eq!(state.phase(&one, later), Phase::Closed);
+        assert!(state.would_admit(&one, later) && state.admit(&one, later).is_ok());
+    }
+
+    #[test]
     fn memory_is_bounded_over_a_year_of_calls() {
         let mut state = State::default();
         for day in 0..365 {
@@ -448,18 +471,20 @@ mod tests {
     }
 
     proptest! {
-        /// Any mixture of callers: probes never exceed their number, refusals name a time after
-        /// which a call is admitted, and nothing panics.
+        /// Any mixture of callers under settings that change: probes never exceed their number,
+        /// refusals name a time after which a call is admitted, it is never stuck, and nothing panics.
         #[test]
         fn keeps_its_promises_under_any_sequence(
-            steps in proptest::collection::vec((0..5_u8, 0..20_000_000_000_u64, 0..8_usize), 1..300),
+            steps in proptest::collection::vec((0..5_u8, 0..20_000_000_000_u64, 0..8_usize, 1..4_u32), 1..300),
         ) {
-            let settings = settings();
+            let mut most_probes = 1;
             let mut state = State::default();
             let mut now = 1;
             let mut open: Vec<Admission> = Vec::new();
-            for (what, gap, which) in steps {
+            for (what, gap, which, half_open_probes) in steps {
                 now += gap / 10;
+                let settings = Settings { half_open_probes, ..settings() };
+                most_probes = most_probes.max(half_open_probes);
                 if what == 0 {
                     let expected = state.would_admit(&settings, now);
                     let answer = state.admit(&settings, now);
@@ -484,9 +509,16 @@ mod tests {
                     state.record(admission, outcome, &settings, now);
                 }
                 if let Current::HalfOpen { granted, succeeded } = state.phase {
-                    prop_assert!(granted <= settings.half_open_probes && succeeded <= granted);
+                    prop_assert!(granted <= most_probes && succeeded <= granted);
                 }
             }
+            // Whatever is on its way ends, and after the longest wait a call is admitted.
+            let settings = settings();
+            for admission in open {
+                state.record(admission, Outcome::Cancelled, &settings, now);
+            }
+            now += 60 * SECOND;
+            prop_assert!(state.admit(&settings, now).is_ok());
         }
     }
 }

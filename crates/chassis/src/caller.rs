@@ -15,6 +15,7 @@ use http::{
     header::{AUTHORIZATION, FORWARDED},
 };
 use ipnet::IpNet;
+use phase6_telemetry::Sampler;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
@@ -61,6 +62,12 @@ impl InternalToken {
     /// As it is sent.
     pub fn header(&self) -> HeaderValue {
         self.0.clone()
+    }
+
+    /// By which services that know this secret choose the same traces.
+    pub(crate) fn sampler(&self) -> Sampler {
+        let digest = Sha256::digest(format!("sampling:{:?}", self.0.as_bytes()));
+        Sampler::new(u64::from_be_bytes(digest[..8].try_into().expect("a digest has 32 bytes")))
     }
 
     fn matches(&self, given: &HeaderValue) -> bool {

@@ -111,13 +111,19 @@ impl Default for Enforcer {
 }
 
 impl Enforcer {
-    /// Puts a document into force, if it is newer than the one there is. Clears the error.
+    /// Puts a document into force, if it is newer than the one there is. Clears the error, unless the
+    /// document is older.
     pub fn apply(&self, document: PolicyDocument) -> Applied {
         let _one_at_a_time = self.inner.applying.lock();
-        *self.inner.error.lock() = None;
-        if !document.supersedes(&self.inner.judgement.look().document) {
+        let judgement = self.inner.judgement.look();
+        if !document.supersedes(&judgement.document) {
+            // What is in force was published anew: that is no error. Something older says nothing.
+            if document.revision == judgement.document.revision {
+                *self.inner.error.lock() = None;
+            }
             return Applied::Already;
         }
+        *self.inner.error.lock() = None;
         self.inner.breaker.set(Settings::from(&document.policy.circuit_breaker));
         self.inner.judgement.set(Judgement::new(document));
         Applied::Now

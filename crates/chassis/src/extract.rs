@@ -1,7 +1,7 @@
 //! What handlers take from a request. A refusal names the field, what is wrong with it and what
 //! would be accepted, in the one envelope.
 
-use std::error::Error as _;
+use std::error::Error;
 
 use axum::{
     extract::{FromRequest, FromRequestParts, rejection::PathRejection},
@@ -50,16 +50,30 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
 async fn read(body: axum::body::Body) -> Result<Bytes, ApiError> {
     match body.collect().await {
         Ok(body) => Ok(body.to_bytes()),
-        Err(error) => Err(match error.source().and_then(|source| source.downcast_ref::<BodyError>()) {
-            Some(BodyError::TooLarge(max)) => too_large(*max),
-            Some(slow @ BodyError::TooSlow(_)) => {
-                ApiError::new(StatusCode::REQUEST_TIMEOUT, "body_too_slow", format!("the {slow}"))
-            }
-            _ => {
-                ApiError::bad_request("body_incomplete", "the connection broke before the body was complete")
-            }
-        }),
+        Err(error) => Err(body_fault(&error).unwrap_or_else(incomplete)),
     }
+}
+
+/// What a caller is told whose own body is the cause of an error; none when it is not.
+pub(crate) fn body_fault(error: &(dyn Error + 'static)) -> Option<ApiError> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(fault) = error.downcast_ref::<BodyError>() {
+            return Some(match fault {
+                BodyError::TooLarge(max) => too_large(*max),
+                BodyError::TooSlow(_) => {
+                    ApiError::new(StatusCode::REQUEST_TIMEOUT, "body_too_slow", format!("the {fault}"))
+                }
+                BodyError::Broken(_) => incomplete(),
+            });
+        }
+        cause = error.source();
+    }
+    None
+}
+
+fn incomplete() -> ApiError {
+    ApiError::bad_request("body_incomplete", "the connection broke before the body was complete")
 }
 
 /// Reads JSON into a type; a refusal names the field.

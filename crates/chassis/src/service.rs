@@ -246,6 +246,7 @@ pub struct Running {
     common: Arc<Common>,
     store: Option<Store>,
     accepting: CancellationToken,
+    cut: CancellationToken,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -271,10 +272,12 @@ pub async fn start(
     let cache = Cache::new(behind);
     let stop = CancellationToken::new();
     let tasks = TaskTracker::new();
+    // A service that does not come to run leaves nothing running.
+    let unless_started = stop.clone().drop_guard();
     let peers = connect_peers(definition, host, &enforcer, &components, &stop, &tasks);
 
     let observability = Observe::default();
-    let telemetry = Telemetry::new(name);
+    let telemetry = Telemetry::new(name, host.access.internal.sampler());
     let own = (definition.build)(Kit {
         store: store.clone(),
         cache: cache.clone(),
@@ -325,7 +328,7 @@ pub async fn start(
 
     let stack =
         stack(Parts { name, router, enforcer, access: host.access.clone(), telemetry, limiter, cache, load });
-    let accepting = CancellationToken::new();
+    let (accepting, cut) = (CancellationToken::new(), CancellationToken::new());
     let limits = host.connections.clone();
     tasks.spawn(server::serve(
         listener,
@@ -333,8 +336,10 @@ pub async fn start(
         limits,
         connections,
         accepting.clone(),
+        cut.clone(),
     ));
-    Ok(Running { definition: *definition, address, common, store, accepting, stop, tasks })
+    unless_started.disarm();
+    Ok(Running { definition: *definition, address, common, store, accepting, cut, stop, tasks })
 }
 
 async fn open_store(
@@ -416,6 +421,7 @@ impl Running {
         self.stop.cancel();
         self.tasks.close();
         let drained = within(grace, self.tasks.wait()).await;
+        self.cut.cancel();
         if let Some(store) = &self.store {
             within(Duration::from_secs(2), store.close()).await;
         }

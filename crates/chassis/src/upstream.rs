@@ -38,13 +38,17 @@ use self::{
     retry::{Budget, is_idempotent, is_worth_another_endpoint},
 };
 pub use self::{endpoint::EndpointSnapshot, error::CallError, health::Condition};
-use crate::{InternalToken, caller::INTERNAL, envelope::FAULT};
+use crate::{InternalToken, caller::INTERNAL, envelope::FAULT, extract::body_fault};
 
 /// How often endpoints are probed, and how often while one of them is not well.
 const PROBE_EVERY: Duration = Duration::from_secs(5);
 const PROBE_ANXIOUSLY: Duration = Duration::from_millis(500);
 /// Tries for one call, the first one included.
 const MOST_TRIES: u32 = 2;
+/// A try with less time left says nothing about the endpoint.
+const LEAST_TIME: Duration = Duration::from_millis(5);
+/// A caller that waited for so long and left did so because of the peer.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A peer service and its endpoints. Clones are handles to the same one.
 #[derive(Clone)]
@@ -98,7 +102,11 @@ impl Upstream {
     pub async fn is_ready(&self, deadline: Duration) -> bool {
         let mut request = Request::new(Body::empty());
         *request.uri_mut() = Uri::from_static("/readyz");
-        self.call(request, deadline).await.is_ok_and(|answer| answer.status().is_success())
+        let Ok(answer) = self.call(request, deadline).await else { return false };
+        let success = answer.status().is_success();
+        // Read to its end, so that the connection can be used again.
+        let body = axum::body::to_bytes(answer.into_body(), 64 * 1024);
+        success && tokio::time::timeout(deadline, body).await.is_ok_and(|body| body.is_ok())
     }
 
     /// A GET whose JSON answer is wanted, on our own behalf.
@@ -144,6 +152,10 @@ impl Upstream {
                 (None, Some(head)) => head.request(),
                 (None, None) => break,
             };
+            let left = due.saturating_duration_since(Instant::now());
+            if attempt > 1 && left < LEAST_TIME {
+                return Err(CallError::TooSlow { peer: self.inner.name, limit: deadline });
+            }
             let (index, permit) = self.endpoint(tried)?;
             let endpoint = &self.inner.endpoints[index];
             let may_retry = || attempt < MOST_TRIES && self.inner.budget.lock().spend();
@@ -151,26 +163,35 @@ impl Upstream {
             let in_flight = endpoint.begin();
             let span = Exchange::current().map(|exchange| exchange.call());
             let request = self.prepare(request, endpoint, span.as_ref());
-            let started = Instant::now();
-            let left = due.saturating_duration_since(started);
+            let mut waiting = Waiting::new(permit);
             let result = tokio::time::timeout(left, endpoint.send(request)).await;
-            let outcome = judge(&result);
-            permit.end(outcome);
+            let fault = match &result {
+                Ok(Err(SendError::Sent(error))) => body_fault(error),
+                _ => None,
+            };
+            let outcome = if fault.is_some() { Outcome::Cancelled } else { judge(&result) };
+            waiting.end(outcome);
             if let Some(span) = span {
                 let status = if outcome == Outcome::Failure { Status::Error } else { Status::Ok };
                 span.end(status, || format!("{method} {}", self.inner.name));
+            }
+            if let Some(fault) = fault {
+                return Err(CallError::Body(fault));
             }
             tried = Some(index);
             match result {
                 Err(_) => return Err(CallError::TooSlow { peer: self.inner.name, limit: deadline }),
                 Ok(Ok(answer)) => {
-                    endpoint.measured(started.elapsed());
+                    // A refusal is quick, and no reason to send more.
+                    if answer.status().as_u16() < 400 {
+                        endpoint.measured(waiting.since.elapsed());
+                    }
                     let elsewhere =
                         self.inner.endpoints.len() > 1 && is_worth_another_endpoint(answer.status());
                     if elsewhere && spare.is_some() && may_retry() {
                         continue;
                     }
-                    return Ok(answer.map(|body| Body::new(CountedBody { body, in_flight })));
+                    return Ok(answer.map(|body| Body::new(CountedBody::new(body, in_flight))));
                 }
                 Ok(Err(SendError::Unsent(request, error))) => {
                     if !may_retry() {
@@ -206,23 +227,20 @@ impl Upstream {
             let candidates: Vec<_> = eligible.iter().map(|index| endpoints[*index].candidate()).collect();
             choose(&candidates, [rand::random(), rand::random()]).map(|chosen| eligible[chosen])
         };
-        match chosen {
-            Some(index) => match endpoints[index].breaker.admit() {
-                Ok(permit) => Ok((index, permit)),
+        let others = (0..endpoints.len()).filter(|index| Some(*index) != chosen);
+        // The chosen one may have given its last probe to another call a moment ago.
+        let mut soonest: Option<Duration> = None;
+        for index in chosen.into_iter().chain(others) {
+            match endpoints[index].breaker.admit() {
+                Ok(permit) => return Ok((index, permit)),
                 Err(refused) => {
-                    Err(CallError::Unavailable { peer: self.inner.name, retry_after: refused.retry_after() })
+                    let wait = refused.retry_after();
+                    soonest = Some(soonest.map_or(wait, |soonest| soonest.min(wait)));
                 }
-            },
-            None => {
-                let soonest = endpoints
-                    .iter()
-                    .filter_map(|endpoint| endpoint.breaker.admit().err())
-                    .map(|refused| refused.retry_after())
-                    .min();
-                let retry_after = soonest.unwrap_or(Duration::from_secs(1));
-                Err(CallError::Unavailable { peer: self.inner.name, retry_after })
             }
         }
+        let retry_after = soonest.unwrap_or(Duration::from_secs(1));
+        Err(CallError::Unavailable { peer: self.inner.name, retry_after })
     }
 
     fn prepare(
@@ -257,6 +275,33 @@ impl Upstream {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(pause) => {}
             }
+        }
+    }
+}
+
+/// A call that waits for the head of its answer.
+struct Waiting {
+    permit: Option<Permit>,
+    since: Instant,
+}
+
+impl Waiting {
+    fn new(permit: Permit) -> Self {
+        Self { permit: Some(permit), since: Instant::now() }
+    }
+
+    fn end(&mut self, outcome: Outcome) {
+        if let Some(permit) = self.permit.take() {
+            permit.end(outcome);
+        }
+    }
+}
+
+impl Drop for Waiting {
+    /// The caller gave up. A peer that hangs must not stay in use because nobody waits to the end.
+    fn drop(&mut self) {
+        if self.since.elapsed() >= PATIENCE {
+            self.end(Outcome::Failure);
         }
     }
 }

@@ -22,6 +22,8 @@ use tokio::{sync::mpsc, time::Instant};
 const BURST: Duration = Duration::from_millis(20);
 /// Pause after which a file that was never closed counts as whole.
 const UNCLOSED: Duration = Duration::from_millis(if cfg!(target_os = "linux") { 2_000 } else { 150 });
+/// A burst that lasts for longer is told of while it goes on.
+const LONGEST_BURST: Duration = Duration::from_secs(5);
 /// How often the files themselves are looked at.
 const LOOK: Duration = Duration::from_secs(2);
 
@@ -79,10 +81,12 @@ impl FileWatch {
             tokio::select! {
                 event = self.events.recv() => {
                     let mut whole = event == Some(Kind::Whole);
-                    let mut quiet_since = Instant::now();
+                    let began = Instant::now();
+                    let mut quiet_since = began;
                     loop {
                         let pause = if whole { BURST } else { UNCLOSED };
-                        match tokio::time::timeout_at(quiet_since + pause, self.events.recv()).await {
+                        let due = (quiet_since + pause).min(began + LONGEST_BURST);
+                        match tokio::time::timeout_at(due, self.events.recv()).await {
                             Ok(event) => {
                                 whole = event == Some(Kind::Whole);
                                 quiet_since = Instant::now();

@@ -20,7 +20,7 @@ pub const LIMIT: Duration = Duration::from_millis(25);
 const PROBE_EVERY: Duration = Duration::from_millis(250);
 /// How long a connection may take; also the limit of a probe.
 const CONNECT_LIMIT: Duration = Duration::from_millis(500);
-/// Commands that wait on the connection; more are refused rather than queued.
+/// Commands on the connection at once; more wait for a place, within their limit.
 const MOST_AT_ONCE: usize = 4_096;
 
 /// Answers of a server that is there and does not serve.

@@ -119,6 +119,7 @@ mod tests {
     use tower::{ServiceExt, service_fn};
 
     use super::*;
+    use crate::Sampler;
     use crate::{Kept, Status};
 
     const ASK: Ask =
@@ -153,7 +154,7 @@ mod tests {
     }
 
     fn telemetry() -> Arc<Telemetry> {
-        let telemetry = Telemetry::new("test");
+        let telemetry = Telemetry::new("test", Sampler::new(1));
         telemetry.metrics().declare(["/hello".to_owned()]);
         telemetry
     }

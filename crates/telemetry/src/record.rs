@@ -14,8 +14,8 @@ use phase6_policy::Tracing;
 use serde::Serialize;
 
 use crate::{
-    Metrics, Recorder, RouteId, Sink, Span, TraceContext, TraceId,
-    sample::{Pace, sampled},
+    Metrics, Recorder, RouteId, Sampler, Sink, Span, TraceContext, TraceId,
+    sample::Pace,
     span::{Kept, Kind, Running, Status},
     traffic::{Figures, Window},
 };
@@ -29,6 +29,7 @@ pub struct Telemetry {
     recorder: Recorder,
     traffic: Mutex<Window>,
     pace: Mutex<Pace>,
+    sampler: Sampler,
     /// The rate that was used last, as bits of a float.
     rate: AtomicU64,
     active: AtomicU64,
@@ -57,12 +58,13 @@ pub struct TracerSnapshot {
 
 impl Telemetry {
     /// Telemetry for a service; its routes are declared with [`Metrics::declare`].
-    pub fn new(service: &str) -> Arc<Self> {
+    pub fn new(service: &str, sampler: Sampler) -> Arc<Self> {
         Arc::new(Self {
             metrics: Metrics::new(service),
             recorder: Recorder::new(KEPT_SPANS),
             traffic: Mutex::default(),
             pace: Mutex::default(),
+            sampler,
             rate: AtomicU64::new(0),
             active: AtomicU64::new(0),
             epoch: Instant::now(),
@@ -111,7 +113,7 @@ impl Telemetry {
         let context = TraceContext {
             trace_id,
             span_id: crate::SpanId::random(),
-            sampled: sampled(trace_id, parent.as_ref(), trusted, rate),
+            sampled: self.sampler.sampled(trace_id, parent.as_ref(), trusted, rate),
         };
         if context.sampled {
             self.active.fetch_add(1, Ordering::Relaxed);

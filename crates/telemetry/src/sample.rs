@@ -1,26 +1,45 @@
 //! Which requests leave a trace.
 //!
-//! The choice is made by the trace id: the same id is chosen by every service with the same or a
-//! higher rate, so a trace is whole without the services talking about it. A parent's decision to
+//! The choice is made by the trace id and a key that our services share: the same id is chosen by
+//! every one of them with the same or a higher rate, so a trace is whole without the services talking
+//! about it, and a client that picks its ids cannot pick what is sampled. A parent's decision to
 //! sample is followed only when the parent is trusted; anybody else could force it.
+
+use std::hash::BuildHasher;
+
+use foldhash::quality::FixedState;
 
 use crate::{TraceContext, TraceId};
 
-/// Whether a request is sampled.
-///
-/// `rate` is from 0 to 1. `parent` is the context that came with the request, `trusted` whether
-/// its sender may decide for us.
-pub fn sampled(trace_id: TraceId, parent: Option<&TraceContext>, trusted: bool, rate: f64) -> bool {
-    let chosen_upstream = trusted && parent.is_some_and(|parent| parent.sampled);
-    chosen_upstream || below(trace_id, rate)
+/// Chooses among trace ids.
+#[derive(Clone, Copy, Debug)]
+pub struct Sampler {
+    /// Services with the same key choose the same traces.
+    key: u64,
 }
 
-/// Whether the random part of an id falls into the share `rate` of all ids.
-fn below(trace_id: TraceId, rate: f64) -> bool {
-    // The right-most 56 bits are random in every generator that follows level 2 of the standard.
-    const SPACE: f64 = (1_u64 << 56) as f64;
-    let position = trace_id.get() as u64 & ((1 << 56) - 1);
-    (position as f64) < rate * SPACE
+impl Sampler {
+    /// A sampler whose choice only those know who know its key.
+    pub fn new(key: u64) -> Self {
+        Self { key }
+    }
+
+    /// Whether a request is sampled.
+    ///
+    /// `rate` is from 0 to 1. `parent` is the context that came with the request, `trusted` whether
+    /// its sender may decide for us.
+    pub fn sampled(self, trace_id: TraceId, parent: Option<&TraceContext>, trusted: bool, rate: f64) -> bool {
+        let chosen_upstream = trusted && parent.is_some_and(|parent| parent.sampled);
+        chosen_upstream || self.below(trace_id, rate)
+    }
+
+    /// Whether an id falls into the share `rate` of all ids.
+    fn below(self, trace_id: TraceId, rate: f64) -> bool {
+        // As many bits as a float holds exactly.
+        const SPACE: f64 = (1_u64 << 53) as f64;
+        let position = FixedState::with_seed(self.key).hash_one(trace_id.get()) >> 11;
+        (position as f64) < rate * SPACE
+    }
 }
 
 /// Lowers the rate under load, so that about a given number of requests per second is sampled.
@@ -56,8 +75,11 @@ impl Pace {
 mod tests {
     use super::*;
 
+    const SAMPLER: Sampler = Sampler { key: 0x5eed };
+
     fn share(rate: f64, parent: Option<&TraceContext>, trusted: bool) -> f64 {
-        let chosen = (0..100_000).filter(|_| sampled(TraceId::random(), parent, trusted, rate)).count();
+        let chosen =
+            (0..100_000).filter(|_| SAMPLER.sampled(TraceId::random(), parent, trusted, rate)).count();
         chosen as f64 / 100_000.0
     }
 
@@ -74,9 +96,28 @@ mod tests {
     fn services_with_the_same_rate_choose_the_same_traces() {
         for _ in 0..1_000 {
             let id = TraceId::random();
-            assert_eq!(sampled(id, None, false, 0.3), sampled(id, None, false, 0.3));
-            assert!(!sampled(id, None, false, 0.1) || sampled(id, None, false, 0.2), "and a higher one more");
+            let (here, there) = (SAMPLER, Sampler::new(SAMPLER.key));
+            assert_eq!(here.sampled(id, None, false, 0.3), there.sampled(id, None, false, 0.3));
+            assert!(
+                !here.sampled(id, None, false, 0.1) || there.sampled(id, None, false, 0.2),
+                "and a higher one more"
+            );
         }
+    }
+
+    #[test]
+    fn a_client_that_picks_its_ids_cannot_pick_what_is_sampled() {
+        let picked = |id: u32| {
+            // Small numbers, and numbers that differ in their upper half only.
+            let text = if id % 2 == 0 { format!("{id:032x}") } else { format!("{id:08x}{:024x}", 1) };
+            TraceContext::parse(format!("00-{text}-b7ad6b7169203331-01").as_bytes()).unwrap()
+        };
+        let parents: Vec<_> = (1..100_000).map(picked).collect();
+        let chosen = parents
+            .iter()
+            .filter(|parent| SAMPLER.sampled(parent.trace_id, Some(parent), false, 0.1))
+            .count();
+        assert!((9_000..11_000).contains(&chosen), "{chosen} of 100,000");
     }
 
     #[test]

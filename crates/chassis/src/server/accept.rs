@@ -6,6 +6,7 @@
 
 use std::{
     cell::RefCell,
+    collections::HashMap,
     convert::Infallible,
     future::Future,
     net::{IpAddr, SocketAddr},
@@ -23,6 +24,7 @@ use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLim
 use http::Request;
 use hyper::{body::Incoming, server::conn::http1};
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::Service;
@@ -38,6 +40,8 @@ use super::{
 pub struct ConnectionLimits {
     /// Most connections at a time.
     pub max_connections: usize,
+    /// Most of them from one address, so that one cannot lock out all others.
+    pub max_per_peer: usize,
     /// Connections that one address may open per second, and ten times as many in a burst.
     pub accepts_per_second: u32,
     /// Longest wait for the first byte.
@@ -58,6 +62,7 @@ impl Default for ConnectionLimits {
     fn default() -> Self {
         Self {
             max_connections: 8192,
+            max_per_peer: 4096,
             accepts_per_second: 1000,
             first_byte: Duration::from_secs(8),
             head: Duration::from_secs(8),
@@ -85,16 +90,23 @@ pub struct ConnectionCounts {
     pub refused: AtomicU64,
     /// Connections closed because a wait was too long.
     pub timed_out: AtomicU64,
+    /// Connections open now, by subscriber.
+    by_peer: Mutex<HashMap<Subscriber, usize>>,
 }
 
+/// The part of an address that stands for one subscriber.
+type Subscriber = [u8; 8];
+
 /// Accepts connections until `stop`, then lets each finish its request. Returns when none is left.
-/// `stack` makes the service that answers the requests of one peer's connection.
+/// `stack` makes the service that answers the requests of one peer's connection. After `cut` no
+/// request is waited for.
 pub(crate) async fn serve<S>(
     listener: TcpListener,
     stack: impl Fn(SocketAddr) -> S,
     limits: ConnectionLimits,
     counts: Arc<ConnectionCounts>,
     stop: CancellationToken,
+    cut: CancellationToken,
 ) where
     S: Service<Request<RequestBody>, Response = Response, Error = Infallible> + Send + 'static,
     S::Future: Send + 'static,
@@ -102,7 +114,7 @@ pub(crate) async fn serve<S>(
     let connections = TaskTracker::new();
     let rate = NonZeroU32::new(limits.accepts_per_second).unwrap_or(NonZeroU32::MIN);
     let quota = Quota::per_second(rate).allow_burst(rate.saturating_mul(NonZeroU32::new(10).expect("ten")));
-    let per_peer: DefaultKeyedRateLimiter<[u8; 8]> = RateLimiter::keyed(quota);
+    let per_peer: DefaultKeyedRateLimiter<Subscriber> = RateLimiter::keyed(quota);
     let log: DefaultDirectRateLimiter = RateLimiter::direct(Quota::per_second(NonZeroU32::MIN));
     loop {
         let accepted = tokio::select! {
@@ -123,18 +135,21 @@ pub(crate) async fn serve<S>(
         if per_peer.len() > 10_000 {
             per_peer.retain_recent();
         }
+        let subscriber = subscriber(peer.ip());
         let full = counts.open.load(Ordering::Relaxed) >= limits.max_connections;
-        if full || per_peer.check_key(&network(peer.ip())).is_err() {
+        let open = (!full && per_peer.check_key(&subscriber).is_ok())
+            .then(|| Open::new(&counts, subscriber, limits.max_per_peer))
+            .flatten();
+        let Some(open) = open else {
             counts.refused.fetch_add(1, Ordering::Relaxed);
             if log.check().is_ok() {
                 tracing::warn!(peer = %peer.ip(), full, "connection refused: too many");
             }
             continue;
-        }
+        };
         counts.accepted.fetch_add(1, Ordering::Relaxed);
-        counts.open.fetch_add(1, Ordering::Relaxed);
         let connection =
-            Connection { limits: limits.clone(), counts: Arc::clone(&counts), stop: stop.clone(), peer };
+            Connection { limits: limits.clone(), open, stop: stop.clone(), cut: cut.clone(), peer };
         connections.spawn(connection.run(socket, stack(peer)));
     }
     drop(listener);
@@ -142,8 +157,7 @@ pub(crate) async fn serve<S>(
     connections.wait().await;
 }
 
-/// The part of an address that stands for one subscriber.
-fn network(address: IpAddr) -> [u8; 8] {
+fn subscriber(address: IpAddr) -> Subscriber {
     match address.to_canonical() {
         IpAddr::V4(v4) => {
             let [a, b, c, d] = v4.octets();
@@ -155,8 +169,9 @@ fn network(address: IpAddr) -> [u8; 8] {
 
 struct Connection {
     limits: ConnectionLimits,
-    counts: Arc<ConnectionCounts>,
+    open: Open,
     stop: CancellationToken,
+    cut: CancellationToken,
     peer: SocketAddr,
 }
 
@@ -166,7 +181,6 @@ impl Connection {
         S: Service<Request<RequestBody>, Response = Response, Error = Infallible> + Send + 'static,
         S::Future: Send + 'static,
     {
-        let _open = Open(&self.counts);
         let _ = socket.set_nodelay(true);
         let progress = Arc::new(Progress::new());
         let io = TokioIo::new(WatchedIo::new(socket, Arc::clone(&progress)));
@@ -185,13 +199,14 @@ impl Connection {
                     }
                     return;
                 }
+                () = self.cut.cancelled() => return,
                 () = self.stop.cancelled(), if !ending => {
                     ending = true;
                     connection.as_mut().graceful_shutdown();
                 }
                 () = tokio::time::sleep(WATCH) => {
                     if self.waited_too_long(&progress) {
-                        self.counts.timed_out.fetch_add(1, Ordering::Relaxed);
+                        self.open.counts.timed_out.fetch_add(1, Ordering::Relaxed);
                         return;
                     }
                     if !ending && progress.age() > max_age {
@@ -215,11 +230,35 @@ impl Connection {
 }
 
 /// Counts a connection as open while it lives.
-struct Open<'a>(&'a ConnectionCounts);
+struct Open {
+    counts: Arc<ConnectionCounts>,
+    subscriber: Subscriber,
+}
 
-impl Drop for Open<'_> {
+impl Open {
+    /// None: the subscriber has `most` already.
+    fn new(counts: &Arc<ConnectionCounts>, subscriber: Subscriber, most: usize) -> Option<Self> {
+        let mut by_peer = counts.by_peer.lock();
+        let open = by_peer.entry(subscriber).or_default();
+        if *open >= most {
+            return None;
+        }
+        *open += 1;
+        counts.open.fetch_add(1, Ordering::Relaxed);
+        Some(Self { counts: Arc::clone(counts), subscriber })
+    }
+}
+
+impl Drop for Open {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        self.counts.open.fetch_sub(1, Ordering::Relaxed);
+        let mut by_peer = self.counts.by_peer.lock();
+        if let Some(open) = by_peer.get_mut(&self.subscriber) {
+            *open -= 1;
+            if *open == 0 {
+                by_peer.remove(&self.subscriber);
+            }
+        }
     }
 }
 

@@ -21,9 +21,10 @@ use super::phase::{Phase, Progress};
 pub struct BodyLimits {
     /// Most bytes.
     pub max_bytes: u64,
-    /// A body may be as slow as it likes for so long.
+    /// We wait for it for so long, however slow it is.
     pub grace: Duration,
-    /// After that it must have come at this mean rate.
+    /// After that it must have come at this mean rate. Only the time that we wait for it counts, not
+    /// the time that it waits for us.
     pub min_bytes_per_second: u64,
 }
 
@@ -59,9 +60,9 @@ pin_project! {
         incoming: Incoming,
         limits: BodyLimits,
         received: u64,
-        started: Instant,
-        // Only made when the body makes us wait.
-        timer: Option<Pin<Box<Sleep>>>,
+        waited: Duration,
+        // While the body makes us wait: since when, and until when it may.
+        wait: Option<(Instant, Pin<Box<Sleep>>)>,
     }
 }
 
@@ -70,7 +71,7 @@ impl RequestBody {
         if incoming.is_end_stream() {
             return Self::default();
         }
-        let bounded = Bounded { incoming, limits, received: 0, started: Instant::now(), timer: None };
+        let bounded = Bounded { incoming, limits, received: 0, waited: Duration::ZERO, wait: None };
         Self { inner: Some(Box::pin(bounded)) }
     }
 }
@@ -87,7 +88,9 @@ impl Body for RequestBody {
         let this = bounded.as_mut().project();
         match this.incoming.poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
-                *this.timer = None;
+                if let Some((since, _)) = this.wait.take() {
+                    *this.waited += since.elapsed();
+                }
                 *this.received += frame.data_ref().map_or(0, |data| data.len() as u64);
                 if *this.received > this.limits.max_bytes {
                     return Poll::Ready(Some(Err(BodyError::TooLarge(this.limits.max_bytes))));
@@ -99,8 +102,8 @@ impl Body for RequestBody {
             Poll::Pending => {
                 let rate = this.limits.min_bytes_per_second;
                 let due = this.limits.grace + Duration::from_millis(*this.received * 1000 / rate.max(1));
-                let timer = this.timer.get_or_insert_with(|| {
-                    Box::pin(tokio::time::sleep(due.saturating_sub(this.started.elapsed())))
+                let (_, timer) = this.wait.get_or_insert_with(|| {
+                    (Instant::now(), Box::pin(tokio::time::sleep(due.saturating_sub(*this.waited))))
                 });
                 ready!(timer.as_mut().poll(cx));
                 Poll::Ready(Some(Err(BodyError::TooSlow(rate))))

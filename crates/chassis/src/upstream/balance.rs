@@ -129,6 +129,17 @@ mod tests {
     }
 
     #[test]
+    fn the_newest_latency_weighs_a_fifth_and_half_is_believed_after_two_seconds() {
+        let first = Latency::with(None, Duration::from_millis(10));
+        let latency = Latency::with(Some(first), Duration::from_millis(20));
+        assert!((latency.mean_ms() - 12.0).abs() < 1e-9, "{latency:?}");
+        for (secs, believed) in [(0, 12.0), (2, 6.0), (4, 3.0)] {
+            let left = latency.believed_ms(Duration::from_secs(secs));
+            assert!((left - believed).abs() < 1e-9, "{left} ms after {secs} s");
+        }
+    }
+
+    #[test]
     fn a_target_that_was_slow_once_is_tried_again() {
         let once_slow = Latency::with(None, Duration::from_millis(500));
         let after = |seconds| candidate(0, once_slow.believed_ms(Duration::from_secs(seconds)));

@@ -6,19 +6,21 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
-use axum::body::Body;
+use axum::{BoxError, body::Body};
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, Uri, header::HOST};
 use http_body::{Frame, SizeHint};
+use http_body_util::{BodyExt, Limited};
 use parking_lot::Mutex;
 use phase6_breaker::{Breaker, Settings};
 use phase6_live::Live;
 use pin_project_lite::pin_project;
 use serde::Serialize;
+use tokio::time::Sleep;
 
 use super::{
     Condition,
@@ -29,6 +31,10 @@ use super::{
 
 /// How long a probe may take.
 const PROBE_LIMIT: Duration = Duration::from_secs(2);
+/// Most that is read of the answer to a probe.
+const PROBE_BYTES: usize = 64 * 1024;
+/// How long an answer's body may pause.
+const SILENCE: Duration = Duration::from_mins(2);
 
 pub(super) struct Endpoint {
     pub(super) address: String,
@@ -119,8 +125,13 @@ impl Endpoint {
         let mut request = Request::new(Body::empty());
         *request.uri_mut() = Uri::from_static("/readyz");
         request.headers_mut().insert(HOST, self.host.clone());
-        let answer = tokio::time::timeout(PROBE_LIMIT, self.pool.send(request)).await;
-        let success = matches!(&answer, Ok(Ok(answer)) if answer.status().is_success());
+        let answer = async {
+            let answer = self.pool.send(request).await.ok()?;
+            let success = answer.status().is_success();
+            // Read to its end, so that the connection can be used again.
+            Limited::new(answer.into_body(), PROBE_BYTES).collect().await.ok().map(|_| success)
+        };
+        let success = tokio::time::timeout(PROBE_LIMIT, answer).await == Ok(Some(true));
         let mut seen = self.seen.lock();
         if let Some((from, to)) = seen.health.observe(success) {
             if from == Condition::Unhealthy {
@@ -145,23 +156,38 @@ impl Drop for InFlight {
 }
 
 pin_project! {
-    /// A body that counts as a call under way until it is done.
+    /// A body that counts as a call under way until it is done, and that may not pause for ever.
     pub(super) struct CountedBody {
         #[pin]
-        pub(super) body: PooledBody,
-        pub(super) in_flight: InFlight,
+        body: PooledBody,
+        in_flight: InFlight,
+        // Only made when the body makes us wait.
+        patience: Option<Pin<Box<Sleep>>>,
+    }
+}
+
+impl CountedBody {
+    pub(super) fn new(body: PooledBody, in_flight: InFlight) -> Self {
+        Self { body, in_flight, patience: None }
     }
 }
 
 impl http_body::Body for CountedBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BoxError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        self.project().body.poll_frame(cx)
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.project();
+        if let Poll::Ready(frame) = this.body.poll_frame(cx) {
+            *this.patience = None;
+            return Poll::Ready(frame.map(|frame| frame.map_err(BoxError::from)));
+        }
+        let patience = this.patience.get_or_insert_with(|| Box::pin(tokio::time::sleep(SILENCE)));
+        ready!(patience.as_mut().poll(cx));
+        Poll::Ready(Some(Err(BoxError::from(format!("the peer paused for {} s", SILENCE.as_secs())))))
     }
 
     fn is_end_stream(&self) -> bool {

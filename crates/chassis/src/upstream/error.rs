@@ -34,12 +34,16 @@ pub enum CallError {
         /// The deadline.
         limit: Duration,
     },
+    /// The request's own body is at fault, and the peer is not.
+    #[error("the request's body could not be read")]
+    Body(ApiError),
 }
 
 impl From<CallError> for ApiError {
     fn from(error: CallError) -> Self {
         let message = error.to_string();
         match error {
+            CallError::Body(fault) => fault,
             CallError::Unavailable { retry_after, .. } => {
                 Self::unavailable("upstream_unavailable", message, retry_after.as_secs() + 1)
             }

@@ -29,12 +29,18 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
 /// Most connections kept idle.
 const MOST_IDLE: usize = 128;
 /// A connection idle for longer is not used again; below what servers allow.
 const IDLE: Duration = Duration::from_secs(30);
+/// A peer that is silent for 20 s is asked every 5 s, and given up after three.
+const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
+    .with_time(Duration::from_secs(20))
+    .with_interval(Duration::from_secs(5))
+    .with_retries(3);
 /// Longest time to connect.
 const CONNECT: Duration = Duration::from_secs(2);
 
@@ -168,6 +174,8 @@ impl Pool {
         let connecting = async {
             let socket = TcpStream::connect(resolve(&self.inner.address).await?.as_slice()).await?;
             socket.set_nodelay(true)?;
+            // A peer whose machine is gone says nothing: the system finds out.
+            SockRef::from(&socket).set_tcp_keepalive(&KEEPALIVE)?;
             let (sender, driver) = http1::handshake(TokioIo::new(socket)).await.map_err(io::Error::other)?;
             Ok(Connection { sender, driver: Box::pin(driver), ended: false })
         };
