@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use phase6_tests::{Gateway, Probes, Upstream, until};
 use serde_json::{Value, json};
+use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 /// Answers nothing for longer than any test takes.
 fn silence() -> Vec<(Duration, Vec<u8>)> {
@@ -89,6 +90,36 @@ async fn answers_of_a_broken_peer_open_the_breaker_and_answers_about_others_do_n
         assert_eq!(gateway.get("/api/v1/budget").await.unwrap().status(), 503);
     }
     assert_eq!(upstream.seen().len(), called, "it is not called any more");
+}
+
+/// A client could else cut a service off for everybody.
+#[tokio::test]
+async fn a_client_s_own_broken_bodies_are_its_own_fault() {
+    let upstream = Upstream::start().await;
+    let policy = json!({"circuitBreaker": {"minimumCalls": 6, "openFor": "1h"}});
+    let gateway = Gateway::start(&[upstream.address.to_string()], policy, &[]).await;
+    let head = "POST /api/v1/budget HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n";
+    let chunk = format!("10000\r\n{}\r\n", "x".repeat(0x10000));
+    let huge = format!("{head}{}", chunk.repeat(40));
+    for (bytes, told) in [(format!("{head}zz\r\n"), "HTTP/1.1 400 "), (huge, "HTTP/1.1 413 ")] {
+        for _ in 0..10 {
+            let answer = gateway.raw(bytes.as_bytes()).await;
+            assert!(answer.starts_with(told), "{answer}");
+        }
+    }
+    for _ in 0..10 {
+        // Half a body, and gone.
+        let mut socket = TcpStream::connect(("127.0.0.1", gateway.port)).await.unwrap();
+        socket.write_all(format!("{head}5\r\nhel").as_bytes()).await.unwrap();
+        drop(socket);
+    }
+    until("nothing is in flight", || async { gateway.endpoint(upstream.address).await["inFlight"] == 0 })
+        .await;
+    assert_eq!(gateway.get("/api/v1/budget").await.unwrap().status(), 200);
+    let shown: Value =
+        gateway.get("/api/v1/loadbalance/health?service=budget").await.unwrap().json().await.unwrap();
+    let breaker = &shown["health"]["budget"]["circuitBreakers"]["budget"];
+    assert_eq!((&breaker["status"], &breaker["failureCount"]), (&json!("closed"), &json!(0)));
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use axum::{
 use bytes::Bytes;
 use http::{Request, StatusCode, header::CONTENT_TYPE, request::Parts};
 use http_body_util::BodyExt;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
 use crate::{ApiError, server::BodyError, stack::too_large};
 
@@ -83,6 +83,11 @@ fn incomplete() -> ApiError {
 /// 400 with the code `invalid_json` for what is no JSON at all, else `invalid_body`.
 pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     let text = if bytes.is_empty() { b"{}" } else { bytes };
+    // A list would be read as the fields in their order.
+    let first = text.iter().find(|byte| !byte.is_ascii_whitespace());
+    if first != Some(&b'{') && serde_json::from_slice::<IgnoredAny>(text).is_ok() {
+        return Err(ApiError::bad_request("invalid_body", "the body must be a JSON object"));
+    }
     let mut deserializer = serde_json::Deserializer::from_slice(text);
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let (path, inner) = (error.path().to_string(), error.inner());
@@ -110,6 +115,10 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
     type Rejection = Response;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Response> {
+        if !is_utf8(parts.uri.query().unwrap_or_default().as_bytes()) {
+            let error = ApiError::bad_request("invalid_query", "the query is not UTF-8");
+            return Err(error.into_response());
+        }
         match axum::extract::Query::try_from_uri(&parts.uri) {
             Ok(axum::extract::Query(query)) => Ok(Self(query)),
             Err(rejection) => {
@@ -133,6 +142,23 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T>
             Err(error) => Err(ApiError::internal(&error).into_response()),
         }
     }
+}
+
+/// Whether a query is UTF-8 once its percent signs are resolved.
+fn is_utf8(mut query: &[u8]) -> bool {
+    let digit = |byte: &u8| char::from(*byte).to_digit(16);
+    let mut bytes = Vec::with_capacity(query.len());
+    while let [first, rest @ ..] = query {
+        query = rest;
+        match (first, rest) {
+            (b'%', [high, low, after @ ..]) if digit(high).is_some() && digit(low).is_some() => {
+                bytes.push((digit(high).unwrap_or(0) * 16 + digit(low).unwrap_or(0)) as u8);
+                query = after;
+            }
+            _ => bytes.push(*first),
+        }
+    }
+    std::str::from_utf8(&bytes).is_ok()
 }
 
 #[cfg(test)]
@@ -182,6 +208,20 @@ mod tests {
             told(br#"{"maxCost":99999999999999999999}"#),
             "field `maxCost`: invalid type: floating point `1e+20`, expected i64"
         );
+    }
+
+    #[test]
+    fn a_body_that_is_no_object_is_told_so() {
+        for text in [&b"[1]"[..], b" [7, null]", b"\"x\"", b"1", b"null"] {
+            assert_eq!(told(text), "the body must be a JSON object");
+        }
+    }
+
+    #[test]
+    fn a_query_that_is_not_utf_8_is_told_so() {
+        for (query, good) in [("a=%C3%A9&b=%", true), ("", true), ("a=%ff", false), ("a=%C3&b=1", false)] {
+            assert_eq!(is_utf8(query.as_bytes()), good, "{query}");
+        }
     }
 
     #[test]

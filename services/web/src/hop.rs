@@ -18,6 +18,7 @@ pub(crate) fn strip(headers: &mut HeaderMap, also: impl Fn(&str) -> bool) {
         // These two are no names of headers to be looked for.
         .filter(|name| !matches!(*name, "close" | "keep-alive"))
         .filter_map(|name| name.parse().ok())
+        .filter(|name: &HeaderName| !is_for_the_end(name.as_str()))
         .collect();
     let doomed = |name: &&HeaderName| {
         is_for_one_connection(name.as_str()) || also(name.as_str()) || named.contains(name)
@@ -41,6 +42,13 @@ fn is_for_one_connection(name: &str) -> bool {
             | "transfer-encoding"
             | "upgrade"
     )
+}
+
+/// What is meant for the service at the end, whatever `Connection` says of it. Who asks and what
+/// may be cached must not get lost on the way: a client would be taken for nobody, and its limit
+/// with it.
+fn is_for_the_end(name: &str) -> bool {
+    matches!(name, "authorization" | "x-api-key" | "cookie" | "set-cookie" | "cache-control" | "vary")
 }
 
 /// What a client may not say to our services, what this hop says itself, and `Expect`, to which
@@ -84,6 +92,21 @@ mod tests {
         let mut left: Vec<_> = map.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["authorization", "x-kept"]);
+    }
+
+    #[test]
+    fn who_asks_cannot_be_lost_on_the_way() {
+        let mut map = headers(&[
+            ("connection", "x-api-key, Authorization, cache-control, x-other"),
+            ("x-api-key", "k"),
+            ("authorization", "Bearer x"),
+            ("cache-control", "no-store"),
+            ("x-other", "1"),
+        ]);
+        strip(&mut map, |_| false);
+        let mut left: Vec<_> = map.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["authorization", "cache-control", "x-api-key"]);
     }
 
     #[test]

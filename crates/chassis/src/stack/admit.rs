@@ -13,8 +13,8 @@ use std::{
 
 use axum::response::{IntoResponse, Response};
 use http::{
-    HeaderMap, HeaderValue, Request, StatusCode,
-    header::{CONTENT_LENGTH, WWW_AUTHENTICATE},
+    HeaderMap, HeaderValue, Request, StatusCode, Version,
+    header::{CONTENT_LENGTH, HOST, WWW_AUTHENTICATE},
 };
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
@@ -98,6 +98,12 @@ impl<S> Admit<S> {
         if request.uri().path_and_query().is_some_and(|target| target.as_str().len() > LONGEST_TARGET) {
             let message = format!("the request target is longer than {LONGEST_TARGET} bytes");
             return Err(ApiError::new(StatusCode::URI_TOO_LONG, "uri_too_long", message));
+        }
+        // RFC 9112, section 3.2.
+        let hosts = request.headers().get_all(HOST).iter().count();
+        if hosts > 1 || (hosts == 0 && request.version() == Version::HTTP_11) {
+            let message = format!("the request has {hosts} `Host` headers; accepted: one");
+            return Err(ApiError::bad_request("invalid_host", message));
         }
         if size(request.headers()) > LARGEST_HEADERS {
             let message = format!("the headers are larger than {LARGEST_HEADERS} bytes");
