@@ -1,5 +1,6 @@
 //! What a hit in memory costs: key, lookup, comparison of the whole key, judgement of its age; with
-//! a thousand answers and with ten thousand, asked for in no order.
+//! a thousand answers and with ten thousand, asked for in no order. And what a miss costs that is
+//! fetched and stored.
 
 #![allow(missing_docs, reason = "criterion's macros make public items")]
 
@@ -31,19 +32,27 @@ const ASK: Ask = Ask {
     set_label: |_, _| {},
 };
 
-/// A cache that holds an answer for each of the targets.
-fn filled(targets: &[Uri]) -> Cache {
-    let cache = Cache::new(None);
+async fn ask(cache: &Cache, target: Uri) {
     let layer = CacheLayer::new(cache.clone(), "bench", ASK);
     let handler = service_fn(|_: Request<Full<Bytes>>| async {
         Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(&[b'x'; 250]))))
     });
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build();
-    runtime.expect("a runtime").block_on(async {
+    let mut request = Request::new(Full::default());
+    *request.uri_mut() = target;
+    let Ok(_) = layer.layer(handler).oneshot(request).await;
+}
+
+/// Of one thread: waking another one costs more than all that is measured.
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().build().expect("a runtime")
+}
+
+/// A cache that holds an answer for each of the targets.
+fn filled(targets: &[Uri]) -> Cache {
+    let cache = Cache::new(None);
+    runtime().block_on(async {
         for target in targets {
-            let mut request = Request::new(Full::default());
-            *request.uri_mut() = target.clone();
-            let Ok(_) = layer.layer(handler).oneshot(request).await;
+            ask(&cache, target.clone()).await;
         }
     });
     cache
@@ -76,5 +85,16 @@ fn hit(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, hit);
+fn miss(c: &mut Criterion) {
+    let mut group = c.benchmark_group("cache_miss");
+    group.throughput(Throughput::Elements(1));
+    let (cache, runtime) = (Cache::new(None), runtime());
+    let mut targets = (0..).map(|number| format!("/api/v1/budget/metrics/{number}").parse().expect("a path"));
+    group.bench_function("stored", |b| {
+        b.iter(|| runtime.block_on(ask(&cache, targets.next().expect("there is always one more"))));
+    });
+    group.finish();
+}
+
+criterion_group!(benches, hit, miss);
 criterion_main!(benches);

@@ -85,13 +85,19 @@ pub struct Stats {
 #[derive(Clone, Debug)]
 pub(crate) enum Outcome {
     /// This answer is good for all whose key it is.
-    Answer(Arc<Entry>),
+    Answer {
+        /// What was fetched.
+        entry: Arc<Entry>,
+        /// When the fetch began, in invalidations.
+        mark: u64,
+    },
     /// The answer was for one only: each has to ask for itself.
     Alone,
 }
 
-/// Milliseconds, right to within a tick of the system (1 to 10 ms), that never step back while the process runs and roughly follow the calendar from
-/// one process to the next, so that entries on disk keep their age.
+/// Milliseconds, right to within a tick of the system (1 to 10 ms), that never step back while the
+/// process runs and roughly follow the calendar from one process to the next, so that entries on disk
+/// keep their age.
 enum Clock {
     Real { start_ms: u64, started: Instant },
     Manual(Arc<AtomicU64>),
@@ -202,6 +208,11 @@ impl Cache {
         self.inner.flights.board(hash)
     }
 
+    /// Fetches on their way.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.inner.flights.len()
+    }
+
     /// The number that the next invalidation will have; to be taken before a fetch begins.
     pub(crate) fn mark(&self) -> u64 {
         self.inner.log.lock().next()
@@ -226,6 +237,12 @@ impl Cache {
         true
     }
 
+    /// Whether something made at `mark` has been invalidated since.
+    pub(crate) fn invalidated_since(&self, mark: u64, entry: &Entry) -> bool {
+        self.inner.log.lock().hit_since(mark, entry)
+    }
+
+    /// Does not make requests for a key wait for one another for a while, unless there is an answer.
     pub(crate) fn pass(&self, hash: u64) {
         self.inner.memory.pass(hash, self.now_ms() + PASS_FOR_MS);
     }

@@ -52,11 +52,29 @@ pub fn normalised(uri: &Uri) -> Cow<'_, str> {
             }
             at += 3;
         } else {
-            out.push(char::from(bytes[at]));
-            at += 1;
+            // Targets may hold bytes beyond ASCII as they are.
+            let rest = text[at..].chars().next().unwrap_or_default();
+            out.push(rest);
+            at += rest.len_utf8();
         }
     }
     Cow::Owned(out)
+}
+
+/// What a request says under a name, on however many lines.
+pub(crate) fn sent(headers: &HeaderMap, name: &HeaderName) -> Option<HeaderValue> {
+    let mut lines = headers.get_all(name).iter();
+    let first = lines.next()?;
+    let mut more = lines.peekable();
+    if more.peek().is_none() {
+        return Some(first.clone());
+    }
+    let mut all = first.as_bytes().to_vec();
+    for line in more {
+        all.extend_from_slice(b", ");
+        all.extend_from_slice(line.as_bytes());
+    }
+    HeaderValue::from_bytes(&all).ok()
 }
 
 /// A stored answer.
@@ -102,7 +120,7 @@ impl Entry {
         let both_anonymous = self.key.tenant.is_empty() && tenant.is_empty();
         (both_anonymous || *self.key.tenant == *tenant)
             && *self.key.uri == *uri
-            && self.vary.iter().all(|(name, value)| headers.get(name) == value.as_ref())
+            && self.vary.iter().all(|(name, value)| sent(headers, name) == *value)
     }
 
     /// What it takes of the room for entries.

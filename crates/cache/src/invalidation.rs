@@ -20,9 +20,17 @@ pub enum Invalidation {
     All,
 }
 
+#[cfg(test)]
+thread_local! {
+    /// How many answers this thread has held against an invalidation.
+    pub(crate) static HELD_AGAINST: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 impl Invalidation {
     /// Whether it means an answer.
     pub fn means(&self, entry: &Entry) -> bool {
+        #[cfg(test)]
+        HELD_AGAINST.set(HELD_AGAINST.get() + 1);
         let path = entry.key.path();
         match self {
             Self::All => true,

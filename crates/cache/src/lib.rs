@@ -18,10 +18,13 @@
 //! Entries of different tenants never meet: the tenant is part of the key, and the whole key is
 //! compared on every hit. A failing level makes a slower answer, never a failed one.
 
+mod answer;
 mod cache;
 mod disk;
 mod entry;
+mod fetch;
 mod flight;
+mod index;
 mod invalidation;
 pub mod judge;
 mod layer;

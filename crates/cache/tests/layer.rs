@@ -15,6 +15,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use phase6_cache::{Ask, Cache, CacheLayer, Client, Disk, Invalidation, Terms};
+use sqlx::Connection as _;
 use tower::{Layer, Service, ServiceExt, service_fn};
 
 type Body = Full<Bytes>;
@@ -417,6 +418,19 @@ async fn cache_delete_works_by_path_tag_and_prefix() {
     assert_eq!(rig.cache.invalidate(Invalidation::All), 0);
 }
 
+/// In the original two keys that depended on each other were invalidated in a circle.
+#[tokio::test]
+async fn answers_tagged_with_each_other_s_name_do_not_drag_each_other_along() {
+    let rig = rig();
+    for (uri, tag) in [("/a", "/b"), ("/b", "/a")] {
+        rig.reply(200, &[("surrogate-key", tag)]);
+        rig.get(uri).await;
+    }
+    assert_eq!(rig.cache.invalidate(Invalidation::Tag("/a".into())), 1);
+    assert_eq!(rig.get("/a").await.body, "1 /a");
+    assert_eq!(rig.get("/b").await.body, "3 /b");
+}
+
 /// In the original an invalidation could be stored as a cached null, and a fetch that was under
 /// way brought the old value back.
 #[tokio::test]
@@ -434,6 +448,179 @@ async fn an_invalidation_that_races_a_fetch_wins() {
     assert_eq!(rig.get("/a").await.body, "2 /a");
 }
 
+/// A client would else be shown the state from before its own change.
+#[tokio::test]
+async fn who_asks_after_an_invalidation_is_not_given_what_was_made_before_it() {
+    let rig = Arc::new(rig());
+    let closed = rig.origin.gate.write().await;
+    let ask = |rig: &Arc<Rig>| {
+        let rig = Arc::clone(rig);
+        tokio::spawn(async move { rig.get("/a").await.body })
+    };
+    let before = ask(&rig);
+    until("the origin is asked", || rig.asked() == 1).await;
+    rig.cache.invalidate(Invalidation::Path("/a".into()));
+    let after = ask(&rig);
+    for _ in 0..50 {
+        tokio::task::yield_now().await;
+    }
+    drop(closed);
+    assert_eq!((before.await.unwrap(), after.await.unwrap()), ("1 /a".into(), "2 /a".into()));
+}
+
+#[tokio::test]
+async fn a_refusal_does_not_cost_the_answer_that_may_stand_in_for_a_failure() {
+    let rig = rig();
+    rig.set_terms(|terms| terms.stale_if_error = Duration::from_mins(10));
+    rig.get("/a").await;
+    rig.pass(20);
+    for status in [429, 503] {
+        rig.reply(status, &[]);
+        let expected = if status == 429 { 429 } else { 200 };
+        assert_eq!(rig.get("/a").await.status, expected);
+    }
+}
+
+#[tokio::test]
+async fn what_one_caller_with_credentials_is_told_does_not_end_the_sharing_of_others() {
+    let rig = rig();
+    rig.get_as("ann", "/a").await;
+    let mut refused = rig.request(Method::GET, "/b");
+    refused.extensions_mut().insert(Caller(""));
+    rig.send(refused).await;
+    let asked = rig.asked();
+    assert_eq!(rig.get("/b").await.header("cache-status"), "test; fwd=uri-miss; stored");
+    assert_eq!((rig.get("/b").await.header("cache-status"), rig.asked()), ("test; hit; ttl=9", asked + 1));
+}
+
+#[tokio::test]
+async fn a_failure_with_a_cookie_or_to_credentials_is_for_one_only() {
+    for (headers, caller) in [(vec![("set-cookie", "a=1")], None), (vec![], Some("ann"))] {
+        let rig = Arc::new(rig());
+        rig.reply(500, &headers);
+        let closed = rig.origin.gate.write().await;
+        let callers: Vec<_> = (0..3)
+            .map(|_| {
+                let rig = Arc::clone(&rig);
+                tokio::spawn(async move {
+                    match caller {
+                        Some(caller) => rig.get_as(caller, "/a").await.status,
+                        None => rig.get("/a").await.status,
+                    }
+                })
+            })
+            .collect();
+        until("the origin is asked", || rig.asked() >= 1).await;
+        for _ in 0..50 {
+            tokio::task::yield_now().await;
+        }
+        drop(closed);
+        for caller in callers {
+            assert_eq!(caller.await.unwrap(), 500);
+        }
+        assert_eq!(rig.asked(), 3);
+    }
+}
+
+#[tokio::test]
+async fn headers_of_the_request_that_fetched_it_are_not_kept() {
+    let rig = rig();
+    rig.reply(
+        200,
+        &[("x-request-id", "r1"), ("ratelimit", "x"), ("x-ratelimit-limit", "5"), ("x-other", "1")],
+    );
+    rig.get("/a").await;
+    let hit = rig.get("/a").await;
+    assert_eq!(hit.header("cache-status"), "test; hit; ttl=9");
+    assert_eq!(
+        (hit.header("x-request-id"), hit.header("ratelimit"), hit.header("x-ratelimit-limit")),
+        ("", "", "")
+    );
+    assert_eq!(hit.header("x-other"), "1");
+}
+
+#[tokio::test]
+async fn a_condition_is_about_what_is_there() {
+    let rig = rig();
+    rig.reply(404, &[]);
+    assert_eq!(rig.get("/a").await.status, 404);
+    assert_eq!(rig.get_with("/a", "if-none-match", "*").await.status, 404);
+    rig.reply(412, &[]);
+    assert_eq!(rig.get_with("/b", "if-match", "\"x\"").await.status, 412, "only the handler can judge it");
+}
+
+#[tokio::test]
+async fn a_header_on_several_lines_counts_whole() {
+    let rig = rig();
+    rig.reply(200, &[("vary", "accept")]);
+    rig.get_with("/a", "accept", "text/html").await;
+    let mut both = rig.request(Method::GET, "/a");
+    for value in ["text/html", "application/json"] {
+        both.headers_mut().append("accept", value.parse().unwrap());
+    }
+    assert_eq!(rig.send(both).await.body, "2 /a");
+    assert_eq!(rig.get_with("/a", "accept", "text/html, application/json").await.body, "2 /a");
+    assert_eq!(rig.get_with("/a", "accept", "text/html").await.body, "1 /a");
+}
+
+#[tokio::test]
+async fn every_request_is_counted_once() {
+    let rig = rig();
+    rig.set_terms(|terms| terms.stale_if_error = Duration::from_mins(10));
+    rig.get("/a").await;
+    rig.get("/a").await;
+    rig.pass(20);
+    rig.reply(503, &[]);
+    rig.get("/a").await;
+    let stats = rig.cache.stats();
+    assert_eq!((stats.misses, stats.hits, stats.stale_hits, stats.joined), (1, 1, 1, 0));
+}
+
+/// A body of five bytes that never come.
+struct Stalled(Option<Bytes>);
+
+impl From<Bytes> for Stalled {
+    fn from(bytes: Bytes) -> Self {
+        Self(Some(bytes))
+    }
+}
+
+impl http_body::Body for Stalled {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, Infallible>>> {
+        match self.0.take() {
+            Some(bytes) if !bytes.is_empty() => {
+                self.0 = Some(Bytes::new());
+                std::task::Poll::Ready(Some(Ok(http_body::Frame::data(bytes))))
+            }
+            Some(_) => std::task::Poll::Ready(None),
+            None => std::task::Poll::Pending,
+        }
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        http_body::SizeHint::with_exact(self.0.as_ref().map_or(5, |bytes| bytes.len() as u64))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_never_comes_holds_nobody_for_ever() {
+    let rig = rig();
+    let inner = service_fn(|_: Request<Body>| async { Ok::<_, Infallible>(Response::new(Stalled(None))) });
+    let service = CacheLayer::new(rig.cache.clone(), "test", ASK).layer(inner);
+    let first = tokio::spawn(service.clone().oneshot(rig.request(Method::GET, "/a")));
+    until("it is fetched", || rig.cache.stats().in_flight == 1).await;
+    let second = tokio::spawn(service.oneshot(rig.request(Method::GET, "/a")));
+    assert_eq!(first.await.unwrap().unwrap().status(), 504);
+    assert_eq!(second.await.unwrap().unwrap().status(), 200, "it asks for itself");
+    assert_eq!(rig.cache.stats().in_flight, 0);
+}
+
 #[tokio::test]
 async fn a_successful_unsafe_request_makes_its_target_invalid() {
     let rig = rig();
@@ -443,6 +630,14 @@ async fn a_successful_unsafe_request_makes_its_target_invalid() {
     rig.reply(400, &[]);
     rig.send(rig.request(Method::PUT, "/a")).await;
     assert_eq!(rig.get("/a?x=1").await.body, "3 /a?x=1", "a refused one changed nothing");
+}
+
+#[tokio::test]
+async fn an_unsafe_request_finds_its_target_however_it_is_encoded() {
+    let rig = rig();
+    rig.get("/%61").await;
+    rig.send(rig.request(Method::DELETE, "/%61")).await;
+    assert_eq!(rig.get("/a").await.body, "3 /a");
 }
 
 #[tokio::test]
@@ -514,6 +709,23 @@ async fn entries_beyond_the_maximum_leave() {
     assert!((1..=20).contains(&entries), "{entries}");
 }
 
+#[tokio::test]
+async fn beyond_the_maximum_an_answer_in_use_stays_and_one_asked_for_once_goes() {
+    let rig = rig();
+    rig.set_terms(|terms| terms.max_entries = 20);
+    for i in 0..40 {
+        rig.get(&format!("/before/{i}")).await;
+    }
+    let in_use = rig.get("/in-use").await.body;
+    for i in 0..200 {
+        assert_eq!(rig.get("/in-use").await.body, in_use, "after {i} others");
+        rig.get(&format!("/{i}")).await;
+    }
+    assert_eq!(rig.asked(), 241, "everything but /in-use once");
+    rig.get("/100").await;
+    assert_eq!(rig.asked(), 242, "/100 is fetched anew");
+}
+
 // ---- the level on disk
 
 fn rig_on_disk(folder: &tempfile::TempDir, now_ms: u64) -> Rig {
@@ -557,12 +769,58 @@ async fn an_invalidated_entry_does_not_come_back_from_disk() {
     rig.cache.invalidate(Invalidation::Tag("red".into()));
     assert_eq!(rig.get("/a/b").await.body, "2 /a/b", "although the disk may not have caught up");
     until("it is on disk again", || written(&rig) == 2).await;
+    rig.get("/kept").await;
+    let on_disk = || rig.cache.stats().second_level.unwrap().entries;
+    until("both are on disk", || on_disk() == 2).await;
     rig.cache.invalidate(Invalidation::Prefix("/a".into()));
+    until("one has left the disk", || on_disk() == 1).await;
     drop(rig);
     let after = rig_on_disk(&folder, now);
-    until("the level is open", || after.cache.stats().second_level.unwrap().errors == 0).await;
-    after.get("/a/b").await;
-    assert_eq!(after.asked(), 1);
+    assert_eq!(after.get("/kept").await.body, "3 /kept", "the disk is read");
+    assert_eq!(after.get("/a/b").await.body, "1 /a/b", "the first answer of the new origin");
+}
+
+/// The original's file names were shortened and lost what they could not hold.
+#[tokio::test]
+async fn keys_that_look_alike_or_are_long_are_kept_apart_on_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let now = calendar_ms();
+    let long = format!("/{}", "x".repeat(3_998));
+    let mut uris: Vec<_> =
+        ["/a?b", "/a", "/a%3Fb", "/a/b", "/a?b=", "/A?b", "/hello%20world%3E"].map(str::to_owned).to_vec();
+    uris.extend([format!("{long}1"), format!("{long}2")]);
+    let before = rig_on_disk(&folder, now);
+    for uri in &uris {
+        before.get(uri).await;
+    }
+    until("all are on disk", || written(&before) == uris.len() as u64).await;
+    drop(before);
+    let after = rig_on_disk(&folder, now);
+    for uri in &uris {
+        assert_eq!(after.get(uri).await.body.split(' ').nth(1), Some(uri.as_str()));
+    }
+    assert_eq!(after.asked(), 0);
+}
+
+/// The original wrote and compressed files inside the request.
+#[tokio::test]
+async fn nobody_waits_for_a_file_that_somebody_else_has_locked() {
+    const AT_ONCE: Duration = Duration::from_millis(500);
+    let folder = tempfile::tempdir().unwrap();
+    let rig = rig_on_disk(&folder, calendar_ms());
+    rig.get("/a").await;
+    until("it is on disk", || written(&rig) == 1).await;
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(folder.path().join("cache.db"));
+    let mut other = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
+    sqlx::raw_sql("BEGIN EXCLUSIVE").execute(&mut other).await.unwrap();
+    let at_once = |uri| tokio::time::timeout(AT_ONCE, rig.get(uri));
+    assert_eq!(at_once("/b").await.expect("a miss").body, "2 /b");
+    assert_eq!(at_once("/b").await.expect("a hit on what cannot be written yet").body, "2 /b");
+    let post = rig.send(rig.request(Method::POST, "/b"));
+    tokio::time::timeout(AT_ONCE, post).await.expect("an unsafe request");
+    assert_eq!(at_once("/a").await.expect("a hit").body, "1 /a");
+    assert_eq!(written(&rig), 1, "the file is still locked");
+    sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
 }
 
 #[tokio::test]

@@ -1,0 +1,301 @@
+//! What is done about a request that memory does not answer.
+//!
+//! The handler is asked once per key, in a task of its own: a client that goes away does not take
+//! the answer from the others. Every wait has an end, and whoever waited in vain asks for itself.
+
+use std::{
+    convert::Infallible,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode,
+    header::{
+        CONNECTION, CONTENT_LENGTH, ETAG, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
+        IF_UNMODIFIED_SINCE, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    },
+};
+use http_body::Body;
+use http_body_util::{BodyExt, Collected};
+use tokio::sync::oneshot;
+use tower::Service;
+
+use crate::{
+    Entry, Key, Terms,
+    answer::{CACHE_STATUS, Forward, Told},
+    cache::Outcome,
+    entry::sent,
+    flight::{Boarding, Pilot},
+    judge::{Verdict, judge},
+    layer::Shared,
+    rfc9111::{CacheControl, Storable, Wish, storable},
+};
+
+/// Largest body that is stored.
+const LARGEST_BODY: u64 = 1024 * 1024;
+/// Longest time that a body which is to be stored may take.
+const BODY_LIMIT: Duration = Duration::from_secs(20);
+/// Longest wait for another one's fetch; above what a handler and its body may take.
+const FLIGHT_LIMIT: Duration = Duration::from_secs(90);
+/// Most fetches at a time; beyond them a request is answered on its own. A fetch goes on when its
+/// client has gone, so the cap on requests under way does not bound them.
+const MOST_FLIGHTS: usize = 1024;
+/// An answer that is no older was made for those who wait for it.
+const JUST_MADE: Duration = Duration::from_secs(1);
+/// Most tags of one answer.
+const MOST_TAGS: usize = 32;
+
+const SURROGATE_KEY: HeaderName = HeaderName::from_static("surrogate-key");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The same request again, for a fetch that nobody waits for.
+pub(crate) fn bodiless<ReqBody: Default>(request: &Request<ReqBody>) -> Request<ReqBody> {
+    let mut again = Request::new(ReqBody::default());
+    *again.method_mut() = Method::GET;
+    *again.uri_mut() = request.uri().clone();
+    *again.headers_mut() = request.headers().clone();
+    // What is fetched is for everybody, whatever this client has already.
+    for name in [IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE] {
+        again.headers_mut().remove(name);
+    }
+    *again.extensions_mut() = request.extensions().clone();
+    again
+}
+
+/// What is done to answer one request that memory does not answer.
+pub(crate) struct Fetch<S> {
+    pub(crate) inner: S,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) key: Key,
+    pub(crate) hash: u64,
+    pub(crate) terms: Terms,
+    pub(crate) control: CacheControl,
+}
+
+/// What a finished fetch gives to the one who began it.
+pub(crate) enum Fetched<ResBody> {
+    Entry(Arc<Entry>, bool),
+    Answer(Response<ResBody>),
+}
+
+impl<S> Fetch<S> {
+    pub(crate) async fn answer<ReqBody, ResBody>(
+        self,
+        request: Request<ReqBody>,
+        wish: Wish,
+        spare: Option<Arc<Entry>>,
+        forward: Forward,
+    ) -> Result<Response<ResBody>, Infallible>
+    where
+        S: Service<Request<ReqBody>, Response = Response<ResBody>, Error = Infallible>
+            + Clone
+            + Send
+            + 'static,
+        S::Future: Send + 'static,
+        ReqBody: Body + Default + Send + 'static,
+        ResBody: Body<Data = Bytes> + From<Bytes> + Send + 'static,
+    {
+        let shared = Arc::clone(&self.shared);
+        let cache = &shared.cache;
+        let mut inner = self.inner.clone();
+        let again = bodiless(&request);
+        if cache.in_flight() >= MOST_FLIGHTS {
+            cache.counts().misses.fetch_add(1, Ordering::Relaxed);
+            return inner.call(request).await;
+        }
+        match cache.board(self.hash) {
+            Boarding::Wait(passenger) => {
+                let landed = tokio::time::timeout(FLIGHT_LIMIT, passenger.landed()).await;
+                if let Ok(Some(Outcome::Answer { entry, mark })) = landed
+                    && self.suits(&entry, mark, &request, &wish)
+                {
+                    return Ok(shared.settle(&entry, spare.as_deref(), &request, Told::Joined));
+                }
+                cache.counts().misses.fetch_add(1, Ordering::Relaxed);
+                inner.call(request).await
+            }
+            Boarding::Lead(pilot) => {
+                let mut spare = spare;
+                // What the level behind memory holds is looked at while others already wait.
+                let mark = cache.mark();
+                if spare.is_none()
+                    && let Some(entry) = cache.promote(&self.key).await
+                {
+                    let now_ms = cache.now_ms();
+                    match entry.judge(&self.terms, &wish, now_ms) {
+                        Verdict::Fresh { left } => {
+                            cache.counts().hits.fetch_add(1, Ordering::Relaxed);
+                            pilot.land(Outcome::Answer { entry: Arc::clone(&entry), mark });
+                            let ttl = Some(left.as_secs() as i64);
+                            let told = Told::Hit { ttl, detail: Some("second-level") };
+                            return Ok(shared.answer(&entry, &request, now_ms, &told));
+                        }
+                        Verdict::Refresh { .. } | Verdict::Spare { .. } => spare = Some(entry),
+                        Verdict::Dead => {}
+                    }
+                }
+                let (tell, told) = oneshot::channel();
+                tokio::spawn(self.run(again, pilot, Some(tell)));
+                let mut answer = match told.await {
+                    Ok(Fetched::Entry(entry, stored)) => {
+                        let told = Told::Forward { why: forward, stored };
+                        return Ok(shared.settle(&entry, spare.as_deref(), &request, told));
+                    }
+                    Ok(Fetched::Answer(answer)) => answer,
+                    // The task panicked: this request still gets its own try.
+                    Err(_) => inner.call(bodiless(&request)).await?,
+                };
+                if let Some(spare) = spare.filter(|_| answer.status().is_server_error()) {
+                    return Ok(shared.stand_in(&spare, &request));
+                }
+                cache.counts().misses.fetch_add(1, Ordering::Relaxed);
+                shared.tell(&mut answer, &Told::Forward { why: forward, stored: false });
+                Ok(answer)
+            }
+        }
+    }
+
+    /// Whether what another request's fetch brought, which began at `mark`, will do for this one.
+    fn suits<ReqBody>(&self, entry: &Entry, mark: u64, request: &Request<ReqBody>, wish: &Wish) -> bool {
+        let cache = &self.shared.cache;
+        // A client that has just changed something must not be given what was made before.
+        entry.answers(&self.key.tenant, &self.key.uri, request.headers())
+            && !cache.invalidated_since(mark, entry)
+            // Just made it suits everybody, a failure too; what was stored is held against each wish.
+            && (entry.age(cache.now_ms()) < JUST_MADE
+                || matches!(
+                    entry.judge(&self.terms, wish, cache.now_ms()),
+                    Verdict::Fresh { .. } | Verdict::Refresh { .. }
+                ))
+    }
+
+    /// Asks the handler, stores what may be stored, and tells everybody.
+    pub(crate) async fn run<ReqBody, ResBody>(
+        mut self,
+        request: Request<ReqBody>,
+        pilot: Pilot<u64, Outcome>,
+        tell: Option<oneshot::Sender<Fetched<ResBody>>>,
+    ) where
+        S: Service<Request<ReqBody>, Response = Response<ResBody>, Error = Infallible>,
+        ResBody: Body<Data = Bytes> + From<Bytes>,
+    {
+        let cache = self.shared.cache.clone();
+        let mark = cache.mark();
+        let headers = request.headers().clone();
+        let extensions = request.extensions().clone();
+        let client = (self.shared.ask.client)(&extensions);
+        let Ok(answer) = self.inner.call(request).await;
+        let terms = storable(&self.control, client.authorised, answer.status(), answer.headers());
+        let small = answer.body().size_hint().exact().is_some_and(|size| size <= LARGEST_BODY);
+        let shareable = terms.is_some() || is_failure_of_all(client.authorised, &answer);
+        if !small || !shareable {
+            // What one caller with credentials is told says nothing about the others.
+            if !client.authorised {
+                cache.pass(self.hash);
+            }
+            pilot.land(Outcome::Alone);
+            if let Some(tell) = tell {
+                let _ = tell.send(Fetched::Answer(answer));
+            }
+            return;
+        }
+        let (parts, body) = answer.into_parts();
+        let body = tokio::time::timeout(BODY_LIMIT, body.collect()).await;
+        let failed = match body {
+            Ok(Ok(_)) => StatusCode::OK,
+            Ok(Err(_)) => StatusCode::BAD_GATEWAY,
+            Err(_) => StatusCode::GATEWAY_TIMEOUT,
+        };
+        let Ok(Ok(body)) = body.map(|body| body.map(Collected::to_bytes)) else {
+            pilot.land(Outcome::Alone);
+            if let Some(tell) = tell {
+                let mut broken = Response::new(ResBody::from(Bytes::new()));
+                *broken.status_mut() = failed;
+                let _ = tell.send(Fetched::Answer(broken));
+            }
+            return;
+        };
+        let keep = terms.is_some();
+        let storable = terms.unwrap_or_else(never);
+        let label = (self.shared.ask.label)(&extensions);
+        let entry = Arc::new(Entry {
+            vary: storable.vary.iter().map(|name| (name.clone(), sent(&headers, name))).collect(),
+            tags: tags(&parts.headers),
+            status: parts.status,
+            headers: kept_headers(parts.headers, &body, keep),
+            body,
+            storable,
+            stored_at_ms: cache.now_ms(),
+            jitter: 1.0 - rand::random::<f64>() * 0.1,
+            label,
+            key: self.key,
+        });
+        let stored = keep && cache.store(&entry, &headers, mark);
+        pilot.land(Outcome::Answer { entry: Arc::clone(&entry), mark });
+        if let Some(tell) = tell {
+            let _ = tell.send(Fetched::Entry(entry, stored));
+        }
+    }
+}
+
+/// Whether a failure may be told to all who wait for it now. It is not kept.
+fn is_failure_of_all<ResBody>(authorised: bool, answer: &Response<ResBody>) -> bool {
+    let control = CacheControl::read(answer.headers());
+    answer.status().is_server_error()
+        && !authorised
+        && !control.no_store
+        && !control.private
+        && !answer.headers().contains_key(SET_COOKIE)
+}
+
+fn never() -> Storable {
+    Storable {
+        lifetime: Some(Duration::ZERO),
+        must_revalidate: true,
+        stale_while_revalidate: None,
+        stale_if_error: None,
+        age: Duration::ZERO,
+        vary: vec![],
+    }
+}
+
+fn tags(headers: &HeaderMap) -> Vec<Box<str>> {
+    let text = headers.get(SURROGATE_KEY).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    text.split_ascii_whitespace().take(MOST_TAGS).map(Into::into).collect()
+}
+
+fn is_about_a_limit(name: &str) -> bool {
+    matches!(name, "ratelimit" | "ratelimit-policy") || name.starts_with("x-ratelimit-")
+}
+
+/// Headers worth keeping: not those of one connection, and with an `ETag` to compare by.
+fn kept_headers(mut headers: HeaderMap, body: &Bytes, keep: bool) -> HeaderMap {
+    // The length is that of the body, which is sent or not.
+    for name in
+        [CONNECTION, CONTENT_LENGTH, KEEP_ALIVE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, CACHE_STATUS]
+    {
+        headers.remove(name);
+    }
+    // Of the request that fetched it, and of nobody else.
+    headers.remove(X_REQUEST_ID);
+    let limits: Vec<HeaderName> =
+        headers.keys().filter(|name| is_about_a_limit(name.as_str())).cloned().collect();
+    for name in limits {
+        headers.remove(name);
+    }
+    if keep && !headers.contains_key(ETAG) {
+        use std::hash::BuildHasher;
+        let hash = foldhash::quality::FixedState::default().hash_one(body);
+        headers.insert(ETAG, HeaderValue::from_str(&format!("\"{hash:016x}\"")).expect("hexadecimal digits"));
+    }
+    headers
+}
+
+impl Entry {
+    pub(crate) fn judge(&self, terms: &Terms, wish: &Wish, now_ms: u64) -> Verdict {
+        judge(&self.storable, self.is_negative(), self.jitter, self.age(now_ms), terms, wish)
+    }
+}
