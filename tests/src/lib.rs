@@ -43,7 +43,7 @@ pub fn program() -> &'static Path {
             let message: serde_json::Value = serde_json::from_str(line).ok()?;
             message["executable"].as_str().map(PathBuf::from)
         });
-        executable.expect("the program is built")
+        executable.unwrap_or_else(|| panic!("no program:\n{}", String::from_utf8_lossy(&output.stderr)))
     })
 }
 

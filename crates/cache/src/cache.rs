@@ -159,6 +159,14 @@ impl Cache {
         }
     }
 
+    /// Carries out what the level behind still has to do. Before a stop: what was not carried out would
+    /// not be forgotten after a restart.
+    pub async fn close(&self) {
+        if let Some(level) = &self.inner.behind {
+            level.close().await;
+        }
+    }
+
     /// What it holds and did.
     pub fn stats(&self) -> Stats {
         let Inner { counts, memory, flights, behind, .. } = &*self.inner;

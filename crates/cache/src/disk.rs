@@ -2,7 +2,9 @@
 //!
 //! All changes go through one task and one queue, in order, several to a transaction. What cannot
 //! be queued is dropped if it is an answer; if it is an invalidation, the whole level is emptied
-//! instead: too little is kept rather than too much. A file that cannot be used is begun anew.
+//! instead: too little is kept rather than too much. For the same reason a file that was not closed,
+//! because the program was killed, is emptied: an invalidation may not have reached it. A damaged one
+//! is begun anew.
 
 use std::{
     path::{Path, PathBuf},
@@ -23,7 +25,7 @@ use sqlx::{
         SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous,
     },
 };
-use tokio::sync::{OnceCell, mpsc};
+use tokio::sync::{OnceCell, mpsc, oneshot};
 
 use crate::{Entry, Invalidation, Key, Level, LevelStats, rfc9111::Storable};
 
@@ -74,6 +76,8 @@ struct Shared {
 enum Change {
     Put(Arc<Entry>),
     Remove(Invalidation, u64),
+    /// Nothing follows for now; tell when all is done.
+    Close(oneshot::Sender<()>),
 }
 
 /// An entry without its key and body, as it is written.
@@ -149,6 +153,15 @@ impl Level for Disk {
         }
     }
 
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            let (tell, told) = oneshot::channel();
+            if self.queue.send(Change::Close(tell)).await.is_ok() {
+                let _ = told.await;
+            }
+        })
+    }
+
     fn stats(&self) -> LevelStats {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let shared = &self.shared;
@@ -170,8 +183,8 @@ impl Shared {
             .get_or_try_init(|| async {
                 match self.open().await {
                     Ok(pool) => Ok(pool),
-                    Err(error) => {
-                        // The file may be damaged; a cache may always begin anew.
+                    Err(error) if is_damaged(&error) => {
+                        // A cache may always begin anew.
                         tracing::warn!(file = %self.file.display(), %error, "cache file is begun anew");
                         for suffix in ["", "-wal", "-shm"] {
                             let mut name = self.file.clone().into_os_string();
@@ -180,6 +193,7 @@ impl Shared {
                         }
                         self.open().await
                     }
+                    Err(error) => Err(error),
                 }
             })
             .await
@@ -204,6 +218,12 @@ impl Shared {
             .connect_with(options)
             .await?;
         sqlx::raw_sql(SCHEMA).execute(&pool).await?;
+        // The number that the file carries says whether it is in use.
+        let in_use: i64 = sqlx::query_scalar("PRAGMA user_version").fetch_one(&pool).await?;
+        if in_use != 0 {
+            sqlx::raw_sql("DELETE FROM entries; DELETE FROM tags").execute(&pool).await?;
+        }
+        sqlx::raw_sql("PRAGMA user_version = 1").execute(&pool).await?;
         self.measure(&pool).await?;
         Ok(pool)
     }
@@ -222,11 +242,11 @@ impl Shared {
             .bind(&*key.uri)
             .fetch_optional(self.pool().await?)
             .await?;
-        Ok(row.and_then(|row| {
-            let meta: Meta = serde_json::from_str(&row.get::<String, _>(1)).ok()?;
-            let body: Vec<u8> = row.get(2);
-            meta.into_entry(key.clone(), row.get::<i64, _>(0) as u64, body.into())
-        }))
+        let Some(row) = row else { return Ok(None) };
+        let (stored_at_ms, meta, body): (i64, String, Vec<u8>) =
+            (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+        let meta = serde_json::from_str::<Meta>(&meta).ok();
+        Ok(meta.and_then(|meta| meta.into_entry(key.clone(), stored_at_ms as u64, body.into())))
     }
 
     async fn carry_out(self: Arc<Self>, mut changes: mpsc::Receiver<Change>) {
@@ -240,7 +260,7 @@ impl Shared {
                     batch.push(change);
                 }
                 let waiting = batch.len();
-                batch.retain(|change| matches!(change, Change::Remove(..)));
+                batch.retain(|change| !matches!(change, Change::Put(_)));
                 self.dropped.fetch_add((waiting - batch.len()) as u64, Ordering::Relaxed);
             }
             if let Err(error) = self.apply(&batch, wiped).await {
@@ -255,12 +275,16 @@ impl Shared {
             }
             let newest = batch.iter().filter_map(|change| match change {
                 Change::Remove(_, number) => Some(number + 1),
-                Change::Put(_) => None,
+                Change::Put(_) | Change::Close(_) => None,
             });
             if let Some(newest) = newest.chain(upto).max() {
                 self.carried_out.fetch_max(newest, Ordering::Release);
             }
-            batch.clear();
+            for change in batch.drain(..) {
+                if let Change::Close(tell) = change {
+                    let _ = tell.send(());
+                }
+            }
         }
     }
 
@@ -278,8 +302,12 @@ impl Shared {
                     written += 1;
                 }
                 Change::Remove(invalidation, _) => remove(&mut tx, invalidation).await?,
+                Change::Close(_) => {}
             }
         }
+        let closing = matches!(batch.last(), Some(Change::Close(_)));
+        let in_use = if closing { "PRAGMA user_version = 0" } else { "PRAGMA user_version = 1" };
+        sqlx::raw_sql(in_use).execute(&mut *tx).await?;
         let now_ms = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
         let oldest = (now_ms as u64).saturating_sub(LONGEST_LIFE_MS);
         sqlx::query("DELETE FROM entries WHERE stored_at_ms < ?1")
@@ -311,6 +339,13 @@ impl Shared {
             tracing::warn!(file = %self.file.display(), %error, "cache file cannot be used; told once");
         }
     }
+}
+
+/// Whether the file is no database, or not a whole one.
+fn is_damaged(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    // SQLITE_CORRUPT and SQLITE_NOTADB.
+    code.is_some_and(|code| ["11", "26"].contains(&&*code))
 }
 
 type Transaction<'a> = sqlx::Transaction<'a, sqlx::Sqlite>;

@@ -20,6 +20,9 @@ pub trait Level: Send + Sync + 'static {
     /// invalidation's place in the cache's log.
     fn remove(&self, invalidation: Invalidation, number: u64);
 
+    /// Carries out what is to be done later, and says that it may be used as it is after a restart.
+    fn close(&self) -> BoxFuture<'_, ()>;
+
     /// What it holds and did.
     fn stats(&self) -> LevelStats;
 }

@@ -51,7 +51,10 @@ impl Weighter<u64, Slot> for ByWeight {
 
 /// Keeps the entries that left by themselves until the index has been told.
 #[derive(Clone, Default)]
-struct Gone(Arc<Mutex<Vec<(u64, Arc<Entry>)>>>);
+struct Gone(Arc<Mutex<Vec<Held>>>);
+
+/// An entry and the hash it is held under.
+type Held = (u64, Arc<Entry>);
 
 impl Lifecycle<u64, Slot> for Gone {
     type RequestState = ();

@@ -748,6 +748,7 @@ async fn entries_survive_a_restart_with_their_age() {
     let before = rig_on_disk(&folder, now);
     before.get("/a").await;
     until("it is on disk", || written(&before) == 1).await;
+    before.cache.close().await;
     drop(before);
     let after = rig_on_disk(&folder, now + 4_000);
     let got = after.get("/a").await;
@@ -774,10 +775,39 @@ async fn an_invalidated_entry_does_not_come_back_from_disk() {
     until("both are on disk", || on_disk() == 2).await;
     rig.cache.invalidate(Invalidation::Prefix("/a".into()));
     until("one has left the disk", || on_disk() == 1).await;
+    rig.cache.close().await;
     drop(rig);
     let after = rig_on_disk(&folder, now);
     assert_eq!(after.get("/kept").await.body, "3 /kept", "the disk is read");
     assert_eq!(after.get("/a/b").await.body, "1 /a/b", "the first answer of the new origin");
+}
+
+#[tokio::test]
+async fn an_invalidation_just_before_a_stop_is_not_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let now = calendar_ms();
+    let rig = rig_on_disk(&folder, now);
+    rig.get("/a").await;
+    until("it is on disk", || written(&rig) == 1).await;
+    rig.cache.invalidate(Invalidation::Path("/a".into()));
+    rig.cache.close().await;
+    drop(rig);
+    let after = rig_on_disk(&folder, now);
+    after.get("/a").await;
+    assert_eq!(after.asked(), 1);
+}
+
+#[tokio::test]
+async fn a_file_that_was_not_closed_is_not_believed() {
+    let folder = tempfile::tempdir().unwrap();
+    let now = calendar_ms();
+    let killed = rig_on_disk(&folder, now);
+    killed.get("/a").await;
+    until("it is on disk", || written(&killed) == 1).await;
+    drop(killed);
+    let after = rig_on_disk(&folder, now);
+    after.get("/a").await;
+    assert_eq!(after.asked(), 1);
 }
 
 /// The original's file names were shortened and lost what they could not hold.
@@ -794,6 +824,7 @@ async fn keys_that_look_alike_or_are_long_are_kept_apart_on_disk() {
         before.get(uri).await;
     }
     until("all are on disk", || written(&before) == uris.len() as u64).await;
+    before.cache.close().await;
     drop(before);
     let after = rig_on_disk(&folder, now);
     for uri in &uris {
@@ -859,6 +890,7 @@ async fn values_keep_their_type_and_size_on_disk() {
         before.get(&format!("/{i}")).await;
     }
     until("all are on disk", || written(&before) == bodies.len() as u64).await;
+    before.cache.close().await;
     drop(before);
     let after = rig_on_disk(&folder, now);
     for (i, body) in bodies.iter().enumerate() {

@@ -221,7 +221,8 @@ async fn status(State(common): State<Arc<Common>>) -> Response {
 }
 
 /// What the service's tracer, breakers, cache, limiter and database show.
-#[utoipa::path(get, path = "/api/v1/system/observability", tag = "operations", responses((status = 200, body = Object)))]
+#[utoipa::path(get, path = "/api/v1/system/observability", tag = "operations",
+    responses((status = 200, body = Reply<Object>)))]
 async fn observability(State(common): State<Arc<Common>>) -> Response {
     ([NO_STORE], Reply::new(common.observability())).into_response()
 }

@@ -14,6 +14,7 @@
 mod caller;
 mod common;
 mod components;
+mod describe;
 mod enforce;
 mod envelope;
 mod extract;

@@ -22,13 +22,12 @@ use phase6_telemetry::Telemetry;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use utoipa::openapi::{InfoBuilder, OpenApiBuilder};
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::{
     Access, ApiError, Components, ConnectionLimits, Enforcer, Kind, Upstream,
     common::{self, Common},
-    server,
+    describe, server,
     stack::{Load, Parts, limiter, stack},
 };
 
@@ -159,7 +158,10 @@ pub struct Settings {
 impl Settings {
     /// The environment of the process.
     pub fn from_environment() -> Self {
-        std::env::vars().collect()
+        // What is not UTF-8 is somebody else's and no setting of ours.
+        std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect()
     }
 
     /// A setting; an empty one counts as absent.
@@ -245,6 +247,7 @@ pub struct Running {
     address: SocketAddr,
     common: Arc<Common>,
     store: Option<Store>,
+    cache: Cache,
     accepting: CancellationToken,
     cut: CancellationToken,
     stop: CancellationToken,
@@ -292,9 +295,10 @@ pub async fn start(
     })
     .await?;
     let mut described =
-        OpenApiRouter::with_openapi(describe(definition, host.version)).merge(common::routes());
+        OpenApiRouter::with_openapi(describe::begin(definition, host.version)).merge(common::routes());
     let mut openapi = described.get_openapi().clone();
     openapi.merge(own.get_openapi().clone());
+    describe::complete(&mut openapi);
     let labels = definition.needs.labels.iter().map(ToString::to_string);
     telemetry.metrics().declare(openapi.paths.paths.keys().cloned().chain(labels));
 
@@ -326,6 +330,7 @@ pub async fn start(
     let (routes, _) = described.with_state(Arc::clone(&common)).merge(own).split_for_parts();
     let router: Router = routes.method_not_allowed_fallback(no_such_method);
 
+    let forgets = cache.clone();
     let stack =
         stack(Parts { name, router, enforcer, access: host.access.clone(), telemetry, limiter, cache, load });
     let (accepting, cut) = (CancellationToken::new(), CancellationToken::new());
@@ -339,7 +344,17 @@ pub async fn start(
         cut.clone(),
     ));
     unless_started.disarm();
-    Ok(Running { definition: *definition, address, common, store, accepting, cut, stop, tasks })
+    Ok(Running {
+        definition: *definition,
+        address,
+        common,
+        store,
+        cache: forgets,
+        accepting,
+        cut,
+        stop,
+        tasks,
+    })
 }
 
 async fn open_store(
@@ -378,14 +393,6 @@ fn connect_peers(
     peers
 }
 
-fn describe(definition: &Definition, version: &str) -> utoipa::openapi::OpenApi {
-    let info = InfoBuilder::new()
-        .title(format!("Phase6 {}", definition.name))
-        .version(version)
-        .description(Some(definition.about));
-    OpenApiBuilder::new().info(info.build()).build()
-}
-
 async fn no_such_path(request: Request) -> impl IntoResponse {
     let path = request.uri().path();
     ApiError::not_found(format!("there is no {path} here; /openapi.json lists what there is"))
@@ -412,6 +419,11 @@ impl Running {
         &self.common.enforcer
     }
 
+    /// No longer ready from now on, so that callers notice before it stops.
+    pub fn announce_stop(&self) {
+        self.common.ready.store(false, Ordering::Relaxed);
+    }
+
     /// Stops: no longer ready, and after `notice`, in which callers can learn of it, accepts no
     /// more; requests under way are finished within `grace`. True if all were.
     pub async fn stop(self, notice: Duration, grace: Duration) -> bool {
@@ -422,6 +434,7 @@ impl Running {
         self.tasks.close();
         let drained = within(grace, self.tasks.wait()).await;
         self.cut.cancel();
+        within(Duration::from_secs(1), self.cache.close()).await;
         if let Some(store) = &self.store {
             within(Duration::from_secs(2), store.close()).await;
         }

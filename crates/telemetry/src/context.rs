@@ -6,6 +6,7 @@
 use std::fmt;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
+use rand::{CryptoRng, RngExt};
 use serde::{Serialize, Serializer};
 
 /// The header that carries the context.
@@ -21,10 +22,15 @@ pub struct TraceId(u128);
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SpanId(u64);
 
+/// Where ids come from: nobody can guess another one's.
+fn generator() -> impl CryptoRng {
+    rand::rng()
+}
+
 impl TraceId {
     /// A new one.
     pub fn random() -> Self {
-        Self(rand::random::<u128>().max(1))
+        Self(generator().random::<u128>().max(1))
     }
 
     /// As a number.
@@ -43,7 +49,7 @@ impl TraceId {
 impl SpanId {
     /// A new one.
     pub fn random() -> Self {
-        Self(rand::random::<u64>().max(1))
+        Self(generator().random::<u64>().max(1))
     }
 }
 
@@ -211,6 +217,18 @@ mod tests {
     fn new_ids_differ() {
         let ids: std::collections::HashSet<_> = (0..10_000).map(|_| TraceId::random()).collect();
         assert_eq!(ids.len(), 10_000);
+    }
+
+    /// The original's ids came from a generator whose next numbers can be worked out.
+    #[test]
+    fn ids_come_from_a_cryptographic_generator_and_every_bit_of_them_is_random() {
+        fn cryptographic(_: &impl CryptoRng) {}
+        cryptographic(&generator());
+        let ids: Vec<_> = (0..10_000).map(|_| TraceId::random().get()).collect();
+        for bit in 0..128 {
+            let set = ids.iter().filter(|id| **id >> bit & 1 == 1).count();
+            assert!((4_500..=5_500).contains(&set), "bit {bit} is set in {set} of 10,000");
+        }
     }
 
     proptest! {

@@ -22,13 +22,15 @@ const DEADLINE: Duration = Duration::from_secs(2);
 const NO_STORE: [(http::HeaderName, &str); 1] = [(CACHE_CONTROL, "no-store")];
 
 /// Whether the gateway runs.
-#[utoipa::path(get, path = "/api/v1/health", tag = "gateway", responses((status = 200, body = Object)))]
+#[utoipa::path(get, path = "/api/v1/health", tag = "gateway", operation_id = "web_health",
+    responses((status = 200, body = Reply<Object>)))]
 pub(crate) async fn health() -> impl IntoResponse {
     (NO_STORE, Reply::new(json!({"server": "web", "time": Timestamp::now()})))
 }
 
 /// Which prefix is forwarded to which service, and where that is.
-#[utoipa::path(get, path = "/api/v1/system/routes", tag = "gateway", responses((status = 200, body = Object)))]
+#[utoipa::path(get, path = "/api/v1/system/routes", tag = "gateway",
+    responses((status = 200, body = Reply<Object>)))]
 pub(crate) async fn routes(State(gateway): State<Arc<Gateway>>) -> impl IntoResponse {
     let of = |(index, name): (usize, &&str)| {
         let prefixes: Vec<_> =
@@ -42,7 +44,8 @@ pub(crate) async fn routes(State(gateway): State<Arc<Gateway>>) -> impl IntoResp
 }
 
 /// Which services are ready.
-#[utoipa::path(get, path = "/system/status", tag = "gateway", responses((status = 200, body = Object)))]
+#[utoipa::path(get, path = "/system/status", tag = "gateway", operation_id = "fleet_status",
+    responses((status = 200, body = Reply<Object>)))]
 pub(crate) async fn status(State(gateway): State<Arc<Gateway>>) -> impl IntoResponse {
     let ready = join_all(gateway.upstreams.iter().map(|peer| peer.is_ready(DEADLINE))).await;
     let mut services: Map<String, Value> =
@@ -70,8 +73,8 @@ pub(crate) async fn status(State(gateway): State<Arc<Gateway>>) -> impl IntoResp
 }
 
 /// The observability of all eight, and who did not answer.
-#[utoipa::path(get, path = "/api/v1/system/observability/fleet", tag = "gateway",
-    responses((status = 200, body = Object)))]
+#[utoipa::path(get, path = "/api/v1/system/observability/fleet", tag = "gateway", operation_id = "fleet_observability",
+    responses((status = 200, body = Reply<Object>)))]
 pub(crate) async fn observability(State(gateway): State<Arc<Gateway>>) -> impl IntoResponse {
     let ask = |peer: &Upstream| {
         let peer = peer.clone();
@@ -116,7 +119,7 @@ pub(crate) struct Which {
 
 /// Health, load, latency and breaker of every endpoint that is forwarded to.
 #[utoipa::path(get, path = "/api/v1/loadbalance/health", tag = "gateway", params(Which),
-    responses((status = 200, body = Object), (status = 404, body = phase6_chassis::ErrorBody)))]
+    responses((status = 200, body = Reply<Object>), (status = 404, body = phase6_chassis::ErrorBody)))]
 pub(crate) async fn endpoints(
     State(gateway): State<Arc<Gateway>>,
     Query(Which { service }): Query<Which>,
