@@ -3,7 +3,7 @@
 
 use http::StatusCode;
 use utoipa::openapi::{
-    Info, OpenApi, OpenApiBuilder, RefOr,
+    AllOfBuilder, Info, Object, ObjectBuilder, OpenApi, OpenApiBuilder, Ref, RefOr, Response, Type,
     path::{Operation, PathItem},
     security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
 };
@@ -30,15 +30,39 @@ pub(crate) fn complete(api: &mut OpenApi) {
         SecurityRequirement::new::<_, [&str; 0], &str>("bearer", []),
         SecurityRequirement::new::<_, [&str; 0], &str>("apiKey", []),
     ]);
-    for operation in api.paths.paths.values_mut().flat_map(operations) {
-        for (status, answer) in &mut operation.responses.responses {
-            if let RefOr::T(answer) = answer
-                && answer.description.is_empty()
-            {
-                let reason = status.parse::<StatusCode>().ok().and_then(|status| status.canonical_reason());
-                answer.description = String::from(reason.unwrap_or("An answer"));
+    components.schemas.insert(SUCCESS.to_owned(), success().into());
+    for (path, item) in &mut api.paths.paths {
+        let enveloped = ["/api/", "/system/"].iter().any(|prefix| path.starts_with(prefix));
+        for operation in operations(item) {
+            for (status, answer) in &mut operation.responses.responses {
+                if let RefOr::T(answer) = answer {
+                    complete_answer(answer, status, enveloped);
+                }
             }
         }
+    }
+}
+
+/// The name of what all successful answers have in common.
+const SUCCESS: &str = "Success";
+
+fn success() -> Object {
+    let ok = ObjectBuilder::new().schema_type(Type::Boolean).description(Some("Always true."));
+    ObjectBuilder::new().property("ok", ok).required("ok").build()
+}
+
+fn complete_answer(answer: &mut Response, status: &str, enveloped: bool) {
+    if answer.description.is_empty() {
+        let reason = status.parse::<StatusCode>().ok().and_then(|status| status.canonical_reason());
+        answer.description = String::from(reason.unwrap_or("An answer"));
+    }
+    if let Some(RefOr::T(json)) = answer.content.get_mut("application/json")
+        && let Some(schema) = &mut json.schema
+        && enveloped
+        && status.starts_with('2')
+    {
+        let both = AllOfBuilder::new().item(schema.clone()).item(Ref::from_schema_name(SUCCESS));
+        *schema = RefOr::T(both.build().into());
     }
 }
 
