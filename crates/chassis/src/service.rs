@@ -27,7 +27,7 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::{
     Access, ApiError, Components, ConnectionLimits, Enforcer, Kind, Upstream,
     common::{self, Common},
-    describe, server,
+    describe, series, server,
     stack::{Load, Parts, limiter, stack},
 };
 
@@ -306,8 +306,8 @@ pub async fn start(
     let load = Arc::new(Load::new(MOST_IN_FLIGHT, host.connections.body));
     let (memory, limiter) = limiter(BUCKETS);
     let counts = limiter.clone();
-    common::register_limiter(&components, &telemetry, &enforcer, memory, move || counts.counts());
-    common::register_cache(&components, &telemetry, &enforcer, &cache);
+    series::register_limiter(&components, &telemetry, &enforcer, memory, move || counts.counts());
+    series::register_cache(&components, &telemetry, &enforcer, &cache);
 
     let common = Arc::new(Common {
         name,
@@ -323,7 +323,7 @@ pub async fn start(
         openapi: openapi.to_pretty_json().unwrap_or_default(),
     });
     let _ = observability.0.set(Arc::downgrade(&common));
-    common::register_series(&common);
+    series::register_series(&common);
     if definition.needs.labels.is_empty() {
         described = described.fallback(no_such_path);
     }

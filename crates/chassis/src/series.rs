@@ -1,0 +1,168 @@
+//! What the chassis itself counts: parts for the observability, series for Prometheus.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use phase6_cache::Cache;
+use phase6_ratelimit::Memory;
+use phase6_telemetry::{SeriesKind, Telemetry};
+use serde_json::{Value, json};
+
+use crate::{Components, Enforcer, Kind, common::Common};
+
+/// Registers the limiter as a part and its figures as series.
+pub(crate) fn register_limiter(
+    common: &Components,
+    telemetry: &Telemetry,
+    enforcer: &Enforcer,
+    memory: Memory,
+    counts: impl Fn() -> [u64; 3] + Clone + Send + Sync + 'static,
+) {
+    let in_force = enforcer.clone();
+    let counted = counts.clone();
+    common.register(Kind::RateLimiter, "requests", move || {
+        let judgement = in_force.judgement();
+        let Some(policy) = &judgement.document.policy.rate_limit else { return Value::Null };
+        let [allowed, denied, shadow] = counted();
+        let total = allowed + denied + shadow;
+        json!({
+            "totalRequests": total,
+            "allowedRequests": allowed,
+            "deniedRequests": denied,
+            "shadowRefusedRequests": shadow,
+            "allowRate": if total == 0 { 1.0 } else { allowed as f64 / total as f64 },
+            "buckets": memory.stats(),
+            "mode": policy.mode,
+            // Until there is a shared store, every limit is this replica's own.
+            "scope": "PerReplica",
+            "capacity": policy.capacity,
+            "refillPerSecond": policy.refill_per_second,
+        })
+    });
+    telemetry.metrics().observe(
+        SeriesKind::Counter,
+        "phase6_ratelimit_requests_total",
+        "Requests that a limit was held against, by what was decided.",
+        &["decision"],
+        {
+            let counts = counts.clone();
+            move || {
+                let [admitted, refused, _] = counts();
+                vec![(vec!["admitted".into()], admitted as f64), (vec!["refused".into()], refused as f64)]
+            }
+        },
+    );
+    telemetry.metrics().observe(
+        SeriesKind::Counter,
+        "phase6_ratelimit_shadow_refused_total",
+        "Requests over a limit in shadow mode, let through.",
+        &[],
+        move || vec![(vec![], counts()[2] as f64)],
+    );
+}
+
+/// Registers the cache as a part and its figures as series.
+pub(crate) fn register_cache(
+    components: &Components,
+    telemetry: &Telemetry,
+    enforcer: &Enforcer,
+    cache: &Cache,
+) {
+    let (in_force, shown) = (enforcer.clone(), cache.clone());
+    components.register(Kind::Cache, "responses", move || {
+        if in_force.judgement().document.policy.cache.is_some() { json!(shown.stats()) } else { Value::Null }
+    });
+    let counted = cache.clone();
+    telemetry.metrics().observe(
+        SeriesKind::Counter,
+        "phase6_cache_requests_total",
+        "Requests that could be answered from the cache, by how they were.",
+        &["result"],
+        move || {
+            let stats = counted.stats();
+            [
+                ("hit", stats.hits),
+                ("stale", stats.stale_hits),
+                ("joined", stats.joined),
+                ("miss", stats.misses),
+            ]
+            .map(|(result, count)| (vec![result.to_owned()], count as f64))
+            .into()
+        },
+    );
+    let counted = cache.clone();
+    telemetry.metrics().observe(
+        SeriesKind::Gauge,
+        "phase6_cache_entries",
+        "Answers in the memory of the cache.",
+        &[],
+        move || vec![(vec![], counted.stats().entries as f64)],
+    );
+}
+
+/// Registers what the chassis itself counts as series.
+pub(crate) fn register_series(common: &Arc<Common>) {
+    let metrics = common.telemetry.metrics();
+    let of = |read: fn(&Common) -> f64| {
+        let common = Arc::downgrade(common);
+        move || common.upgrade().map(|common| (vec![], read(&common))).into_iter().collect()
+    };
+    for (kind, name, help, read) in [
+        (
+            SeriesKind::Gauge,
+            "phase6_policy_revision",
+            "Revision of the policy in force.",
+            (|common| common.enforcer.state().revision as f64) as fn(&Common) -> f64,
+        ),
+        (
+            SeriesKind::Gauge,
+            "phase6_policy_refused",
+            "1 while the newest policy could not be taken.",
+            |common| f64::from(u8::from(common.enforcer.state().error.is_some())),
+        ),
+        (SeriesKind::Gauge, "phase6_connections_open", "Connections open.", |common| {
+            common.connections.open.load(Ordering::Relaxed) as f64
+        }),
+        (SeriesKind::Counter, "phase6_connections_accepted_total", "Connections accepted.", |common| {
+            common.connections.accepted.load(Ordering::Relaxed) as f64
+        }),
+        (
+            SeriesKind::Counter,
+            "phase6_connections_refused_total",
+            "Connections closed at once because of a cap.",
+            |common| common.connections.refused.load(Ordering::Relaxed) as f64,
+        ),
+        (
+            SeriesKind::Counter,
+            "phase6_connections_timed_out_total",
+            "Connections closed because a wait was too long.",
+            |common| common.connections.timed_out.load(Ordering::Relaxed) as f64,
+        ),
+        (
+            SeriesKind::Counter,
+            "phase6_requests_shed_total",
+            "Requests refused because too many were being answered.",
+            |common| common.load.shed() as f64,
+        ),
+    ] {
+        metrics.observe(kind, name, help, &[], of(read));
+    }
+    let weak = Arc::downgrade(common);
+    metrics.observe(
+        SeriesKind::Gauge,
+        "phase6_circuit_breaker_open",
+        "0 closed, 0.5 half-open, 1 open.",
+        &["peer"],
+        move || {
+            let breakers = weak.upgrade().map(|common| common.components.breakers()).unwrap_or_default();
+            let value = |status: &str| match status {
+                "open" => 1.0,
+                "half-open" => 0.5,
+                _ => 0.0,
+            };
+            let shown = |breaker: &phase6_breaker::Breaker| {
+                (vec![breaker.name().to_owned()], value(breaker.snapshot().status))
+            };
+            breakers.iter().map(shown).collect()
+        },
+    );
+}
