@@ -126,6 +126,33 @@ async fn the_pool_never_exceeds_its_maximum(kind: Kind) {
     }
 }
 
+async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    tokio::time::timeout(Duration::from_secs(10), async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await
+    .unwrap_or_else(|_| panic!("never: {what}"));
+}
+
+async fn the_pool_shows_who_uses_it(kind: Kind) {
+    let limits = PoolLimits { max_connections: 4, ..PoolLimits::default() };
+    let Made { store, .. } = &made(kind, limits).await;
+    // SQLite has one more, for the writer.
+    let max = if kind == Kind::Sqlite { 5 } else { 4 };
+    until("nobody uses it", || store.snapshot().active_count == 0).await;
+    let idle = store.snapshot();
+    assert!(idle.pool_size >= 1 && idle.available_connections == idle.pool_size, "{idle:?}");
+    assert_eq!((idle.active_count, idle.max_connections), (0, max));
+    let tx = store.begin().await.unwrap();
+    let busy = store.snapshot();
+    assert_eq!((busy.active_count, busy.utilization), (1, 1.0 / f64::from(max)));
+    drop(tx);
+    until("nobody uses it any more", || store.snapshot().active_count == 0).await;
+    assert!(store.snapshot().utilization.abs() < f64::EPSILON);
+}
+
 async fn a_connection_is_released_by_a_caller_that_gives_up(kind: Kind) {
     let limits = PoolLimits { max_connections: 1, ..PoolLimits::default() };
     let Made { store, .. } = &made(kind, limits).await;
@@ -207,6 +234,15 @@ async fn what_was_committed_is_there_after_reconnecting(kind: Kind) {
     assert_eq!(amount(&again, "a").await, Some(5));
 }
 
+/// In the original, tests shared a folder and passed or failed by what an earlier run had left.
+async fn two_databases_made_for_tests_do_not_see_each_other_s_records(kind: Kind) {
+    let (one, other) = (made(kind, PoolLimits::default()).await, made(kind, PoolLimits::default()).await);
+    insert(&one.store, "a", 1).await.unwrap();
+    assert_eq!(amount(&other.store, "a").await, None);
+    insert(&other.store, "a", 2).await.expect("no conflict");
+    assert_eq!((amount(&one.store, "a").await, amount(&other.store, "a").await), (Some(1), Some(2)));
+}
+
 on_both_databases! {
     values_come_back_as_they_were,
     a_second_record_of_one_identity_is_a_conflict,
@@ -214,11 +250,13 @@ on_both_databases! {
     a_transaction_is_all_or_nothing,
     a_conditional_update_never_passes_its_bound,
     the_pool_never_exceeds_its_maximum,
+    the_pool_shows_who_uses_it,
     a_connection_is_released_by_a_caller_that_gives_up,
     closing_answers_those_who_wait,
     no_free_connection_is_told_within_the_limit,
     slow_statements_are_remembered_without_values_and_with_a_hint,
     what_was_committed_is_there_after_reconnecting,
+    two_databases_made_for_tests_do_not_see_each_other_s_records,
 }
 
 #[tokio::test]

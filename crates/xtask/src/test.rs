@@ -23,6 +23,7 @@ struct Tally {
 pub(crate) fn run() -> Result<(), String> {
     let postgres = servers::postgres()?;
     let redis = servers::redis()?;
+    servers::provide("curl", "curl")?;
     let mut tally = Tally::default();
     tally.check("format", cargo(&["fmt", "--all", "--check"]));
     tally.check(
@@ -34,11 +35,12 @@ pub(crate) fn run() -> Result<(), String> {
     let mut tests = cargo(&["test", "--workspace", "--locked", "--no-fail-fast", "--", "--include-ignored"]);
     tests.env("PHASE6_TEST_POSTGRES", &postgres.url).env("PHASE6_TEST_REDIS", &redis.url);
     tally.tests(tests)?;
+    tally.check("benchmarks run", cargo(&["xtask", "bench", "--smoke"]));
     for name in &tally.names {
         println!("failed: {name}");
     }
     println!("{} passed, {} failed", tally.passed, tally.failed);
-    if tally.failed == 0 { Ok(()) } else { Err("not everything passed".into()) }
+    tally.verdict()
 }
 
 impl Tally {
@@ -67,11 +69,20 @@ impl Tally {
             self.read(&line);
         }
         let status = process.wait().map_err(|error| error.to_string())?;
+        self.end(status.success(), before);
+        Ok(())
+    }
+
+    /// The tests have ended; `before` them so many had failed.
+    fn end(&mut self, success: bool, before: u32) {
         // A test program that does not compile, or dies, counts as a failure too.
-        if !status.success() && self.failed == before {
+        if !success && self.failed == before {
             self.fail("cargo test");
         }
-        Ok(())
+    }
+
+    fn verdict(&self) -> Result<(), String> {
+        if self.failed == 0 { Ok(()) } else { Err("not everything passed".into()) }
     }
 
     fn read(&mut self, line: &str) {
@@ -107,5 +118,27 @@ mod tests {
             tally.read(line);
         }
         assert_eq!((tally.passed, tally.failed, tally.names), (42, 1, vec!["b::does_not".to_owned()]));
+    }
+
+    /// The original's scripts ended well whatever had failed.
+    #[test]
+    fn any_failure_makes_the_whole_a_failure() {
+        let verdict = |line: &str, success: bool| {
+            let mut tally = Tally::default();
+            tally.read(line);
+            tally.end(success, 0);
+            tally.verdict()
+        };
+        let well = "test result: ok. 3 passed; 0 failed; 0 ignored";
+        let badly = "test result: FAILED. 2 passed; 1 failed; 0 ignored";
+        assert_eq!(verdict(well, true), Ok(()));
+        assert!(verdict(badly, false).is_err());
+        assert!(verdict(badly, true).is_err(), "whatever cargo says");
+        assert!(verdict(well, false).is_err(), "cargo failed without counting a failure");
+        assert!(verdict("error: could not compile", false).is_err());
+        let mut tally = Tally::default();
+        tally.fail("lints");
+        tally.end(true, tally.failed);
+        assert!(tally.verdict().is_err(), "a check that came before");
     }
 }
