@@ -11,18 +11,20 @@
 //! ```
 //!
 //! A paid call is never made twice for the same ask at the same time with the same provider; a
-//! second provider is asked only when the first has failed or has been silent for a while. Work
-//! that was begun is finished and settled also when nobody waits any more.
+//! second provider is asked only when the first has failed or has been silent for a while, and a
+//! paid one never beside a free one. A call costs at most what was set aside for it. Work that was
+//! begun is finished and settled also when nobody waits any more; a stop waits for it.
 
 mod attempt;
 mod stream;
 
 use std::{
+    collections::VecDeque,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
@@ -34,8 +36,10 @@ use phase6_chassis::{
     telemetry::Exchange,
 };
 use serde::Serialize;
+use tokio_util::task::TaskTracker;
 use utoipa::ToSchema;
 
+use self::attempt::Cause;
 pub use self::{
     attempt::Attempt,
     stream::{StreamEvent, Streamed},
@@ -43,7 +47,7 @@ pub use self::{
 use crate::{
     answers::{Answers, Kept, Question},
     gate::{Gate, Place},
-    ledger::{Ledger, until_tomorrow},
+    ledger::Ledger,
     money::Micros,
     policy::Policies,
     price::PriceList,
@@ -120,6 +124,8 @@ pub enum NoAnswer {
     Exceeded {
         /// What the budget says.
         what: String,
+        /// When it may allow it.
+        retry_after_seconds: u64,
     },
     /// Too many calls are under way.
     Busy {
@@ -128,6 +134,8 @@ pub enum NoAnswer {
     },
     /// The records cannot be used.
     NoRecords,
+    /// The work on it ended without a result: a bug.
+    Lost,
 }
 
 impl From<NoAnswer> for ApiError {
@@ -144,12 +152,19 @@ impl From<NoAnswer> for ApiError {
                 let message = format!("no provider answered ({})", told.join("; "));
                 Self::unavailable("providers_failed", message, wait)
             }
-            NoAnswer::Exceeded { what } => Self::new(StatusCode::PAYMENT_REQUIRED, "budget_exceeded", what)
-                .retry_after(until_tomorrow(Timestamp::now()).as_secs() + 1),
+            NoAnswer::Exceeded { what, retry_after_seconds } => {
+                Self::new(StatusCode::PAYMENT_REQUIRED, "budget_exceeded", what)
+                    .retry_after(retry_after_seconds)
+            }
             NoAnswer::Busy { what } => Self::unavailable("too_many_calls", what, 2),
             NoAnswer::NoRecords => {
                 Self::unavailable("database_unavailable", "the database cannot be reached or written now", 2)
             }
+            NoAnswer::Lost => Self::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "internal",
+                "the service failed; the log says why",
+            ),
         }
     }
 }
@@ -187,8 +202,11 @@ struct Inner {
     answers: Answers,
     flights: Arc<Flights<Question, Shared>>,
     responses: Cache,
-    /// How long a provider may be silent before a second one is asked.
+    /// Settlements and calls under way, which a stop waits for.
+    tasks: TaskTracker,
     hedge_after: Duration,
+    answer_limit: Duration,
+    stream_limit: Duration,
     asked: AtomicU64,
     kept: AtomicU64,
     joined: AtomicU64,
@@ -210,12 +228,26 @@ pub struct Parts {
     pub answers: Answers,
     /// How long a provider may be silent before a second one is asked.
     pub hedge_after: Duration,
+    /// Longest time for an answer, or until a stream begins, from the question on.
+    pub answer_limit: Duration,
+    /// Longest time for a whole stream.
+    pub stream_limit: Duration,
 }
 
 impl Broker {
     /// A broker.
     pub fn new(parts: Parts, kit: &Kit) -> Self {
-        let Parts { directory, prices, ledger, gate, policies, answers, hedge_after } = parts;
+        let Parts {
+            directory,
+            prices,
+            ledger,
+            gate,
+            policies,
+            answers,
+            hedge_after,
+            answer_limit,
+            stream_limit,
+        } = parts;
         Self {
             inner: Arc::new(Inner {
                 directory,
@@ -226,7 +258,10 @@ impl Broker {
                 answers,
                 flights: Arc::default(),
                 responses: kit.cache.clone(),
+                tasks: kit.tasks.clone(),
                 hedge_after,
+                answer_limit,
+                stream_limit,
                 asked: AtomicU64::new(0),
                 kept: AtomicU64::new(0),
                 joined: AtomicU64::new(0),
@@ -255,6 +290,7 @@ impl Broker {
     pub async fn answer(&self, ask: Ask) -> Result<(Answer, Source), NoAnswer> {
         let inner = &self.inner;
         inner.asked.fetch_add(1, Ordering::Relaxed);
+        let due = Instant::now() + inner.answer_limit;
         let (task, criticality, candidates) = self.candidates(&ask);
         let models = candidates.iter().map(|id| (*id, inner.directory.get(*id).model()));
         let question = Question::new(&ask.tenant, &ask.prompt, task, criticality, models);
@@ -266,17 +302,17 @@ impl Broker {
         }
         match inner.flights.board(question.clone()) {
             Boarding::Wait(passenger) => {
-                if let Some(result) = passenger.landed().await {
-                    inner.joined.fetch_add(1, Ordering::Relaxed);
-                    return (*result).clone().map(|answer| (answer, Source::Joined));
-                }
-                self.call(&ask, task, &candidates).await.map(|answer| (answer, Source::Called))
+                let result = passenger.landed().await.ok_or(NoAnswer::Lost)?;
+                inner.joined.fetch_add(1, Ordering::Relaxed);
+                // Who asked first has paid: costs of answers add up to what was charged.
+                let answer = (*result).clone()?;
+                Ok((Answer { cost: Micros::ZERO, estimated: false, ..answer }, Source::Joined))
             }
             Boarding::Lead(pilot) => {
                 // In a task of its own: others may wait for it when this caller has gone away.
                 let broker = self.clone();
                 let work = async move {
-                    let result = broker.call(&ask, task, &candidates).await;
+                    let result = broker.call(&ask, task, criticality, &candidates, due).await;
                     if let Ok(answer) = &result
                         && !ask.ttl.is_zero()
                     {
@@ -287,12 +323,15 @@ impl Broker {
                     result
                 };
                 let task = match Exchange::current() {
-                    Some(exchange) => tokio::spawn(exchange.scope(work)),
-                    None => tokio::spawn(work),
+                    Some(exchange) => inner.tasks.spawn(exchange.scope(work)),
+                    None => inner.tasks.spawn(work),
                 };
                 match task.await {
                     Ok(result) => (*result).clone().map(|answer| (answer, Source::Called)),
-                    Err(_) => Err(NoAnswer::AllFailed { attempts: vec![] }),
+                    Err(error) => {
+                        tracing::error!(%error, "the work on an answer failed");
+                        Err(NoAnswer::Lost)
+                    }
                 }
             }
         }
@@ -320,45 +359,80 @@ impl Broker {
         }
     }
 
-    /// A place, and the candidates that are set up.
-    async fn admitted(&self, candidates: &[ProviderId]) -> Result<(Place, Vec<ProviderId>), NoAnswer> {
-        let usable = self.inner.directory.usable().await;
-        let candidates: Vec<_> = candidates.iter().copied().filter(|id| usable.contains(id)).collect();
-        if candidates.is_empty() {
-            return Err(NoAnswer::NoProvider { how: self.inner.directory.how_to_get_one() });
+    /// A place, and those of the candidates that may be asked.
+    async fn admitted(
+        &self,
+        candidates: &[ProviderId],
+        criticality: Criticality,
+    ) -> Result<(Place, Vec<ProviderId>), NoAnswer> {
+        let directory = &self.inner.directory;
+        let usable = |id: &ProviderId| directory.get(*id).unusable().is_none();
+        let usable: Vec<_> = candidates.iter().copied().filter(usable).collect();
+        if usable.is_empty() {
+            return Err(NoAnswer::NoProvider { how: directory.why_none(candidates, criticality) });
         }
         let place =
             self.inner.gate.enter(PLACE).await.map_err(|why| NoAnswer::Busy { what: why.to_string() })?;
-        Ok((place, candidates))
+        Ok((place, usable))
     }
 
     /// Tries the candidates until one answers.
-    async fn call(&self, ask: &Ask, task: Task, candidates: &[ProviderId]) -> Result<Answer, NoAnswer> {
-        let (_place, candidates) = self.admitted(candidates).await?;
-        let mut queue = candidates.into_iter();
+    async fn call(
+        &self,
+        ask: &Ask,
+        task: Task,
+        criticality: Criticality,
+        candidates: &[ProviderId],
+        due: Instant,
+    ) -> Result<Answer, NoAnswer> {
+        let (_place, usable) = self.admitted(candidates, criticality).await?;
+        let attempt = |id| self.attempt(id, ask, task, due);
+        match self.first(usable, attempt).await {
+            Ok((answer, attempts)) => Ok(Answer { attempts, ..answer }),
+            Err(failed) => Err(why(failed, || self.inner.directory.why_none(candidates, criticality))),
+        }
+    }
+
+    /// The first success of attempts at providers, one after the other, and what failed before. While
+    /// one is silent for long, the next one is tried beside it; the slower one is given up.
+    async fn first<T, F: Future<Output = Result<T, Attempt>>>(
+        &self,
+        candidates: Vec<ProviderId>,
+        attempt: impl Fn(ProviderId) -> F,
+    ) -> Result<(T, Vec<Attempt>), Vec<Attempt>> {
+        let free = |id: ProviderId| self.inner.prices.of(id).is_free();
+        let named = |id| {
+            let attempt = attempt(id);
+            async move { (id, attempt.await) }
+        };
+        let mut queue = VecDeque::from(candidates);
         let mut running = FuturesUnordered::new();
-        let mut failed: Vec<Attempt> = Vec::new();
-        running.extend(queue.next().map(|id| self.attempt(id, ask, task)));
+        let mut asked: Vec<ProviderId> = Vec::new();
+        let mut failed = Vec::new();
         loop {
-            let may_hedge = running.len() == 1 && queue.len() > 0;
+            if running.is_empty() {
+                let Some(next) = queue.pop_front() else { return Err(failed) };
+                running.push(named(next));
+                asked = vec![next];
+            }
+            // Nobody is made to pay because what costs nothing is slow.
+            let hedge = match asked[..] {
+                [only] => queue.iter().position(|next| !free(only) || free(*next)),
+                _ => None,
+            };
             tokio::select! {
-                Some(result) = running.next() => match result {
-                    Ok(mut answer) => {
-                        answer.attempts = failed;
-                        return Ok(answer);
-                    }
+                Some((id, result)) = running.next() => match result {
+                    Ok(success) => return Ok((success, failed)),
                     Err(attempt) => {
                         failed.push(attempt);
-                        if running.is_empty() {
-                            match queue.next() {
-                                Some(id) => running.push(self.attempt(id, ask, task)),
-                                None => return Err(why(failed)),
-                            }
-                        }
+                        asked.retain(|other| *other != id);
                     }
                 },
-                () = tokio::time::sleep(self.inner.hedge_after), if may_hedge => {
-                    running.extend(queue.next().map(|id| self.attempt(id, ask, task)));
+                () = tokio::time::sleep(self.inner.hedge_after), if hedge.is_some() => {
+                    if let Some(next) = hedge.and_then(|at| queue.remove(at)) {
+                        running.push(named(next));
+                        asked.push(next);
+                    }
                 }
             }
         }
@@ -370,13 +444,22 @@ impl Broker {
     }
 }
 
-/// The reason that helps most, out of everything that happened.
-fn why(attempts: Vec<Attempt>) -> NoAnswer {
-    if let Some(exceeded) = attempts.iter().find(|attempt| attempt.exceeded) {
+/// The reason that helps most, out of everything that happened. `why_none` says why no provider can
+/// be used.
+fn why(attempts: Vec<Attempt>, why_none: impl FnOnce() -> String) -> NoAnswer {
+    let exceeded = attempts.iter().filter(|attempt| attempt.cause == Cause::Exceeded);
+    if let Some(exceeded) = exceeded.min_by_key(|attempt| attempt.retry_after_seconds) {
         // Something could have been called if the budget allowed it.
-        return NoAnswer::Exceeded { what: exceeded.reason.clone() };
+        return NoAnswer::Exceeded {
+            what: exceeded.reason.clone(),
+            retry_after_seconds: exceeded.retry_after_seconds.unwrap_or(1),
+        };
     }
-    if attempts.iter().all(|attempt| attempt.no_records) {
+    let mut asked = attempts.iter().filter(|attempt| attempt.cause != Cause::Absent).peekable();
+    if asked.peek().is_none() {
+        return NoAnswer::NoProvider { how: why_none() };
+    }
+    if asked.all(|attempt| attempt.cause == Cause::NoRecords) {
         return NoAnswer::NoRecords;
     }
     NoAnswer::AllFailed { attempts }
@@ -392,5 +475,35 @@ fn from_kept(kept: Kept, task: Task) -> Answer {
         cost: Micros::ZERO,
         estimated: false,
         attempts: vec![],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attempt(cause: Cause, retry_after: Option<u64>) -> Attempt {
+        Attempt::new(ProviderId::OpenAi, cause, "why", retry_after.map(Duration::from_secs))
+    }
+
+    /// Work that panicked was told as `no provider answered ()`.
+    #[test]
+    fn nobody_is_told_that_no_provider_answered_without_a_reason() {
+        assert_eq!(ApiError::from(NoAnswer::Lost).status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert!(matches!(why(vec![], || "set one".into()), NoAnswer::NoProvider { how } if how == "set one"));
+    }
+
+    #[test]
+    fn the_reason_is_the_one_that_helps_most() {
+        let why = |attempts: Vec<Attempt>| super::why(attempts, String::new);
+        let absent = || attempt(Cause::Absent, None);
+        let day = attempt(Cause::Exceeded, Some(40_000));
+        let soon = attempt(Cause::Exceeded, Some(5));
+        let exceeded = why(vec![absent(), day, attempt(Cause::Provider, None), soon]);
+        assert!(matches!(exceeded, NoAnswer::Exceeded { retry_after_seconds: 5, .. }), "{exceeded:?}");
+        assert!(matches!(why(vec![absent(), absent()]), NoAnswer::NoProvider { .. }));
+        assert!(matches!(why(vec![absent(), attempt(Cause::NoRecords, None)]), NoAnswer::NoRecords));
+        let both = vec![attempt(Cause::Provider, None), attempt(Cause::NoRecords, None)];
+        assert!(matches!(why(both), NoAnswer::AllFailed { attempts } if attempts.len() == 2));
     }
 }

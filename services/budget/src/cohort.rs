@@ -18,6 +18,8 @@ pub const TARGET_PER_CAPABILITY: Micros = Micros::new(100_000_000);
 /// What a capability cost before anything was tuned, in dollars: the yardstick of the efficiency
 /// gain.
 pub const BASELINE_PER_CAPABILITY: f64 = 200.0;
+/// Most that one workflow can cost.
+pub const MOST_PER_WORKFLOW: Micros = Micros::new(1_000_000_000_000);
 /// Cohorts in an export.
 const MOST_EXPORTED: i64 = 1000;
 
@@ -179,9 +181,8 @@ impl Cohorts {
     ///
     /// The records cannot be read.
     pub async fn export(&self) -> Result<Vec<CohortMetrics>, StoreError> {
-        let rows = sql(
-            "SELECT cohort FROM budget_workflows GROUP BY cohort ORDER BY SUM(cost_micros) DESC LIMIT $1",
-        )
+        let rows = sql("SELECT cohort FROM budget_workflows GROUP BY cohort
+             ORDER BY SUM(CAST(cost_micros AS DOUBLE PRECISION)) DESC LIMIT $1")
         .bind(MOST_EXPORTED)
         .all(&self.store)
         .await?;
@@ -200,10 +201,12 @@ impl Cohorts {
 async fn read_totals(store: Store, cohorts: Vec<String>) -> Result<HashMap<String, Vec<Total>>, StoreError> {
     let places: Vec<String> = (3..cohorts.len() + 3).map(|n| format!("${n}")).collect();
     let today = utc_day(Timestamp::now());
+    // A sum of whole numbers can be too large for one, and the statement then fails. As floats they
+    // are exact up to nine billion dollars, which is more than an amount can be.
     let mut statement = sql(format!(
-        "SELECT cohort, provider, COUNT(*), CAST(SUM(cost_micros) AS BIGINT), SUM(gain),
-            CAST(SUM(CASE WHEN day >= $1 THEN cost_micros ELSE 0 END) AS BIGINT),
-            CAST(SUM(CASE WHEN day = $2 THEN cost_micros ELSE 0 END) AS BIGINT)
+        "SELECT cohort, provider, COUNT(*), SUM(CAST(cost_micros AS DOUBLE PRECISION)), SUM(gain),
+            SUM(CAST(CASE WHEN day >= $1 THEN cost_micros ELSE 0 END AS DOUBLE PRECISION)),
+            SUM(CAST(CASE WHEN day = $2 THEN cost_micros ELSE 0 END AS DOUBLE PRECISION))
          FROM budget_workflows WHERE cohort IN ({}) GROUP BY cohort, provider",
         places.join(", ")
     ))
@@ -212,15 +215,16 @@ async fn read_totals(store: Store, cohorts: Vec<String>) -> Result<HashMap<Strin
     for cohort in cohorts {
         statement = statement.bind(cohort);
     }
+    let amount = |micros: f64| Micros::new(micros as i64);
     let mut all: HashMap<String, Vec<Total>> = HashMap::new();
     for row in statement.all(&store).await? {
         all.entry(row.get(0)).or_default().push(Total {
             provider: row.get(1),
             count: row.get(2),
-            spent: Micros::new(row.get(3)),
+            spent: amount(row.get(3)),
             gain: row.get(4),
-            month: Micros::new(row.get(5)),
-            today: Micros::new(row.get(6)),
+            month: amount(row.get(5)),
+            today: amount(row.get(6)),
         });
     }
     Ok(all)
@@ -230,7 +234,8 @@ fn summarise(cohort: &str, totals: &[Total]) -> CohortMetrics {
     let sum = |amount: fn(&Total) -> Micros| totals.iter().map(amount).fold(Micros::ZERO, Micros::plus);
     let total_spent = sum(|total| total.spent);
     let spent_this_month = sum(|total| total.month);
-    let gain: f64 = totals.iter().map(|total| total.gain).sum();
+    // The sum of nothing is a negative zero.
+    let gain = totals.iter().map(|total| total.gain).sum::<f64>() + 0.0;
     let count: i64 = totals.iter().map(|total| total.count).sum();
     let cost_per_capability = (gain > 0.0).then(|| total_spent.dollars() / gain);
     CohortMetrics {
@@ -303,6 +308,7 @@ mod tests {
         let metrics = summarise("c", &[]);
         assert_eq!((metrics.cost_per_capability, metrics.efficiency_gain), (None, None));
         assert_eq!(metrics.budget_remaining, MONTHLY);
+        assert!(metrics.capabilities_activated.is_sign_positive(), "it would be shown as -0.0");
     }
 
     #[test]

@@ -171,6 +171,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_timeout_in_the_middle_of_the_queue_leaves_both_neighbours_their_place() {
+        let gate = Gate::new(1);
+        let place = gate.enter(SOON).await.unwrap();
+        let mut first = Box::pin(gate.enter(SOON));
+        let mut middle = Box::pin(gate.enter(Duration::from_millis(1)));
+        let mut last = Box::pin(gate.enter(SOON));
+        for queued in [&mut first, &mut middle, &mut last] {
+            assert!(futures_util::poll!(queued).is_pending());
+        }
+        assert_eq!(gate.load(), (1, 3));
+        assert_eq!(middle.await.err(), Some(NoPlace::TooLate));
+        assert_eq!(gate.load(), (1, 2));
+        drop(place);
+        drop(first.await.expect("the first gets its place"));
+        drop(last.await.expect("and the last after it"));
+        assert_eq!(gate.load(), (0, 0));
+    }
+
+    #[tokio::test]
     async fn the_queue_is_bounded() {
         let gate = Gate::new(1);
         let _place = gate.enter(SOON).await.unwrap();

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// After this time the holder of a reservation is taken for dead.
-const HOLDER_DEAD: Duration = Duration::from_mins(10);
+pub const HOLDER_DEAD: Duration = Duration::from_mins(10);
 /// Calls are remembered for so long.
 const REMEMBERED: Duration = Duration::from_hours(90 * 24);
 /// Calls shown in the history.
@@ -68,6 +68,18 @@ pub enum NotReserved {
     Store(#[from] StoreError),
 }
 
+impl NotReserved {
+    /// When the limit may allow it: as soon as calls under way have given back what they did not
+    /// need, or tomorrow.
+    pub fn retry_after(&self, now: Timestamp) -> Duration {
+        const SOON: Duration = Duration::from_secs(5);
+        match self {
+            Self::Exceeded { limit, used, wanted, .. } if used.plus(*wanted) > *limit => until_tomorrow(now),
+            Self::Exceeded { .. } | Self::Store(_) => SOON,
+        }
+    }
+}
+
 /// What became of a call.
 #[derive(Clone, Debug)]
 pub struct Settlement {
@@ -107,13 +119,13 @@ pub struct Day {
     /// What is left.
     #[schema(value_type = f64)]
     pub remaining: Micros,
-    /// Spent and set aside, in percent of the limit.
+    /// Spent, in percent of the limit.
     pub percent: f64,
     /// Calls by provider.
     pub calls: BTreeMap<String, i64>,
-    /// Four fifths are gone.
+    /// Four fifths are spent.
     pub warning: bool,
-    /// Nothing is left.
+    /// All of it is spent.
     pub blocked: bool,
 }
 
@@ -249,6 +261,18 @@ impl Ledger {
         tx.commit().await
     }
 
+    /// Gives back what was set aside for a call that was never made. Nothing is charged, and no call
+    /// is counted.
+    ///
+    /// # Errors
+    ///
+    /// The records cannot be written; the reservation stays and is charged when it expires.
+    pub async fn release(&self, reservation: &Reservation) -> Result<(), StoreError> {
+        let mut tx = self.store.begin().await?;
+        self.take(&mut tx, reservation).await?;
+        tx.commit().await
+    }
+
     /// Removes a reservation and gives its amount back to the day; false if it was gone.
     async fn take(
         &self,
@@ -330,7 +354,8 @@ impl Ledger {
             .await?;
         let limit = self.daily_limit;
         let taken = used.plus(reserved);
-        let share = if limit == Micros::ZERO { 1.0 } else { taken.get() as f64 / limit.get() as f64 };
+        // What is set aside comes back in part: it blocks calls for seconds, not for the day.
+        let share = if limit == Micros::ZERO { 1.0 } else { used.get() as f64 / limit.get() as f64 };
         Ok(Day {
             date,
             used,

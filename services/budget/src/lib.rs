@@ -40,7 +40,7 @@ use crate::{
     broker::{Broker, Parts},
     cohort::Cohorts,
     gate::Gate,
-    ledger::Ledger,
+    ledger::{HOLDER_DEAD, Ledger},
     money::Micros,
     policy::{Policies, ProviderPolicy},
     price::{PriceList, amount},
@@ -67,6 +67,11 @@ const DAILY_LIMIT: Micros = Micros::new(5_000_000);
 /// How long a provider may be silent before a second one is asked, unless `HEDGE_AFTER_MS` says
 /// otherwise.
 const HEDGE_AFTER: Duration = Duration::from_millis(2_500);
+/// Longest time for an answer, unless `ANSWER_LIMIT_SECONDS` says less: the chassis gives a handler a
+/// minute, and what was paid for should still be recorded, kept and told.
+const ANSWER_LIMIT: Duration = Duration::from_secs(45);
+/// Longest time for a whole stream, unless `STREAM_LIMIT_SECONDS` says otherwise.
+const STREAM_LIMIT: Duration = Duration::from_mins(5);
 /// How often the policy of other replicas is looked at, and how often the records are tidied.
 const REFRESH: Duration = Duration::from_secs(2);
 const TIDY_EVERY: u32 = 15;
@@ -93,6 +98,14 @@ async fn build(kit: Kit) -> Result<OpenApiRouter, StartError> {
     let answers = Answers::new(store.clone());
     let hedge_after =
         kit.settings.whole("HEDGE_AFTER_MS", 1, 60_000)?.map_or(HEDGE_AFTER, Duration::from_millis);
+    let answer_limit = kit
+        .settings
+        .whole("ANSWER_LIMIT_SECONDS", 2, ANSWER_LIMIT.as_secs())?
+        .map_or(ANSWER_LIMIT, Duration::from_secs);
+    // A stream ends before its reservation is taken for one of a dead holder.
+    let longest = HOLDER_DEAD.as_secs() - 60;
+    let stream_limit =
+        kit.settings.whole("STREAM_LIMIT_SECONDS", 1, longest)?.map_or(STREAM_LIMIT, Duration::from_secs);
     let parts = Parts {
         directory: directory.clone(),
         prices: prices.clone(),
@@ -101,6 +114,8 @@ async fn build(kit: Kit) -> Result<OpenApiRouter, StartError> {
         policies: policies.clone(),
         answers: answers.clone(),
         hedge_after,
+        answer_limit,
+        stream_limit,
     };
     let broker = Broker::new(parts, &kit);
     let shown = broker.clone();

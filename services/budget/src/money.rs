@@ -30,7 +30,8 @@ impl Micros {
     /// From dollars, if they can be an amount; rounded to the nearest micro-dollar.
     pub fn from_dollars(dollars: f64) -> Option<Self> {
         let micros = (dollars * 1e6).round();
-        (micros >= 0.0 && micros <= MOST as f64).then_some(Self(micros as i64))
+        // The sign is looked at before rounding: a loss of less than a micro-dollar is no amount, too.
+        (dollars >= 0.0 && micros <= MOST as f64).then_some(Self(micros as i64))
     }
 
     /// Whole micro-dollars.
@@ -104,9 +105,10 @@ mod tests {
 
     #[test]
     fn negative_and_overflowing_money_is_refused() {
-        for text in ["-1", "-0.000001", "1e30", "1e9999", "\"5\"", "null"] {
+        for text in ["-1", "-0.000001", "-0.0000004", "1e30", "1e9999", "\"5\"", "null"] {
             assert!(serde_json::from_str::<Micros>(text).is_err(), "{text}");
         }
+        assert_eq!(Micros::from_dollars(-0.0), Some(Micros::ZERO));
         assert_eq!(Micros::from_dollars(f64::NAN), None);
         assert_eq!(Micros::from_dollars(f64::INFINITY), None);
     }

@@ -89,16 +89,32 @@ impl Policies {
                 format!("field `maxConcurrency` is {wanted}; accepted: a whole number from 1 to 12");
             return Err(ApiError::bad_request("invalid_body", message));
         }
-        self.refresh().await?;
-        let mut policy = self.get();
+        let text = |policy: &ProviderPolicy| {
+            serde_json::to_string(policy).map_err(|error| ApiError::internal(&error))
+        };
+        let known = self.get();
+        let mut tx = self.store.begin().await?;
+        sql("INSERT INTO budget_settings (name, value) VALUES ($1, $2) ON CONFLICT DO NOTHING")
+            .bind(NAME)
+            .bind(text(&known)?)
+            .run_in(&mut tx)
+            .await?;
+        // Writing the value that is there holds its row: two changes at once come one after the other,
+        // and the second sees the first.
+        let row = sql("UPDATE budget_settings SET value = value WHERE name = $1 RETURNING value")
+            .bind(NAME)
+            .first_in(&mut tx)
+            .await?;
+        let stored = row.and_then(|row| serde_json::from_str(&row.get::<String, _>(0)).ok());
+        let mut policy: ProviderPolicy = stored.unwrap_or(known);
         policy.max_concurrency = change.max_concurrency.unwrap_or(policy.max_concurrency);
         policy.criticality = change.criticality.unwrap_or(policy.criticality);
-        let text = serde_json::to_string(&policy).map_err(|error| ApiError::internal(&error))?;
-        sql("INSERT INTO budget_settings (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = $2")
+        sql("UPDATE budget_settings SET value = $2 WHERE name = $1")
             .bind(NAME)
-            .bind(text)
-            .run(&self.store)
+            .bind(text(&policy)?)
+            .run_in(&mut tx)
             .await?;
+        tx.commit().await?;
         *self.known.lock() = policy;
         self.gate.set_limit(policy.max_concurrency as usize);
         Ok(policy)

@@ -36,12 +36,22 @@ impl Price {
         *self == Self::FREE
     }
 
-    /// What a call has cost: by its tokens if they are known.
+    /// Whether its tokens have a price; if not, a call has.
+    pub fn is_by_token(&self) -> bool {
+        self.input_per_million > Micros::ZERO || self.output_per_million > Micros::ZERO
+    }
+
+    /// What a call has cost: by its tokens if they are known and have a price.
     pub fn cost(&self, usage: Option<Usage>) -> Micros {
         match usage {
-            Some(usage) if !self.is_free() => self.tokens(usage.input, usage.output),
+            Some(usage) if self.is_by_token() => self.tokens(usage.input, usage.output),
             _ => self.per_call,
         }
+    }
+
+    /// Whether [`Price::cost`] is a guess, because tokens have a price and are not known.
+    pub fn is_guess(&self, usage: Option<Usage>) -> bool {
+        usage.is_none() && self.is_by_token()
     }
 
     /// The most that a call can cost. A token has at least one byte, so a prompt of `bytes` bytes
@@ -110,14 +120,17 @@ pub fn amount(settings: &Settings, name: &str) -> Result<Option<Micros>, StartEr
     }
 }
 
-/// List prices of the default models, in micro-dollars. Where a provider changes them, the
-/// environment is the place to say so.
+/// List prices of the default models in micro-dollars, taken on 2026-11-24 from the providers' own
+/// pages: `gpt-6-luna` (developers.openai.com), `deepseek-flash` at its peak price
+/// (api-docs.deepseek.com), `claude-haiku-4-5` (platform.claude.com); `gemini-3.5-flash-lite` as
+/// gateways that resell it list it; for Hugging Face, whose router asks several hosts, more than most of them take
+/// for a model of this size. Where a provider changes them, the environment is the place to say so.
 fn default_price(id: ProviderId) -> Price {
     match id {
-        ProviderId::OpenAi => Price::new(10_000, 150_000, 600_000),
-        ProviderId::DeepSeek => Price::new(2_000, 270_000, 1_100_000),
-        ProviderId::Anthropic => Price::new(12_000, 800_000, 4_000_000),
-        ProviderId::Gemini => Price::new(4_000, 100_000, 400_000),
+        ProviderId::OpenAi => Price::new(10_000, 100_000, 500_000),
+        ProviderId::DeepSeek => Price::new(2_000, 300_000, 1_200_000),
+        ProviderId::Anthropic => Price::new(12_000, 1_000_000, 5_000_000),
+        ProviderId::Gemini => Price::new(4_000, 300_000, 2_500_000),
         ProviderId::HuggingFace => Price::new(5_000, 200_000, 200_000),
         ProviderId::Ollama | ProviderId::LocalAi => Price::FREE,
     }
@@ -156,6 +169,16 @@ mod tests {
     fn a_price_that_is_none_is_told_by_name() {
         let error = list(&[("GEMINI_INPUT_PRICE", "-1")]).unwrap_err().to_string();
         assert!(error.contains("GEMINI_INPUT_PRICE") && error.contains("\"-1\""), "{error}");
+    }
+
+    /// A call that has a price was free where its tokens had none and the provider counted them.
+    #[test]
+    fn a_call_has_its_price_where_tokens_have_none() {
+        let price = Price::new(30_000, 0, 0);
+        let usage = Usage { input: 1_000, output: 500 };
+        assert_eq!(price.cost(Some(usage)), Micros::new(30_000));
+        assert!(!price.is_guess(None), "it is what was agreed");
+        assert_eq!(Price::FREE.cost(Some(usage)), Micros::ZERO);
     }
 
     proptest! {

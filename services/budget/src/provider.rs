@@ -18,9 +18,10 @@ mod sse;
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use utoipa::ToSchema;
 
-pub use client::{CallFailed, Client, Streaming};
+pub use client::{CallFailed, Client, Streaming, time_for};
 pub use directory::{Directory, Provider, ProviderStatus};
 
 /// A provider.
@@ -160,24 +161,60 @@ pub enum Piece {
     End,
 }
 
-/// An answer that does not follow the documented format.
+/// What cannot be read as an answer, or as a piece of one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("answer does not follow the documented format: {0}")]
-pub struct Malformed(pub String);
+pub enum Unreadable {
+    /// It does not follow the documented format.
+    #[error("answer does not follow the documented format: {0}")]
+    Malformed(String),
+    /// The provider says that it cannot go on because too much is asked of it.
+    #[error("provider is too busy: {0}")]
+    Busy(String),
+    /// The provider says that it failed.
+    #[error("provider reports an error: {0}")]
+    Failed(String),
+}
+
+impl Unreadable {
+    fn malformed(what: impl ToString) -> Self {
+        Self::Malformed(what.to_string())
+    }
+
+    /// The error that an answer with status 200 holds instead of a text, if it holds one. All three
+    /// formats call it `error`; what says its kind is named differently.
+    fn told(value: &Value) -> Option<Self> {
+        const BUSY: [&str; 7] =
+            ["overloaded", "rate_limit", "resource_exhausted", "unavailable", "429", "503", "529"];
+        let error = value.get("error").filter(|error| !error.is_null())?;
+        let message = error["message"].as_str().or(error.as_str()).unwrap_or("unknown").to_owned();
+        let kinds = ["type", "code", "status"].map(|name| error[name].to_string().to_lowercase());
+        let busy = kinds.iter().any(|kind| BUSY.iter().any(|word| kind.contains(word)));
+        Some(if busy { Self::Busy(message) } else { Self::Failed(message) })
+    }
+}
 
 impl Wire {
-    /// Path and body of a request.
-    pub(crate) fn request(self, model: &str, prompt: &Prompt, stream: bool) -> (String, serde_json::Value) {
+    /// Path and body of a request to `provider`.
+    pub(crate) fn request(
+        self,
+        provider: ProviderId,
+        model: &str,
+        prompt: &Prompt,
+        stream: bool,
+    ) -> (String, Value) {
         match self {
-            Self::OpenAi => openai::request(model, prompt, stream),
+            Self::OpenAi => openai::request(provider, model, prompt, stream),
             Self::Anthropic => anthropic::request(model, prompt, stream),
             Self::Gemini => gemini::request(model, prompt, stream),
         }
     }
 
     /// Reads a whole answer.
-    pub(crate) fn read(self, body: &[u8]) -> Result<Completion, Malformed> {
-        let value = serde_json::from_slice(body).map_err(|error| Malformed(error.to_string()))?;
+    pub(crate) fn read(self, body: &[u8]) -> Result<Completion, Unreadable> {
+        let value = serde_json::from_slice(body).map_err(Unreadable::malformed)?;
+        if let Some(told) = Unreadable::told(&value) {
+            return Err(told);
+        }
         match self {
             Self::OpenAi => openai::read(&value),
             Self::Anthropic => anthropic::read(&value),
@@ -186,13 +223,16 @@ impl Wire {
     }
 
     /// Reads the data of one event of a stream.
-    pub(crate) fn read_event(self, data: &str) -> Result<Vec<Piece>, Malformed> {
+    pub(crate) fn read_event(self, data: &str) -> Result<Vec<Piece>, Unreadable> {
         if self == Self::OpenAi && data.trim() == "[DONE]" {
             return Ok(vec![Piece::End]);
         }
-        let value = serde_json::from_str(data).map_err(|error| Malformed(error.to_string()))?;
+        let value = serde_json::from_str(data).map_err(Unreadable::malformed)?;
+        if let Some(told) = Unreadable::told(&value) {
+            return Err(told);
+        }
         match self {
-            Self::OpenAi => openai::read_event(&value),
+            Self::OpenAi => Ok(openai::read_event(&value)),
             Self::Anthropic => anthropic::read_event(&value),
             Self::Gemini => gemini::read_event(&value),
         }
@@ -201,5 +241,54 @@ impl Wire {
     /// Whether an event in the stream says that the answer is complete, or the stream's end does.
     pub(crate) fn says_end(self) -> bool {
         self != Self::Gemini
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Counted as answers against the format, they opened the breaker of a provider that had asked
+    /// to wait.
+    #[test]
+    fn documented_errors_within_an_answer_are_told_from_malformed_ones() {
+        for (wire, event, busy) in [
+            (Wire::OpenAi, json!({"error": {"message": "slow down", "type": "rate_limit_exceeded"}}), true),
+            (
+                Wire::OpenAi,
+                json!({"error": {"message": "oops", "type": "server_error", "code": null}}),
+                false,
+            ),
+            (Wire::OpenAi, json!({"error": "model not loaded"}), false),
+            (
+                Wire::Anthropic,
+                json!({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}),
+                true,
+            ),
+            (
+                Wire::Anthropic,
+                json!({"type": "error", "error": {"type": "api_error", "message": "oops"}}),
+                false,
+            ),
+            (
+                Wire::Gemini,
+                json!({"error": {"code": 429, "message": "quota", "status": "RESOURCE_EXHAUSTED"}}),
+                true,
+            ),
+            (Wire::Gemini, json!({"error": {"code": 500, "message": "oops", "status": "INTERNAL"}}), false),
+        ] {
+            let text = event.to_string();
+            for error in [wire.read_event(&text).unwrap_err(), wire.read(text.as_bytes()).unwrap_err()] {
+                match error {
+                    Unreadable::Busy(_) => assert!(busy, "{event}"),
+                    Unreadable::Failed(_) => assert!(!busy, "{event}"),
+                    Unreadable::Malformed(_) => panic!("{event} is documented"),
+                }
+            }
+        }
+        assert!(Wire::OpenAi.read_event(r#"{"choices": [], "error": null}"#).is_ok());
+        assert!(matches!(Wire::OpenAi.read_event("{\"cho"), Err(Unreadable::Malformed(_))));
     }
 }

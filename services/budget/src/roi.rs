@@ -26,6 +26,9 @@ pub struct Rank {
     pub weighted_roi: f64,
 }
 
+/// The names under which a rank is shown, besides `cost`.
+pub const NAMES: [&str; 4] = ["roi", "costTier", "efficiencyCoeff", "weightedROI"];
+
 /// Ranks a workflow of an expected gain at a cost.
 pub fn rank(gain: f64, cost: Micros) -> Rank {
     let dollars = cost.dollars();
@@ -51,6 +54,17 @@ mod tests {
         assert_eq!((free.cost_tier, free.roi), ("free", 500.0));
         assert!(free.weighted_roi.is_finite());
         assert!(free.weighted_roi > rank(0.5, Micros::new(8_000)).weighted_roi);
+    }
+
+    #[test]
+    fn a_rank_is_shown_under_its_names() {
+        let shown = serde_json::to_value(rank(1.0, Micros::ZERO)).unwrap();
+        let mut names: Vec<_> = shown.as_object().unwrap().keys().map(String::as_str).collect();
+        names.retain(|name| *name != "cost");
+        names.sort_unstable();
+        let mut known = NAMES;
+        known.sort_unstable();
+        assert_eq!(names, known);
     }
 
     #[test]

@@ -9,12 +9,18 @@ use std::sync::Arc;
 
 use axum::response::{IntoResponse, Response};
 use http::header::{CACHE_CONTROL, HeaderName};
+use jiff::Timestamp;
 use phase6_chassis::{Kit, Reply};
 use serde::Serialize;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
-    broker::Broker, cohort::Cohorts, ledger::Ledger, policy::Policies, price::PriceList, provider::Directory,
+    broker::Broker,
+    cohort::Cohorts,
+    ledger::{Ledger, until_tomorrow},
+    policy::Policies,
+    price::PriceList,
+    provider::Directory,
 };
 
 /// What the endpoints work with.
@@ -53,9 +59,20 @@ pub(crate) fn all(shelf: Shelf) -> OpenApiRouter {
 
 const SURROGATE_KEY: HeaderName = HeaderName::from_static("surrogate-key");
 
+/// For how many seconds an answer is good that nobody here takes back when it changes: another
+/// replica, a provider or the clock changes it.
+const BRIEFLY: u64 = 5;
+
 /// An answer that is the same for everybody and may be kept until one of `tags` changes.
 fn shared<T: Serialize>(tags: &str, payload: T) -> Response {
     ([(CACHE_CONTROL, "public"), (SURROGATE_KEY, tags)], Reply::new(payload)).into_response()
+}
+
+/// The same for an answer that also changes by itself. None outlives its UTC day.
+fn briefly_shared<T: Serialize>(tags: &str, payload: T) -> Response {
+    let seconds = until_tomorrow(Timestamp::now()).as_secs().min(BRIEFLY);
+    let control = format!("public, max-age={seconds}");
+    ([(CACHE_CONTROL, control.as_str()), (SURROGATE_KEY, tags)], Reply::new(payload)).into_response()
 }
 
 /// An answer of this moment.

@@ -4,10 +4,12 @@
 
 mod support;
 
+use std::time::Duration;
+
 use futures_util::StreamExt;
 use phase6_policy::PolicyDocument;
 use serde_json::{Value, json};
-use support::{Reply, Rig, rig};
+use support::{Reply, Rig, rig, until};
 
 #[tokio::test]
 async fn today_s_budget_has_its_documented_shape() {
@@ -92,6 +94,33 @@ async fn negative_or_overflowing_money_is_refused() {
 }
 
 #[tokio::test]
+async fn a_workflow_costs_at_most_a_million() {
+    let rig = rig(&[], &[]).await;
+    let workflow = |cost| json!({"cohortId": "c", "workflowId": "w", "provider": "openai", "cost": cost});
+    let (status, answer) = rig.post("/api/v1/budget/record-workflow", workflow(1_000_001)).await;
+    assert!(
+        status == 400 && answer["error"]["message"].as_str().unwrap().contains("from 0 to 1000000"),
+        "{answer}"
+    );
+    assert_eq!(rig.post("/api/v1/budget/record-workflow", workflow(1_000_000)).await.0, 200);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn no_figure_is_a_negative_zero() {
+    let rig = rig(&[], &[]).await;
+    let negative = r#"{"cohortId": "c", "workflowId": "w", "provider": "ollama", "capabilityGain": -0.0}"#;
+    let request = rig.http.post(format!("{}/api/v1/budget/record-workflow", rig.base));
+    let request = request.header("content-type", "application/json").body(negative);
+    let recorded = request.send().await.unwrap().text().await.unwrap();
+    let nothing = rig.http.get(format!("{}/api/v1/budget/metrics/nobody", rig.base)).send().await.unwrap();
+    for text in [recorded, nothing.text().await.unwrap()] {
+        assert!(text.contains("\"capabilitiesActivated\":0.0"), "{text}");
+    }
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn what_a_cohort_can_afford() {
     let rig = rig(&[], &[]).await;
     let ask = |cost: f64| json!({"cohortId": "c", "estimatedCost": cost});
@@ -133,6 +162,21 @@ async fn workflows_are_ranked_by_what_they_bring() {
     rig.stop().await;
 }
 
+/// Names that a workflow and its rank have in common stood in the answer twice.
+#[tokio::test]
+async fn a_rank_stands_in_an_answer_once() {
+    let rig = rig(&[], &[]).await;
+    let workflow = json!({"name": "w", "roi": 1e9, "costTier": "free", "weightedROI": 1, "efficiencyCoeff": 2, "cost": 1});
+    let request = rig.http.post(format!("{}/api/v1/budget/rank-by-roi", rig.base));
+    let answer = request.json(&json!({"workflows": [workflow]})).send().await.unwrap().text().await.unwrap();
+    let ranked = answer.split("\"affordable\"").next().unwrap();
+    for name in ["roi", "costTier", "weightedROI", "efficiencyCoeff", "cost"] {
+        assert_eq!(ranked.matches(&format!("\"{name}\":")).count(), 1, "{name}: {answer}");
+    }
+    assert!(ranked.contains("\"costTier\":\"premium\""), "{ranked}");
+    rig.stop().await;
+}
+
 #[tokio::test]
 async fn the_cheapest_or_the_fitting_provider_is_recommended() {
     let rig = rig(&["openai", "deepseek", "anthropic"], &[]).await;
@@ -143,7 +187,7 @@ async fn the_cheapest_or_the_fitting_provider_is_recommended() {
     assert_eq!(rig.get("/api/v1/providers/recommend?colour=red").await.0, 400);
     let (_, costs) = rig.get("/api/v1/providers/costs").await;
     assert_eq!(costs["prices"]["openai"], 0.01);
-    assert_eq!(costs["tokens"]["openai"]["inputPerMillion"], 0.15);
+    assert_eq!(costs["tokens"]["openai"]["inputPerMillion"], 0.1);
     rig.stop().await;
 }
 
@@ -211,6 +255,44 @@ async fn answers_are_cached_by_policy_and_forgotten_when_they_change() {
     rig.stop().await;
 }
 
+/// Other replicas, providers and the clock change them, and nobody here takes them back.
+#[tokio::test]
+async fn answers_that_change_by_themselves_are_kept_for_seconds() {
+    let rig = rig(&[], &[]).await;
+    for path in [
+        "/api/v1/budget",
+        "/api/v1/budget/history",
+        "/api/v1/budget/export",
+        "/api/v1/budget/metrics/c",
+        "/api/v1/budget/policy/c",
+        "/api/v1/providers/status",
+        "/api/v1/providers/policy",
+        "/api/v1/system/learning-stats",
+    ] {
+        let answer = rig.http.get(format!("{}{path}", rig.base)).send().await.unwrap();
+        let control = answer.headers()["cache-control"].to_str().unwrap();
+        let seconds: u64 = control.strip_prefix("public, max-age=").expect(path).parse().unwrap();
+        assert!(seconds <= 5, "{path}: {control}");
+    }
+    rig.stop().await;
+}
+
+/// Only its end was told: a cached answer said that nothing was set aside.
+#[tokio::test]
+async fn what_is_set_aside_is_seen_at_once() {
+    let rig = rig(&["openai"], &[]).await;
+    rig.providers.reply("openai", [Reply::Held("first second")]);
+    apply(&rig, 1, json!({"cache": {"ttl": "1h"}}));
+    assert_eq!(rig.get("/api/v1/budget").await.1["budget"]["reserved"], 0.0);
+    let request = rig.http.post(format!("{}/api/v1/providers/burst", rig.base));
+    let streamed = request.json(&json!({"prompt": "hello", "stream": true})).send().await.unwrap();
+    let (_, budget) = rig.get("/api/v1/budget").await;
+    assert!(budget["budget"]["reserved"].as_f64().unwrap() > 0.0, "{budget}");
+    rig.providers.open_gate();
+    streamed.bytes().await.unwrap();
+    rig.stop().await;
+}
+
 #[tokio::test]
 async fn a_retune_acts_at_once_and_says_which_revision_judged() {
     let rig = rig(&[], &[]).await;
@@ -231,6 +313,72 @@ async fn a_retune_acts_at_once_and_says_which_revision_judged() {
     rig.stop().await;
 }
 
+/// In the original, rates were texts with a percent sign, and scripts that read them saw no number.
+#[tokio::test]
+async fn observability_shows_rates_as_numbers_from_0_to_1() {
+    let rig = rig(&[], &[]).await;
+    let terms = |mode| json!({"cache": {"ttl": "1h"}, "rateLimit": {"capacity": 3, "refillPerSecond": 0.001, "mode": mode}});
+    apply(&rig, 1, terms("Enforce"));
+    for status in [200, 200, 200, 429] {
+        assert_eq!(rig.get("/api/v1/budget").await.0, status);
+    }
+    // Where no limit is held against it, the question itself does not count.
+    apply(&rig, 2, terms("Off"));
+    let (_, shown) = rig.get("/api/v1/system/observability").await;
+    assert_eq!(
+        (&shown["rateLimiter"]["totalRequests"], &shown["rateLimiter"]["allowRate"]),
+        (&json!(4), &json!(0.75))
+    );
+    let hit_rate = shown["cache"]["hitRate"].as_f64().expect("a number");
+    assert!(hit_rate > 0.0 && hit_rate <= 1.0, "{shown}");
+    let utilization = shown["database"]["utilization"].as_f64().expect("a number");
+    assert!((0.0..=1.0).contains(&utilization), "{shown}");
+    rig.stop().await;
+}
+
+/// In the original each call left timers behind, and work that had timed out went on.
+#[tokio::test]
+async fn calls_that_have_ended_leave_no_task_behind() {
+    let settings = [("HEDGE_AFTER_MS", "1"), ("DAILY_BUDGET_LIMIT", "1000")];
+    let rig = rig(&["deepseek", "openai"], &settings).await;
+    // Never answers in time: another one is asked, and it is given up.
+    rig.providers.reply("deepseek", [Reply::Slow(Duration::from_mins(5), "late")]);
+    rig.providers.reply("openai", [Reply::Text("yes")]);
+    let settled = || async { rig.get("/api/v1/budget").await.1["budget"]["reserved"] == 0.0 };
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    // With the connections that stay open.
+    rig.burst("the first").await;
+    until("it is settled", settled).await;
+    let before = at_rest(tasks).await;
+    for i in 0..200 {
+        let question = json!({"prompt": format!("question {i}")});
+        let call = rig.http.post(format!("{}/api/v1/providers/burst", rig.base)).json(&question);
+        if i % 20 == 0 {
+            rig.providers
+                .reply("openai", [Reply::Slow(Duration::from_millis(100), "late"), Reply::Text("yes")]);
+            let gave_up = call.timeout(Duration::from_millis(5)).send().await.unwrap_err();
+            assert!(gave_up.is_timeout(), "{gave_up}");
+            until("it is settled", settled).await;
+        } else {
+            assert_eq!(call.send().await.unwrap().status(), 200);
+        }
+    }
+    until("no task is left", || async { tasks() <= before }).await;
+    assert!(rig.providers.seen("deepseek").len() > 150, "each but a few timed out with one provider");
+    rig.stop().await;
+}
+
+/// A number that has not changed for a while.
+async fn at_rest(number: impl Fn() -> usize) -> usize {
+    let (mut last, mut same) = (number(), 0);
+    while same < 20 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        same = if number() == last { same + 1 } else { 0 };
+        last = number();
+    }
+    last
+}
+
 #[tokio::test]
 async fn bad_input_is_a_4xx_in_the_one_envelope_that_names_the_field() {
     let rig = rig(&[], &[]).await;
@@ -242,7 +390,7 @@ async fn bad_input_is_a_4xx_in_the_one_envelope_that_names_the_field() {
     let cases: Vec<(reqwest::RequestBuilder, u16, &str, &str)> = vec![
         (json_body(b"{"), 400, "invalid_json", "not valid JSON"),
         (json_body(b"{\"prompt\":\"\xff\"}"), 400, "invalid_json", "not valid JSON"),
-        (json_body(b"[]"), 400, "invalid_body", "invalid"),
+        (json_body(b"[]"), 400, "invalid_body", "a JSON object"),
         (json_body(b"{}"), 400, "invalid_body", "`prompt`"),
         (json_body(b"{\"prompt\":7}"), 400, "invalid_body", "`prompt`"),
         (json_body(b"{\"prompt\":\"x\",\"temperature\":1}"), 400, "invalid_body", "`temperature`"),
@@ -250,6 +398,12 @@ async fn bad_input_is_a_4xx_in_the_one_envelope_that_names_the_field() {
         (json_body(b"{\"prompt\":\"x\",\"maxTokens\":0}"), 400, "invalid_body", "`maxTokens`"),
         (json_body(b"{\"prompt\":\"x\",\"maxTokens\":-1}"), 400, "invalid_body", "`maxTokens`"),
         (json_body(b"{\"prompt\":\"x\",\"ttlSeconds\":90000}"), 400, "invalid_body", "`ttlSeconds`"),
+        (
+            json_body(b"{\"prompt\":\"x\",\"ttlSeconds\":60,\"stream\":true}"),
+            400,
+            "invalid_body",
+            "together with `stream`",
+        ),
         (json_body(b"{\"prompt\":\"x\",\"provider\":\"skynet\"}"), 400, "invalid_body", "`provider`"),
         (rig.http.post(&burst).json(&json!({"prompt": long})), 400, "invalid_body", "`prompt`"),
         (rig.http.post(&burst).body("prompt=x"), 415, "unsupported_media_type", "application/json"),
@@ -320,6 +474,23 @@ async fn the_description_lists_every_endpoint() {
     ] {
         assert!(paths.iter().any(|have| *have == path), "{path} is missing");
     }
+    let mut ids = std::collections::BTreeSet::new();
+    for operation in
+        description["paths"].as_object().unwrap().values().flat_map(|item| item.as_object().unwrap().values())
+    {
+        assert!(ids.insert(operation["operationId"].as_str()), "{} is used twice", operation["operationId"]);
+        for (status, answer) in operation["responses"].as_object().unwrap() {
+            assert!(
+                answer["description"].as_str().is_some_and(|text| !text.is_empty()),
+                "{operation}: {status}"
+            );
+        }
+    }
+    let schemas = &description["components"]["schemas"];
+    assert!(schemas["PolicyAnswer"]["allOf"].is_array(), "the one of /policyz: {}", schemas["PolicyAnswer"]);
+    assert!(schemas["ProviderPolicyAnswer"]["properties"]["policy"].is_object());
+    let burst = &description["paths"]["/api/v1/providers/burst"]["post"]["responses"]["200"]["content"];
+    assert!(burst["text/event-stream"].is_object() && burst["application/json"].is_object(), "{burst}");
     let (_, shown) = rig.get("/api/v1/providers/resilience-status").await;
     for part in ["tracer", "circuitBreakers", "cache", "rateLimiter", "database", "policy", "deduplicator"] {
         assert!(shown[part].is_object(), "{part}: {shown}");

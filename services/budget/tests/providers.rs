@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use phase6_chassis::ApiKeys;
+use phase6_store::{Row, sql};
 use serde_json::{Value, json};
-use support::{Reply, rig, rig_with_keys, until};
+use support::{Models, Reply, rig, rig_with_keys, until};
 
 #[tokio::test]
 async fn without_a_usable_provider_it_says_which_variable_to_set() {
@@ -41,7 +42,7 @@ async fn every_provider_is_spoken_to_in_its_documented_format() {
         ("anthropic", "/anthropic/v1/messages", "x-api-key", "anthropic-secret-key"),
         (
             "gemini",
-            "/gemini/v1beta/models/gemini-2.0-flash:generateContent",
+            "/gemini/v1beta/models/gemini-3.5-flash-lite:generateContent",
             "x-goog-api-key",
             "gemini-secret-key",
         ),
@@ -95,6 +96,59 @@ async fn an_answer_without_figures_is_charged_by_the_call() {
     rig.stop().await;
 }
 
+/// What was set aside for a cent was settled at a billion dollars, and the daily limit with it.
+#[tokio::test]
+async fn a_provider_cannot_charge_more_than_its_request_can_cause() {
+    let rig = rig(&["openai"], &[("OPENAI_COST_PER_CALL", "0.01")]).await;
+    rig.providers.reply(
+        "openai",
+        [Reply::Body(
+            r#"{"choices": [{"message": {"content": "yes"}}],
+                "usage": {"prompt_tokens": 9000000000000000000, "completion_tokens": 1}}"#,
+        )],
+    );
+    let (status, answer) = rig.burst("hello").await;
+    assert_eq!((status, answer["cost"].as_f64()), (200, Some(0.01)), "{answer}");
+    assert!((rig.used().await - 0.01).abs() < 1e-9);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_stream_without_figures_costs_at_least_a_call_and_at_most_what_was_set_aside() {
+    for (per_call, cost) in [("0.5", 0.5), ("0", 0.000_089)] {
+        let settings =
+            [("OPENAI_COST_PER_CALL", per_call), ("OPENAI_INPUT_PRICE", "1"), ("OPENAI_OUTPUT_PRICE", "10")];
+        let rig = rig(&["openai"], &settings).await;
+        rig.providers.reply("openai", [Reply::TextWithoutUsage("far more bytes than two tokens can have")]);
+        let body = json!({"prompt": "hello", "maxTokens": 2, "stream": true});
+        let mut events = stream_of(&rig, body).await;
+        let done = events.last().await;
+        assert_eq!((done["cost"].as_f64(), &done["estimated"]), (Some(cost), &json!(true)), "{per_call}");
+        rig.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_call_has_its_price_where_tokens_have_none() {
+    let settings =
+        [("OPENAI_COST_PER_CALL", "0.03"), ("OPENAI_INPUT_PRICE", "0"), ("OPENAI_OUTPUT_PRICE", "0")];
+    let rig = rig(&["openai"], &settings).await;
+    rig.providers.reply("openai", [Reply::Text("yes")]);
+    let (_, answer) = rig.burst("hello").await;
+    assert_eq!((answer["cost"].as_f64(), answer["estimated"].as_bool()), (Some(0.03), Some(false)));
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn an_empty_answer_is_charged_by_its_tokens() {
+    let settings = [("OPENAI_INPUT_PRICE", "2"), ("OPENAI_OUTPUT_PRICE", "8"), ("OPENAI_COST_PER_CALL", "1")];
+    let rig = rig(&["openai"], &settings).await;
+    rig.providers.reply("openai", [Reply::Text("  \n")]);
+    assert_eq!(rig.burst("hello").await.0, 503);
+    assert!((rig.used().await - 0.006).abs() < 1e-9, "{}", rig.used().await);
+    rig.stop().await;
+}
+
 /// In the original every call failed after a provider had answered.
 #[tokio::test]
 async fn the_next_provider_answers_when_one_fails() {
@@ -145,6 +199,135 @@ async fn a_provider_that_asks_to_wait_is_not_called_until_then() {
     rig.stop().await;
 }
 
+/// It was passed on as it was, and overflowed.
+#[tokio::test]
+async fn a_wait_beyond_reason_is_told_as_a_day() {
+    let rig = rig(&["deepseek"], &[]).await;
+    rig.providers.reply("deepseek", [Reply::Throttle(u64::MAX)]);
+    for _ in 0..2 {
+        let request = rig.http.post(format!("{}/api/v1/providers/burst", rig.base));
+        let answer = request.json(&json!({"prompt": "hello"})).send().await.unwrap();
+        assert_eq!(answer.status(), 503);
+        assert_eq!(answer.headers()["retry-after"], "86400");
+        let body: Value = answer.json().await.unwrap();
+        assert!(body["error"]["message"].as_str().unwrap().contains("deepseek: "), "{body}");
+    }
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_provider_that_refuses_our_key_or_model_is_left_alone_for_a_while() {
+    for (status, setting) in [(401, "DEEPSEEK_API_KEY"), (403, "DEEPSEEK_API_KEY"), (404, "DEEPSEEK_MODEL")] {
+        let rig = rig(&["deepseek", "openai"], &[]).await;
+        rig.providers.reply("deepseek", [Reply::Status(status)]);
+        rig.providers.reply("openai", [Reply::Text("second")]);
+        for question in ["one", "two", "three"] {
+            assert_eq!(rig.burst(question).await.1["text"], "second");
+        }
+        assert_eq!(rig.providers.seen("deepseek").len(), 1, "not tried first every time");
+        let (_, shown) = rig.get("/api/v1/providers/status").await;
+        let deepseek = &shown["status"]["deepseek"];
+        assert_eq!(deepseek["available"], false);
+        assert!(deepseek["reason"].as_str().unwrap().contains(setting), "{deepseek}");
+        let only = json!({"prompt": "four", "provider": "deepseek"});
+        let (code, refused) = rig.post("/api/v1/providers/burst", only).await;
+        assert!(code == 503 && refused["error"]["message"].as_str().unwrap().contains(setting), "{refused}");
+        rig.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn the_message_names_what_is_missing_for_what_was_asked() {
+    let rig = rig(&["ollama"], &[]).await;
+    let message = |body: Value| {
+        let rig = &rig;
+        async move {
+            let (status, answer) = rig.post("/api/v1/providers/burst", body).await;
+            assert_eq!((status, answer["error"]["code"].as_str()), (503, Some("no_provider")), "{answer}");
+            answer["error"]["message"].as_str().unwrap().to_owned()
+        }
+    };
+    let only = message(json!({"prompt": "hello", "provider": "gemini"})).await;
+    assert_eq!(only, "gemini: set GEMINI_API_KEY");
+    let critical = message(json!({"prompt": "hello", "criticality": "critical"})).await;
+    assert!(
+        critical.starts_with(
+            "none of the providers for critical criticality is usable: openai: set OPENAI_API_KEY;"
+        ),
+        "{critical}"
+    );
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_local_server_is_asked_with_its_key_and_a_wrong_address_is_explained() {
+    let rig = rig(&["localai"], &[]).await;
+    rig.providers.models("localai", Models::Status(404));
+    let (status, answer) = rig.burst("hello").await;
+    let message = answer["error"]["message"].as_str().unwrap();
+    assert_eq!((status, answer["error"]["code"].as_str()), (503, Some("no_provider")));
+    assert_eq!(rig.providers.probes("localai")[0]["authorization"], "Bearer localai-secret-key");
+    let (_, shown) = rig.get("/api/v1/providers/status").await;
+    let reason = shown["status"]["localai"]["reason"].as_str().unwrap();
+    assert!(reason.contains("/v1") && message.contains("/v1"), "{reason} {message}");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_local_server_that_hangs_does_not_delay_those_before_it() {
+    let rig = rig(&["deepseek", "ollama"], &[]).await;
+    rig.providers.models("ollama", Models::Silent);
+    rig.providers.reply("deepseek", [Reply::Text("alive")]);
+    assert_eq!(rig.burst("hello").await.1["text"], "alive");
+    assert_eq!(rig.providers.probes("ollama").len(), 0, "nobody waits for an answer that is not needed");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_password_in_an_address_is_never_shown() {
+    let address = "http://user:s3cret@127.0.0.1:1/v1";
+    let rig = rig(&[], &[("OLLAMA_ENABLED", "true"), ("OLLAMA_BASE_URL", address)]).await;
+    let mut texts = vec![rig.burst("hello").await.1.to_string()];
+    for path in
+        ["/api/v1/providers/status", "/api/v1/providers/recommend", "/api/v1/providers/performance-stream"]
+    {
+        texts.push(rig.get(path).await.1.to_string());
+    }
+    assert!(texts[0].contains("http://127.0.0.1:1/v1"), "{texts:?}");
+    assert!(texts.iter().all(|text| !text.contains("s3cret")), "{texts:?}");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_call_is_part_of_the_request_s_trace() {
+    let rig = rig(&["openai"], &[]).await;
+    rig.providers.reply("openai", [Reply::Text("yes")]);
+    let (_, answer) = rig.burst("hello").await;
+    stream(&rig, "hello").await.last().await;
+    let seen = rig.providers.seen("openai");
+    let trace = |call: usize| seen[call].headers["traceparent"].to_str().unwrap()[3..35].to_owned();
+    assert_eq!(trace(0), answer["traceId"].as_str().unwrap());
+    assert_ne!(trace(1), trace(0));
+    rig.stop().await;
+}
+
+/// A second provider was called, and paid, for a caller who had been told that it took too long.
+#[tokio::test]
+async fn no_call_begins_when_its_caller_no_longer_waits() {
+    let settings = [("ANSWER_LIMIT_SECONDS", "2"), ("HEDGE_AFTER_MS", "60000")];
+    let rig = rig(&["deepseek", "openai"], &settings).await;
+    rig.providers.reply("deepseek", [Reply::Slow(Duration::from_secs(20), "late")]);
+    rig.providers.reply("openai", [Reply::Text("too late")]);
+    let started = Instant::now();
+    let (status, answer) = rig.burst("hello").await;
+    assert!(started.elapsed() < Duration::from_secs(10));
+    assert_eq!((status, answer["error"]["code"].as_str()), (503, Some("providers_failed")), "{answer}");
+    let message = answer["error"]["message"].as_str().unwrap();
+    assert!(message.contains("openai: no time was left"), "{message}");
+    assert_eq!(rig.providers.seen("openai").len(), 0);
+    rig.stop().await;
+}
+
 #[tokio::test]
 async fn a_failing_provider_s_breaker_opens_and_it_is_left_alone() {
     let rig = rig(&["deepseek"], &[]).await;
@@ -190,6 +373,95 @@ async fn a_slow_provider_is_hedged_with_another_one() {
 }
 
 #[tokio::test]
+async fn what_is_free_is_never_hedged_with_what_is_paid() {
+    for streamed in [false, true] {
+        let rig = rig(&["ollama", "openai"], &[("HEDGE_AFTER_MS", "10")]).await;
+        rig.providers.reply("ollama", [Reply::Slow(Duration::from_millis(300), "free")]);
+        rig.providers.reply("openai", [Reply::Text("paid")]);
+        let body = json!({"prompt": "hello", "criticality": "low", "stream": streamed});
+        if streamed {
+            let mut events = stream_of(&rig, body).await;
+            assert_eq!(events.next().await.unwrap().1["provider"], "ollama");
+            events.last().await;
+        } else {
+            assert_eq!(rig.post("/api/v1/providers/burst", body).await.1["text"], "free");
+        }
+        assert_eq!(rig.providers.seen("openai").len(), 0);
+        rig.stop().await;
+    }
+}
+
+/// It went on in the caller's own future: whoever hung up between the end of a call and its record
+/// left the amount set aside for ten minutes.
+#[tokio::test]
+async fn a_client_that_leaves_while_its_call_is_recorded_changes_nothing() {
+    let rig = rig(&["openai"], &[]).await;
+    rig.providers.reply("openai", [Reply::Held("first second")]);
+    let mut events = stream(&rig, "hello").await;
+    events.next().await.unwrap();
+    let records = rig.records().await;
+    let busy = records.begin().await.unwrap();
+    rig.providers.open_gate();
+    while events.next().await.unwrap().1["token"] != "second" {}
+    // The call has ended, and its record waits for the database.
+    drop(events);
+    until("the connection is gone", || async { rig.connections().await == 1 }).await;
+    drop(busy);
+    let used = rig.settled().await;
+    assert!((used - 0.000_35).abs() < 1e-9, "by its tokens, not in full: {used}");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_never_sent_is_given_back() {
+    let rig = rig(&["openai"], &[]).await;
+    let records = rig.records().await;
+    let busy = records.begin().await.unwrap();
+    let request = rig.http.post(format!("{}/api/v1/providers/burst", rig.base));
+    let body = json!({"prompt": "hello", "stream": true});
+    let gave_up = request.json(&body).timeout(Duration::from_millis(100)).send().await;
+    assert!(gave_up.unwrap_err().is_timeout());
+    drop(busy);
+    assert!(rig.settled().await < 1e-9);
+    assert_eq!(rig.providers.seen("openai").len(), 0);
+    assert_eq!(rig.get("/api/v1/budget").await.1["budget"]["calls"], json!({}));
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_database_that_is_away_for_a_moment_loses_no_charge() {
+    let rig = rig(&["openai"], &[]).await;
+    rig.providers.reply("openai", [Reply::Held("first second")]);
+    let mut events = stream(&rig, "hello").await;
+    events.next().await.unwrap();
+    let records = rig.records().await;
+    let busy = records.begin().await.unwrap();
+    rig.providers.open_gate();
+    let done = events.last().await;
+    assert_eq!(done["cost"], 0.000_35, "the answer does not wait for the database for long");
+    // For longer than a statement waits for a lock.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    drop(busy);
+    assert!((rig.settled().await - 0.000_35).abs() < 1e-9);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_stop_waits_until_calls_are_recorded() {
+    let rig = rig(&["openai"], &[]).await;
+    rig.providers.reply("openai", [Reply::Slow(Duration::from_millis(100), "late")]);
+    let request = rig.http.post(format!("{}/api/v1/providers/burst", rig.base));
+    let asking = tokio::spawn(request.json(&json!({"prompt": "hello"})).send());
+    until("the call is made", || async { rig.providers.seen("openai").len() == 1 }).await;
+    asking.abort();
+    let records = rig.records().await;
+    rig.stop().await;
+    let row =
+        sql("SELECT used_micros, reserved_micros FROM budget_days").first(&records).await.unwrap().unwrap();
+    assert_eq!((row.get::<i64, _>(0), row.get::<i64, _>(1)), (350, 0));
+}
+
+#[tokio::test]
 async fn the_daily_limit_holds_under_concurrency() {
     let settings = [
         ("DAILY_BUDGET_LIMIT", "0.10"),
@@ -208,6 +480,23 @@ async fn the_daily_limit_holds_under_concurrency() {
     assert_eq!(refused[0].1["error"]["code"], "budget_exceeded");
     assert_eq!(rig.providers.seen("openai").len(), 3, "a refused call is not made");
     assert!((rig.used().await - 0.09).abs() < 1e-9);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn what_only_waits_for_other_calls_may_be_asked_again_soon() {
+    let settings = [("DAILY_BUDGET_LIMIT", "0.10"), ("OPENAI_COST_PER_CALL", "0.08")];
+    let rig = rig(&["openai"], &settings).await;
+    rig.providers.reply("openai", [Reply::Held("first second")]);
+    let mut events = stream(&rig, "one").await;
+    events.next().await.unwrap();
+    let request = rig.http.post(format!("{}/api/v1/providers/burst", rig.base));
+    let refused = request.json(&json!({"prompt": "two"})).send().await.unwrap();
+    assert_eq!((refused.status().as_u16(), &refused.headers()["retry-after"]), (402, &"5".parse().unwrap()));
+    let (_, budget) = rig.get("/api/v1/budget").await;
+    assert_eq!((&budget["budget"]["percent"], &budget["budget"]["warning"]), (&json!(0.0), &json!(false)));
+    rig.providers.open_gate();
+    events.last().await;
     rig.stop().await;
 }
 
@@ -234,6 +523,8 @@ async fn the_same_question_at_the_same_time_is_one_call() {
     assert_eq!(rig.providers.seen("openai").len(), 1);
     let joined = answers.iter().filter(|(_, answer)| answer["joined"] == true).count();
     assert_eq!(joined, 9);
+    let costs: f64 = answers.iter().map(|(_, answer)| answer["cost"].as_f64().unwrap()).sum();
+    assert!((costs - rig.used().await).abs() < 1e-9, "costs add up to what was charged: {costs}");
     rig.stop().await;
 }
 
@@ -307,16 +598,24 @@ impl Events {
             self.text.push_str(std::str::from_utf8(&more.ok()?).unwrap());
         }
     }
+
+    /// The data of the last event.
+    async fn last(&mut self) -> Value {
+        let mut last = Value::Null;
+        while let Some((_, data)) = self.next().await {
+            last = data;
+        }
+        last
+    }
 }
 
 async fn stream(rig: &support::Rig, prompt: &str) -> Events {
-    let answer = rig
-        .http
-        .post(format!("{}/api/v1/providers/burst", rig.base))
-        .json(&json!({"prompt": prompt, "stream": true}))
-        .send()
-        .await
-        .unwrap();
+    stream_of(rig, json!({"prompt": prompt, "stream": true})).await
+}
+
+async fn stream_of(rig: &support::Rig, body: Value) -> Events {
+    let answer =
+        rig.http.post(format!("{}/api/v1/providers/burst", rig.base)).json(&body).send().await.unwrap();
     assert_eq!(answer.status().as_u16(), 200);
     assert_eq!(answer.headers()["content-type"], "text/event-stream");
     Events { stream: Box::pin(answer.bytes_stream()), text: String::new() }
@@ -384,6 +683,65 @@ async fn a_stream_moves_on_to_the_next_provider_before_it_began() {
     let (_, meta) = events.next().await.unwrap();
     assert_eq!(meta["provider"], "openai");
     assert_eq!(meta["attempts"][0]["provider"], "deepseek");
+    rig.stop().await;
+}
+
+/// A head that was slower than the hedge was cut, charged in full and counted as a failure.
+#[tokio::test]
+async fn the_first_stream_to_begin_is_passed_on_and_the_slower_one_given_up() {
+    let rig = rig(&["deepseek", "openai"], &[("HEDGE_AFTER_MS", "50")]).await;
+    rig.providers.reply("deepseek", [Reply::Slow(Duration::from_millis(300), "slow but first")]);
+    rig.providers.reply("openai", [Reply::Slow(Duration::from_secs(20), "late")]);
+    let mut events = stream(&rig, "one").await;
+    let (_, meta) = events.next().await.unwrap();
+    assert_eq!((&meta["provider"], &meta["attempts"]), (&json!("deepseek"), &json!([])));
+    events.last().await;
+    assert_eq!(rig.providers.seen("openai").len(), 1, "it was asked beside it");
+
+    rig.providers.reply("deepseek", [Reply::Slow(Duration::from_secs(20), "late")]);
+    rig.providers.reply("openai", [Reply::Text("early")]);
+    let mut events = stream(&rig, "two").await;
+    assert_eq!(events.next().await.unwrap().1["provider"], "openai");
+    events.last().await;
+    rig.settled().await;
+    let (_, shown) = rig.get("/api/v1/providers/status").await;
+    for provider in ["deepseek", "openai"] {
+        let breaker = &shown["status"][provider]["circuitBreaker"];
+        assert_eq!((&breaker["callCount"], &breaker["failureCount"]), (&json!(1), &json!(0)), "{provider}");
+    }
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_reader_that_no_longer_reads_does_not_keep_its_place() {
+    let rig = rig(&["openai"], &[("STREAM_LIMIT_SECONDS", "1")]).await;
+    rig.providers.reply("openai", [Reply::Held("never finished")]);
+    let mut events = stream(&rig, "hello").await;
+    until("its place is free", || async {
+        rig.get("/api/v1/system/observability").await.1["callGate"]["running"] == 0
+    })
+    .await;
+    assert!(rig.settled().await > 0.0);
+    let error = events.last().await;
+    assert!(error["message"].as_str().unwrap().contains("longer than 1 s"), "{error}");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_provider_that_is_too_busy_says_so_within_its_stream() {
+    let rig = rig(&["anthropic"], &[]).await;
+    rig.providers.reply(
+        "anthropic",
+        [Reply::Events(&[
+            r#"{"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}"#,
+        ])],
+    );
+    let error = stream(&rig, "hello").await.last().await;
+    assert_eq!(error["message"], "anthropic: asked to wait");
+    let (_, shown) = rig.get("/api/v1/system/observability").await;
+    let breaker = &shown["circuitBreakers"]["anthropic"];
+    assert_eq!((&breaker["throttled"], &breaker["failureCount"]), (&json!(true), &json!(0)));
+    assert!(rig.used().await < 1e-9, "nothing had come");
     rig.stop().await;
 }
 

@@ -1,14 +1,15 @@
 //! An answer passed on as it comes.
 
-use std::{pin::Pin, sync::atomic::Ordering};
+use std::{pin::Pin, sync::atomic::Ordering, time::Instant};
 
-use futures_util::{Stream, StreamExt};
-use phase6_chassis::breaker::{Outcome, Permit};
+use futures_util::{Stream, StreamExt, stream};
+use phase6_chassis::{breaker::Outcome, telemetry::OutgoingCall};
 use serde::Serialize;
+use tokio::sync::mpsc;
 
 use super::{
     Ask, Attempt, Broker, NoAnswer,
-    attempt::{Bill, outcome},
+    attempt::{Begun, outcome},
     why,
 };
 use crate::{
@@ -17,6 +18,9 @@ use crate::{
     provider::{CallFailed, Piece, ProviderId, Streaming, Usage},
     routing::Task,
 };
+
+/// Events that a client may be behind.
+const AHEAD: usize = 64;
 
 /// What a client is told of an answer on its way.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -71,98 +75,113 @@ impl Broker {
     /// See [`NoAnswer`].
     pub async fn stream(&self, ask: Ask) -> Result<Streamed, NoAnswer> {
         self.inner.asked.fetch_add(1, Ordering::Relaxed);
-        let (task, _, candidates) = self.candidates(&ask);
-        let (place, candidates) = self.admitted(&candidates).await?;
-        let mut failed = Vec::new();
-        let count = candidates.len();
-        for (number, id) in candidates.into_iter().enumerate() {
-            let (permit, bill) = match self.begin(id, &ask, task).await {
-                Ok(begun) => begun,
-                Err(attempt) => {
-                    failed.push(attempt);
-                    continue;
-                }
-            };
-            let provider = self.inner.directory.get(id);
-            let beginning = self.inner.directory.client().stream(provider, &ask.prompt);
-            let last = number + 1 == count;
-            let begun = if last {
-                beginning.await
-            } else {
-                let limited = tokio::time::timeout(self.inner.hedge_after, beginning);
-                limited.await.unwrap_or(Err(CallFailed::TooSlow))
-            };
-            match begun {
-                Err(error) => {
-                    permit.end(outcome(&error));
-                    failed.push(bill.fail(&error).await);
-                }
-                Ok(pieces) => {
-                    let passing = Passing {
-                        broker: self.clone(),
-                        id,
-                        pieces,
-                        permit: Some(permit),
-                        bill: Some(bill),
-                        usage: None,
-                        received: 0,
-                        sent: ask.prompt.bytes(),
-                        _place: place,
-                    };
-                    return Ok(Streamed {
-                        provider: id,
-                        model: provider.model().to_owned(),
-                        task,
-                        attempts: failed,
-                        events: Box::pin(futures_util::stream::unfold(passing, Passing::next)),
-                    });
-                }
-            }
+        let due = Instant::now() + self.inner.answer_limit;
+        let (task, criticality, candidates) = self.candidates(&ask);
+        let (place, usable) = self.admitted(&candidates, criticality).await?;
+        let begin = |id| self.begin_stream(id, &ask, task, due);
+        let (begun, attempts) = self
+            .first(usable, begin)
+            .await
+            .map_err(|failed| why(failed, || self.inner.directory.why_none(&candidates, criticality)))?;
+        let (id, begun, pieces) = begun;
+        let (tell, told) = mpsc::channel(AHEAD);
+        let passing = Passing {
+            broker: self.clone(),
+            id,
+            pieces,
+            begun,
+            usage: None,
+            received: 0,
+            sent: ask.prompt.bytes(),
+            max_tokens: ask.prompt.max_tokens,
+            _place: place,
+        };
+        // In a task of its own: a reader that no longer reads cannot keep it from ending.
+        self.inner.tasks.spawn(passing.pass(tell));
+        Ok(Streamed {
+            provider: id,
+            model: self.inner.directory.get(id).model().to_owned(),
+            task,
+            attempts,
+            events: Box::pin(stream::unfold(told, |mut told| async {
+                told.recv().await.map(|event| (event, told))
+            })),
+        })
+    }
+
+    async fn begin_stream(
+        &self,
+        id: ProviderId,
+        ask: &Ask,
+        task: Task,
+        due: Instant,
+    ) -> Result<(ProviderId, Begun, Streaming), Attempt> {
+        let provider = self.inner.directory.get(id);
+        let client = self.inner.directory.client();
+        let mut begun = self.begin(id, ask, task, due).await?;
+        let call = async |limit, span: Option<&OutgoingCall>| {
+            client.stream(provider, &ask.prompt, limit, span).await
+        };
+        match begun.send(call).await {
+            Ok(pieces) => Ok((id, begun, pieces)),
+            Err(failed) => Err(begun.fail(&failed).await),
         }
-        Err(why(failed))
     }
 }
 
-/// An answer that is being passed on. Dropped in the middle (the client went away), its bill is
-/// charged in full.
+/// An answer that is being passed on.
 struct Passing {
     broker: Broker,
     id: ProviderId,
     pieces: Streaming,
-    permit: Option<Permit>,
-    bill: Option<Bill>,
+    begun: Begun,
     usage: Option<Usage>,
     /// Bytes of text so far.
     received: usize,
     sent: usize,
+    max_tokens: u32,
     _place: Place,
 }
 
 impl Passing {
-    async fn next(mut self) -> Option<(StreamEvent, Self)> {
-        // Without a bill the last event has been told.
-        self.bill.as_ref()?;
-        loop {
-            match self.pieces.next().await {
-                Some(Ok(Piece::Text(token))) => {
+    /// Passes the answer on until it ends, the client goes away, or it takes too long. Whatever
+    /// happens, its bill is settled and its place given back.
+    async fn pass(mut self, tell: mpsc::Sender<StreamEvent>) {
+        // What comes last has its room from the beginning: it is told also where a reader is slow.
+        let Ok(last) = tell.clone().reserve_owned().await else { return };
+        let limit = self.broker.inner.stream_limit;
+        let ended = tokio::select! {
+            // Dropped in the middle, it is charged in full and says nothing about the provider.
+            () = tell.closed() => return,
+            ended = tokio::time::timeout(limit, self.pieces(&tell)) => ended,
+        };
+        last.send(match ended {
+            Ok(Ok(())) => self.end().await,
+            Ok(Err(failed)) => self.fail(&failed).await,
+            Err(_) => {
+                // Who was slow is not known, so that the breaker is told nothing.
+                let message = format!("{}: the answer took longer than {} s", self.id, limit.as_secs());
+                self.begun.bill.fail(&CallFailed::TooSlow).await;
+                StreamEvent::Error { code: "provider_failed", message }
+            }
+        });
+    }
+
+    async fn pieces(&mut self, tell: &mpsc::Sender<StreamEvent>) -> Result<(), CallFailed> {
+        while let Some(piece) = self.pieces.next().await {
+            match piece? {
+                Piece::Text(token) => {
                     self.received += token.len();
-                    return Some((StreamEvent::Token { token }, self));
+                    if tell.send(StreamEvent::Token { token }).await.is_err() {
+                        // Nobody listens; `pass` is told so, too.
+                        std::future::pending::<()>().await;
+                    }
                 }
-                Some(Ok(Piece::Usage(usage))) => self.learn(usage),
-                Some(Ok(Piece::End)) => {
-                    let event = self.end().await;
-                    return Some((event, self));
-                }
-                Some(Err(error)) => {
-                    let event = self.fail(&error).await;
-                    return Some((event, self));
-                }
-                None => {
-                    let event = self.fail(&CallFailed::Broken).await;
-                    return Some((event, self));
-                }
+                Piece::Usage(usage) => self.learn(usage),
+                Piece::End => return Ok(()),
             }
         }
+        Err(CallFailed::Broken)
     }
 
     /// Figures come in parts: what was sent at the beginning, what came back at the end.
@@ -172,29 +191,33 @@ impl Passing {
             Some(Usage { input: usage.input.max(before.input), output: usage.output.max(before.output) });
     }
 
-    async fn end(&mut self) -> StreamEvent {
-        if let Some(permit) = self.permit.take() {
-            permit.end(Outcome::Success);
-        }
+    /// What the call costs without figures: at most one token for each byte.
+    fn guess(&self) -> Micros {
+        let output = u32::try_from(self.received).unwrap_or(u32::MAX).min(self.max_tokens);
+        self.broker.inner.prices.of(self.id).at_most(self.sent, output)
+    }
+
+    async fn end(self) -> StreamEvent {
         let price = self.broker.inner.prices.of(self.id);
-        let estimated = self.usage.is_none() && !price.is_free();
-        // Without figures: at most one token for each byte.
-        let guess = Usage { input: self.sent as u64, output: self.received as u64 };
-        let cost = price.cost(Some(self.usage.unwrap_or(guess)));
-        if let Some(mut bill) = self.bill.take() {
-            bill.usage = self.usage;
-            bill.pay(cost, estimated, "success").await;
-        }
+        let estimated = price.is_guess(self.usage);
+        let cost = if estimated { self.guess() } else { price.cost(self.usage) };
+        let Begun { permit, mut bill, .. } = self.begun;
+        permit.end(Outcome::Success);
+        bill.usage = self.usage;
+        let cost = bill.pay(cost, estimated, "success").await;
         StreamEvent::Done { usage: self.usage, cost, estimated }
     }
 
-    async fn fail(&mut self, error: &CallFailed) -> StreamEvent {
-        if let Some(permit) = self.permit.take() {
-            permit.end(outcome(error));
+    async fn fail(self, failed: &CallFailed) -> StreamEvent {
+        let message = format!("{}: {failed}", self.id);
+        if self.received > 0 && !failed.may_be_charged() {
+            // It was asked to wait in the middle of its work.
+            let cost = self.guess();
+            self.begun.permit.end(outcome(failed));
+            self.begun.bill.pay(cost, cost > Micros::ZERO, "throttled").await;
+        } else {
+            self.begun.fail(failed).await;
         }
-        if let Some(bill) = self.bill.take() {
-            bill.fail(error).await;
-        }
-        StreamEvent::Error { code: "provider_failed", message: format!("{}: {error}", self.id) }
+        StreamEvent::Error { code: "provider_failed", message }
     }
 }

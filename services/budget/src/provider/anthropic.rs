@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Completion, Malformed, Piece, Prompt, Usage};
+use super::{Completion, Piece, Prompt, Unreadable, Usage};
 
 pub(super) fn request(model: &str, prompt: &Prompt, stream: bool) -> (String, Value) {
     let mut body = json!({
@@ -19,14 +19,14 @@ pub(super) fn request(model: &str, prompt: &Prompt, stream: bool) -> (String, Va
     ("/v1/messages".into(), body)
 }
 
-pub(super) fn read(value: &Value) -> Result<Completion, Malformed> {
-    let blocks = value["content"].as_array().ok_or_else(|| Malformed("no content".into()))?;
+pub(super) fn read(value: &Value) -> Result<Completion, Unreadable> {
+    let blocks = value["content"].as_array().ok_or_else(|| Unreadable::malformed("no content"))?;
     let text =
         blocks.iter().filter(|block| block["type"] == "text").filter_map(|block| block["text"].as_str());
     Ok(Completion { text: text.collect(), usage: usage(&value["usage"]) })
 }
 
-pub(super) fn read_event(value: &Value) -> Result<Vec<Piece>, Malformed> {
+pub(super) fn read_event(value: &Value) -> Result<Vec<Piece>, Unreadable> {
     Ok(match value["type"].as_str() {
         Some("content_block_delta") => match value["delta"]["text"].as_str() {
             Some(text) => vec![Piece::Text(text.to_owned())],
@@ -42,12 +42,8 @@ pub(super) fn read_event(value: &Value) -> Result<Vec<Piece>, Malformed> {
             None => vec![],
         },
         Some("message_stop") => vec![Piece::End],
-        Some("error") => {
-            let message = value["error"]["message"].as_str().unwrap_or("unknown");
-            return Err(Malformed(format!("error in the stream: {message}")));
-        }
         Some(_) => vec![],
-        None => return Err(Malformed("an event without a type".into())),
+        None => return Err(Unreadable::malformed("an event without a type")),
     })
 }
 
@@ -91,7 +87,6 @@ mod tests {
                 Piece::End,
             ]
         );
-        assert!(read_event(&json!({"type": "error", "error": {"message": "overloaded"}})).is_err());
         assert!(read_event(&json!({})).is_err());
     }
 }

@@ -12,20 +12,25 @@ use http::{
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER},
 };
 use jiff::Timestamp;
+use phase6_chassis::telemetry::{OutgoingCall, context::TRACEPARENT};
 use reqwest::redirect::Policy;
 
-use super::{Completion, Piece, Prompt, Provider, Wire, sse::Events};
+use super::{Completion, Piece, Prompt, Provider, ProviderId, Unreadable, Usage, Wire, sse::Events};
 
 /// Longest time to connect.
 const CONNECT: Duration = Duration::from_secs(2);
-/// Longest time for a whole answer.
-const WHOLE: Duration = Duration::from_secs(30);
+/// Longest time until a stream begins.
+const HEAD: Duration = Duration::from_secs(30);
 /// Longest silence in a stream.
 const SILENCE: Duration = Duration::from_secs(15);
 /// Longest time for the question whether a local server answers.
 const PROBE: Duration = Duration::from_millis(500);
 /// Largest whole answer.
 const LARGEST: usize = 4 * 1024 * 1024;
+/// Most bytes of a stream: each token comes in an event of its own.
+const LARGEST_STREAM: usize = 16 * 1024 * 1024;
+/// Longest wait that a provider can ask for.
+const LONGEST_WAIT: Duration = Duration::from_hours(24);
 
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 const ANTHROPIC_VERSION: HeaderName = HeaderName::from_static("anthropic-version");
@@ -87,16 +92,37 @@ pub enum CallFailed {
     /// The answer does not follow the documented format.
     #[error("answer does not follow the documented format")]
     Malformed,
+    /// It began to answer and then reported an error.
+    #[error("reported an error")]
+    Reported,
     /// The answer holds no text.
     #[error("answer holds no text")]
-    Empty,
+    Empty {
+        /// Tokens that were used for it all the same, if the provider said.
+        usage: Option<Usage>,
+    },
 }
 
 impl CallFailed {
     /// Whether the provider may have done the work, and so may charge for it.
     pub fn may_be_charged(&self) -> bool {
-        matches!(self, Self::TooSlow | Self::Broken | Self::Malformed | Self::Empty)
+        matches!(self, Self::TooSlow | Self::Broken | Self::Malformed | Self::Reported | Self::Empty { .. })
     }
+}
+
+/// Longest time for a whole answer of so many tokens: at fifty tokens a second, and some time to
+/// begin.
+pub fn time_for(max_tokens: u32) -> Duration {
+    Duration::from_secs(15) + Duration::from_millis(20) * max_tokens
+}
+
+/// Why a local server cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NotThere {
+    /// Nothing answers at its address.
+    Silent,
+    /// Something answers, and refuses the question for its models.
+    Status(u16),
 }
 
 /// The client.
@@ -127,39 +153,57 @@ impl Client {
         Ok(Self { http })
     }
 
-    /// Asks for a whole answer.
+    /// Asks for a whole answer, within `limit` and as a part of `call`'s trace.
     ///
     /// # Errors
     ///
     /// See [`CallFailed`].
-    pub async fn complete(&self, provider: &Provider, prompt: &Prompt) -> Result<Completion, CallFailed> {
+    pub async fn complete(
+        &self,
+        provider: &Provider,
+        prompt: &Prompt,
+        limit: Duration,
+        call: Option<&OutgoingCall>,
+    ) -> Result<Completion, CallFailed> {
         let asking = async {
-            let answer = self.send(provider, prompt, false).await?;
+            let answer = self.send(provider, prompt, false, call).await?;
             let body = read_whole(answer).await?;
-            let completion = provider.wire().read(&body).map_err(|error| {
-                tracing::warn!(provider = %provider.id(), %error, "provider's answer is malformed");
-                CallFailed::Malformed
-            })?;
-            if completion.text.trim().is_empty() { Err(CallFailed::Empty) } else { Ok(completion) }
+            let completion =
+                provider.wire().read(&body).map_err(|error| unreadable(provider.id(), &error))?;
+            if completion.text.trim().is_empty() {
+                return Err(CallFailed::Empty { usage: completion.usage });
+            }
+            Ok(completion)
         };
-        tokio::time::timeout(WHOLE, asking).await.unwrap_or(Err(CallFailed::TooSlow))
+        tokio::time::timeout(limit, asking).await.unwrap_or(Err(CallFailed::TooSlow))
     }
 
-    /// Asks for an answer that comes piece by piece; gives it when its head has come.
+    /// Asks for an answer that comes piece by piece; gives it when its head has come, within
+    /// `limit`.
     ///
     /// # Errors
     ///
     /// See [`CallFailed`]; later ones come in the stream.
-    pub async fn stream(&self, provider: &Provider, prompt: &Prompt) -> Result<Streaming, CallFailed> {
-        let head = tokio::time::timeout(WHOLE, self.send(provider, prompt, true));
+    pub async fn stream(
+        &self,
+        provider: &Provider,
+        prompt: &Prompt,
+        limit: Duration,
+        call: Option<&OutgoingCall>,
+    ) -> Result<Streaming, CallFailed> {
+        let head = tokio::time::timeout(limit.min(HEAD), self.send(provider, prompt, true, call));
         let answer = head.await.unwrap_or(Err(CallFailed::TooSlow))?;
-        Ok(pieces(provider.wire(), answer.bytes_stream().boxed()))
+        Ok(pieces(provider.id(), provider.wire(), answer.bytes_stream().boxed()))
     }
 
-    /// Whether a server answers at all.
-    pub(super) async fn answers(&self, url: &str) -> bool {
-        let asking = self.http.get(url).timeout(PROBE).send().await;
-        asking.is_ok_and(|answer| answer.status().is_success())
+    /// Whether a local server is there: it is asked for its models at `url`.
+    pub(super) async fn probe(&self, provider: &Provider, url: &str) -> Result<(), NotThere> {
+        let asking = self.http.get(url).headers(headers(provider, false)).timeout(PROBE).send().await;
+        match asking.map(|answer| answer.status()) {
+            Ok(status) if status.is_success() => Ok(()),
+            Ok(status) => Err(NotThere::Status(status.as_u16())),
+            Err(_) => Err(NotThere::Silent),
+        }
     }
 
     async fn send(
@@ -167,10 +211,15 @@ impl Client {
         provider: &Provider,
         prompt: &Prompt,
         stream: bool,
+        call: Option<&OutgoingCall>,
     ) -> Result<reqwest::Response, CallFailed> {
-        let (path, body) = provider.wire().request(provider.model(), prompt, stream);
+        let (path, body) = provider.wire().request(provider.id(), provider.model(), prompt, stream);
         let url = format!("{}{path}", provider.base_url());
-        let request = self.http.post(url).headers(headers(provider, stream)).json(&body);
+        let mut headers = headers(provider, stream);
+        if let Some(call) = call {
+            headers.insert(TRACEPARENT, call.context().to_header());
+        }
+        let request = self.http.post(url).headers(headers).json(&body);
         let answer = request.send().await.map_err(|error| {
             if error.is_connect() || error.is_builder() {
                 CallFailed::Unreachable
@@ -217,14 +266,26 @@ fn headers(provider: &Provider, stream: bool) -> HeaderMap {
     headers
 }
 
-/// Seconds or a date (RFC 9110, section 10.2.3).
+/// Seconds or a date (RFC 9110, section 10.2.3), at most a day.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(seconds) = text.parse() {
-        return Some(Duration::from_secs(seconds));
+    let wait = if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        // A number too large to hold is more than a day, too.
+        text.parse().map_or(LONGEST_WAIT, Duration::from_secs)
+    } else {
+        let date = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
+        Duration::try_from(date.duration_since(Timestamp::now())).unwrap_or_default()
+    };
+    Some(wait.min(LONGEST_WAIT))
+}
+
+fn unreadable(provider: ProviderId, error: &Unreadable) -> CallFailed {
+    tracing::warn!(%provider, %error, "provider's answer holds no text");
+    match error {
+        Unreadable::Malformed(_) => CallFailed::Malformed,
+        Unreadable::Busy(_) => CallFailed::Throttled { retry_after: None },
+        Unreadable::Failed(_) => CallFailed::Reported,
     }
-    let date = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
-    Some(Duration::try_from(date.duration_since(Timestamp::now())).unwrap_or_default())
 }
 
 async fn read_whole(mut answer: reqwest::Response) -> Result<Bytes, CallFailed> {
@@ -238,17 +299,18 @@ async fn read_whole(mut answer: reqwest::Response) -> Result<Bytes, CallFailed> 
     Ok(body.freeze())
 }
 
-fn pieces<S>(wire: Wire, bytes: S) -> Streaming
+fn pieces<S>(provider: ProviderId, wire: Wire, bytes: S) -> Streaming
 where
     S: Stream<Item = reqwest::Result<Bytes>> + Send + Unpin + 'static,
 {
     struct Reading<S> {
         bytes: S,
         events: Events,
+        received: usize,
         ready: std::collections::VecDeque<Result<Piece, CallFailed>>,
         done: bool,
     }
-    let reading = Reading { bytes, events: Events::default(), ready: [].into(), done: false };
+    let reading = Reading { bytes, events: Events::default(), received: 0, ready: [].into(), done: false };
     Box::pin(futures_util::stream::unfold(reading, move |mut reading| async move {
         loop {
             if let Some(piece) = reading.ready.pop_front() {
@@ -267,20 +329,22 @@ where
                 // A stream that just ends is complete only where the format has no other sign.
                 Ok(None) if wire.says_end() => reading.ready.push_back(Err(CallFailed::Broken)),
                 Ok(None) => reading.ready.push_back(Ok(Piece::End)),
-                Ok(Some(Ok(bytes))) => match reading.events.push(&bytes) {
-                    Err(_) => reading.ready.push_back(Err(CallFailed::Malformed)),
-                    Ok(complete) => {
-                        for data in complete {
-                            match wire.read_event(&data) {
-                                Ok(pieces) => reading.ready.extend(pieces.into_iter().map(Ok)),
-                                Err(error) => {
-                                    tracing::warn!(%error, "provider's stream is malformed");
-                                    reading.ready.push_back(Err(CallFailed::Malformed));
+                Ok(Some(Ok(bytes))) => {
+                    reading.received += bytes.len();
+                    match reading.events.push(&bytes) {
+                        Ok(complete) if reading.received <= LARGEST_STREAM => {
+                            for data in complete {
+                                match wire.read_event(&data) {
+                                    Ok(pieces) => reading.ready.extend(pieces.into_iter().map(Ok)),
+                                    Err(error) => {
+                                        reading.ready.push_back(Err(unreadable(provider, &error)));
+                                    }
                                 }
                             }
                         }
+                        _ => reading.ready.push_back(Err(CallFailed::Malformed)),
                     }
-                },
+                }
             }
         }
     }))
@@ -299,6 +363,34 @@ mod tests {
         assert_eq!(after("7"), Some(Duration::from_secs(7)));
         assert_eq!(after("Tue, 24 Nov 2020 10:00:00 GMT"), Some(Duration::ZERO), "a date that is past");
         assert_eq!(after("soon"), None);
+    }
+
+    /// A provider's wish was passed on as it was, and the largest one overflowed.
+    #[test]
+    fn nobody_waits_for_longer_than_a_day() {
+        for text in ["18446744073709551615", "99999999999999999999999", "24 Nov 2320 10:00:00 GMT"] {
+            let headers = HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_static(text))]);
+            assert_eq!(retry_after(&headers), Some(LONGEST_WAIT), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_longer_answer_has_more_time() {
+        assert_eq!(time_for(0), Duration::from_secs(15));
+        assert!(time_for(8192) > Duration::from_mins(2));
+    }
+
+    /// It would hold its place for as long as it goes on.
+    #[tokio::test]
+    async fn a_stream_without_end_is_cut() {
+        let event = format!(
+            "data: {}\n\n",
+            serde_json::json!({"choices": [{"delta": {"content": "x".repeat(1 << 20)}}]})
+        );
+        let endless = futures_util::stream::repeat(Bytes::from(event)).map(Ok);
+        let told: Vec<_> = pieces(ProviderId::OpenAi, Wire::OpenAi, endless).collect().await;
+        assert_eq!(told.last(), Some(&Err(CallFailed::Malformed)));
+        assert!(told.len() <= LARGEST_STREAM >> 20);
     }
 
     #[test]

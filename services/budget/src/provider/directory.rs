@@ -15,10 +15,17 @@ use phase6_chassis::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{Client, ProviderId, Wire, client::ApiKey};
+use super::{
+    Client, ProviderId, Wire,
+    client::{ApiKey, NotThere},
+    openai::{DEEPSEEK_MODEL, OPENAI_MODEL},
+};
+use crate::routing::Criticality;
 
 /// For how long it is believed that a local server answers, or does not.
 const BELIEVED: Duration = Duration::from_secs(5);
+/// For how long a provider that refused our key or model is left alone.
+const LEFT_ALONE: Duration = Duration::from_mins(5);
 
 /// A provider as it is set up here.
 #[derive(Clone)]
@@ -30,14 +37,21 @@ struct Inner {
     id: ProviderId,
     wire: Wire,
     base_url: String,
+    /// The address without what must not be shown.
+    shown_url: String,
     model: String,
+    /// What its operator should know about its price.
+    warning: Option<String>,
     key: Option<ApiKey>,
     /// The setting that holds its key; none: it needs none.
     key_setting: Option<String>,
     enabled: bool,
     /// Where a server that needs no key says that it is there.
     probe: Option<String>,
-    seen: Mutex<Option<(Instant, bool)>>,
+    /// Why it could not be used when it was last probed, if so.
+    seen: Mutex<Option<(Instant, Option<String>)>>,
+    /// When and why it refused our key or model.
+    refused: Mutex<Option<(Instant, String)>>,
     breaker: Breaker,
 }
 
@@ -54,6 +68,9 @@ pub struct ProviderStatus {
     /// Why it is not available, and what would help.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// What its operator should know.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
     /// Its circuit breaker.
     #[schema(value_type = Object)]
     pub circuit_breaker: Snapshot,
@@ -99,27 +116,68 @@ impl Provider {
         }
     }
 
-    /// Whether a server that needs no key answers; remembered for a few seconds.
-    async fn is_there(&self, client: &Client) -> bool {
-        let Some(probe) = &self.inner.probe else { return true };
-        let seen = *self.inner.seen.lock();
-        if let Some((_, there)) = seen.filter(|(at, _)| at.elapsed() < BELIEVED) {
-            return there;
+    /// Takes note that it refused our key (401, 403) or our account (402), or does not know what it was
+    /// asked for (404).
+    /// Another call would be refused, too, and be in the way of providers that answer.
+    pub(crate) fn refused(&self, status: u16) {
+        let prefix = self.inner.id.prefix();
+        let what = match status {
+            401 | 403 => format!("it refused our key (status {status}): check {prefix}_API_KEY"),
+            402 => "it wants our account to be paid (status 402)".to_owned(),
+            404 => format!(
+                "it does not know model {:?} or the address (status 404): check {prefix}_MODEL and {prefix}_BASE_URL",
+                self.inner.model
+            ),
+            _ => return,
+        };
+        *self.inner.refused.lock() = Some((Instant::now(), what));
+    }
+
+    /// Why it is not asked, as far as that is known without asking.
+    pub(crate) fn unusable(&self) -> Option<String> {
+        self.missing().or_else(|| {
+            let refused = self.inner.refused.lock();
+            let (at, what) = refused.as_ref()?;
+            let left = LEFT_ALONE.checked_sub(at.elapsed())?;
+            Some(format!("{what}; asked again in {} s", left.as_secs() + 1))
+        })
+    }
+
+    /// Why a local server cannot be used; remembered for a few seconds.
+    pub(crate) async fn absent(&self, client: &Client) -> Option<String> {
+        let probe = self.inner.probe.as_ref()?;
+        let seen = self.inner.seen.lock().clone();
+        if let Some((_, reason)) = seen.filter(|(at, _)| at.elapsed() < BELIEVED) {
+            return reason;
         }
-        let there = client.answers(probe).await;
-        *self.inner.seen.lock() = Some((Instant::now(), there));
-        there
+        let Inner { id, shown_url, .. } = &*self.inner;
+        let prefix = id.prefix();
+        let reason = client.probe(self, probe).await.err().map(|why| match why {
+            NotThere::Silent => {
+                format!("no server answers at {shown_url}; start one or set {prefix}_BASE_URL")
+            }
+            NotThere::Status(404) => {
+                format!("{shown_url}/models is not found; if {prefix}_BASE_URL lacks its `/v1`, add it")
+            }
+            NotThere::Status(status @ (401 | 403)) => {
+                format!("{shown_url} refused our key (status {status}); set {prefix}_API_KEY")
+            }
+            NotThere::Status(status) => format!("{shown_url}/models answers with status {status}"),
+        });
+        *self.inner.seen.lock() = Some((Instant::now(), reason.clone()));
+        reason
     }
 
     async fn reason(&self, client: &Client) -> Option<String> {
-        if let Some(missing) = self.missing() {
-            return Some(missing);
+        match self.unusable() {
+            Some(reason) => Some(reason),
+            None => self.absent(client).await,
         }
-        if !self.is_there(client).await {
-            let setting = format!("{}_BASE_URL", self.inner.id.prefix());
-            return Some(format!("no server answers at {}; start one or set {setting}", self.inner.base_url));
-        }
-        None
+    }
+
+    /// The same from what is remembered.
+    fn last_reason(&self) -> Option<String> {
+        self.unusable().or_else(|| self.inner.seen.lock().as_ref()?.1.clone())
     }
 }
 
@@ -143,6 +201,9 @@ impl Directory {
             .collect::<Result<Vec<_>, _>>()?;
         for provider in providers.iter().filter(|provider| provider.missing().is_none()) {
             kit.show_breaker(provider.breaker());
+            if let Some(warning) = &provider.inner.warning {
+                tracing::warn!(provider = %provider.id(), "{warning}");
+            }
         }
         Ok(Self { providers: providers.into(), client })
     }
@@ -176,6 +237,7 @@ impl Directory {
                 enabled: provider.inner.enabled,
                 model: provider.model().to_owned(),
                 reason: reason.or(waiting),
+                warning: provider.inner.warning.clone(),
                 circuit_breaker: breaker.snapshot(),
             };
             (provider.id().as_str(), status)
@@ -183,13 +245,30 @@ impl Directory {
         self.providers.iter().zip(reasons).map(shown).collect()
     }
 
+    /// Why none of the providers that may be asked can be used, and what would help.
+    pub fn why_none(&self, asked: &[ProviderId], criticality: Criticality) -> String {
+        let has_key = |provider: &Provider| provider.inner.enabled && provider.inner.key.is_some();
+        if asked.len() == ProviderId::ALL.len() && !self.providers.iter().any(has_key) {
+            return self.how_to_get_one();
+        }
+        let reason = |id: &ProviderId| {
+            let reason = self.get(*id).last_reason();
+            format!("{id}: {}", reason.unwrap_or_else(|| "cannot be used now".to_owned()))
+        };
+        let reasons = asked.iter().map(reason).collect::<Vec<_>>().join("; ");
+        match asked {
+            [_] => reasons,
+            _ => format!("none of the providers for {criticality} criticality is usable: {reasons}"),
+        }
+    }
+
     /// What to set so that there is a provider.
-    pub fn how_to_get_one(&self) -> String {
+    fn how_to_get_one(&self) -> String {
         let keys: Vec<_> =
             self.providers.iter().filter_map(|provider| provider.inner.key_setting.clone()).collect();
         let local = self.providers.iter().filter(|provider| provider.inner.probe.is_some());
         let local: Vec<_> =
-            local.map(|provider| format!("{} at {}", provider.id(), provider.base_url())).collect();
+            local.map(|provider| format!("{} at {}", provider.id(), provider.inner.shown_url)).collect();
         format!("no AI provider is usable: set one of {}, or start {}", keys.join(", "), local.join(" or "))
     }
 }
@@ -199,9 +278,11 @@ fn set_up(id: ProviderId, settings: &Settings, breaker: Breaker) -> Result<Provi
     let setting = |suffix: &str| settings.get(&format!("{prefix}_{suffix}"));
     let (wire, address, model) = defaults(id);
     let base_url = setting("BASE_URL").unwrap_or(address).trim().trim_end_matches('/').to_owned();
-    if !["http://", "https://"].iter().any(|scheme| base_url.starts_with(scheme)) {
+    let shown_url = without_credentials(&base_url);
+    let scheme = ["http://", "https://"].iter().any(|scheme| base_url.starts_with(scheme));
+    if !scheme || reqwest::Url::parse(&base_url).is_err() {
         let accepted =
-            format!("it is {base_url:?}; accepted: an address that begins with http:// or https://");
+            format!("it is {shown_url:?}; accepted: an address that begins with http:// or https://");
         return Err(StartError::Setting { name: format!("{prefix}_BASE_URL"), accepted });
     }
     let local = matches!(id, ProviderId::Ollama | ProviderId::LocalAi);
@@ -218,35 +299,117 @@ fn set_up(id: ProviderId, settings: &Settings, breaker: Breaker) -> Result<Provi
             }
         },
     };
-    let enabled = !setting("ENABLED").is_some_and(|value| value.eq_ignore_ascii_case("false"));
+    let enabled = match setting("ENABLED").map(|value| value.trim().to_ascii_lowercase()).as_deref() {
+        None | Some("true") => true,
+        Some("false") => false,
+        Some(other) => {
+            let accepted = format!("it is {other:?}; accepted: true or false");
+            return Err(StartError::Setting { name: format!("{prefix}_ENABLED"), accepted });
+        }
+    };
     let probe = local.then(|| format!("{base_url}/models"));
+    let asked = setting("MODEL").unwrap_or(model).to_owned();
+    let priced = setting("INPUT_PRICE").is_some() || setting("OUTPUT_PRICE").is_some();
+    let warning = (!local && asked != model && !priced).then(|| {
+        format!(
+            "calls to model {asked:?} are charged at the price of {model:?}: set {prefix}_INPUT_PRICE and \
+             {prefix}_OUTPUT_PRICE, in dollars for a million tokens"
+        )
+    });
     Ok(Provider {
         inner: Arc::new(Inner {
             id,
             wire,
-            model: setting("MODEL").unwrap_or(model).to_owned(),
+            model: asked,
+            warning,
             key,
             key_setting,
             enabled,
             probe,
-            seen: Mutex::new(None),
+            seen: Mutex::default(),
+            refused: Mutex::default(),
             breaker,
             base_url,
+            shown_url,
         }),
     })
 }
 
-/// How each is spoken to, where it is, and the model it is asked for.
+/// An address without user name and password. Also of what is no address: it may be shown because
+/// it is none.
+fn without_credentials(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").map_or(("", url), |(scheme, rest)| (scheme, rest));
+    match rest.rsplit_once('@') {
+        Some((_, host)) if scheme.is_empty() => host.to_owned(),
+        Some((_, host)) => format!("{scheme}://{host}"),
+        None => url.to_owned(),
+    }
+}
+
+/// How each is spoken to, where it is, and the model it is asked for: a cheap one that can be called
+/// on 2026-11-24. Their prices are in the price list.
 fn defaults(id: ProviderId) -> (Wire, &'static str, &'static str) {
     match id {
-        ProviderId::OpenAi => (Wire::OpenAi, "https://api.openai.com/v1", "gpt-4o-mini"),
-        ProviderId::DeepSeek => (Wire::OpenAi, "https://api.deepseek.com/v1", "deepseek-chat"),
-        ProviderId::Anthropic => (Wire::Anthropic, "https://api.anthropic.com", "claude-3-5-haiku-latest"),
-        ProviderId::Gemini => (Wire::Gemini, "https://generativelanguage.googleapis.com", "gemini-2.0-flash"),
+        ProviderId::OpenAi => (Wire::OpenAi, "https://api.openai.com/v1", OPENAI_MODEL),
+        ProviderId::DeepSeek => (Wire::OpenAi, "https://api.deepseek.com", DEEPSEEK_MODEL),
+        ProviderId::Anthropic => (Wire::Anthropic, "https://api.anthropic.com", "claude-haiku-4-5"),
+        ProviderId::Gemini => {
+            (Wire::Gemini, "https://generativelanguage.googleapis.com", "gemini-3.5-flash-lite")
+        }
         ProviderId::HuggingFace => {
             (Wire::OpenAi, "https://router.huggingface.co/v1", "meta-llama/Llama-3.1-8B-Instruct")
         }
         ProviderId::Ollama => (Wire::OpenAi, "http://127.0.0.1:11434/v1", "llama3.2"),
         ProviderId::LocalAi => (Wire::OpenAi, "http://127.0.0.1:8080/v1", "gpt-4"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use phase6_chassis::Enforcer;
+
+    use super::*;
+
+    fn provider(id: ProviderId, settings: &[(&str, &str)]) -> Result<Provider, StartError> {
+        let settings =
+            settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        set_up(id, &settings, Breaker::new(id.as_str(), Enforcer::default().breaker()))
+    }
+
+    #[test]
+    fn a_provider_is_switched_off_by_false_and_by_nothing_else() {
+        for (value, enabled) in [("false", false), ("FALSE", false), ("true", true), (" True ", true)] {
+            let provider = provider(ProviderId::Ollama, &[("OLLAMA_ENABLED", value)]).unwrap();
+            assert_eq!(provider.inner.enabled, enabled, "{value:?}");
+        }
+        for value in ["0", "no", "off", "fasle"] {
+            let error = provider(ProviderId::Ollama, &[("OLLAMA_ENABLED", value)]).err().unwrap().to_string();
+            assert!(error.contains("OLLAMA_ENABLED") && error.contains("true or false"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_password_in_an_address_is_never_shown() {
+        for (url, shown) in [
+            ("http://user:pa:ss@host:1/v1", "http://host:1/v1"),
+            ("http://user@host", "http://host"),
+            ("user:p@ss@host", "host"),
+            ("http://host/v1", "http://host/v1"),
+        ] {
+            assert_eq!(without_credentials(url), shown);
+        }
+        let bad = provider(ProviderId::Ollama, &[("OLLAMA_BASE_URL", "ftp://user:secret@host")]);
+        let error = bad.err().unwrap().to_string();
+        assert!(error.contains("ftp://host") && !error.contains("secret"), "{error}");
+    }
+
+    #[test]
+    fn another_model_without_its_price_is_told() {
+        let warning =
+            |settings: &[(&str, &str)]| provider(ProviderId::OpenAi, settings).unwrap().inner.warning.clone();
+        let told = warning(&[("OPENAI_MODEL", "gpt-big")]).unwrap();
+        assert!(told.contains("gpt-big") && told.contains("OPENAI_INPUT_PRICE"), "{told}");
+        assert_eq!(warning(&[("OPENAI_MODEL", "gpt-big"), ("OPENAI_INPUT_PRICE", "9")]), None);
+        assert_eq!(warning(&[]), None);
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Completion, Malformed, Piece, Prompt, Usage};
+use super::{Completion, Piece, Prompt, Unreadable, Usage};
 
 pub(super) fn request(model: &str, prompt: &Prompt, stream: bool) -> (String, Value) {
     let mut body = json!({
@@ -20,19 +20,16 @@ pub(super) fn request(model: &str, prompt: &Prompt, stream: bool) -> (String, Va
     (path, body)
 }
 
-pub(super) fn read(value: &Value) -> Result<Completion, Malformed> {
+pub(super) fn read(value: &Value) -> Result<Completion, Unreadable> {
     if value["candidates"].get(0).is_none() && value["promptFeedback"].is_null() {
-        return Err(Malformed("no candidates".into()));
+        return Err(Unreadable::malformed("no candidates"));
     }
     Ok(Completion { text: text(value), usage: usage(value) })
 }
 
-pub(super) fn read_event(value: &Value) -> Result<Vec<Piece>, Malformed> {
-    if let Some(message) = value["error"]["message"].as_str() {
-        return Err(Malformed(format!("error in the stream: {message}")));
-    }
+pub(super) fn read_event(value: &Value) -> Result<Vec<Piece>, Unreadable> {
     if !value.is_object() {
-        return Err(Malformed("an event that is no object".into()));
+        return Err(Unreadable::malformed("an event that is no object"));
     }
     let mut pieces = Vec::new();
     let text = text(value);
@@ -53,7 +50,7 @@ fn usage(value: &Value) -> Option<Usage> {
     let thoughts = usage["thoughtsTokenCount"].as_u64().unwrap_or(0);
     Some(Usage {
         input: usage["promptTokenCount"].as_u64()?,
-        output: usage["candidatesTokenCount"].as_u64().unwrap_or(0) + thoughts,
+        output: usage["candidatesTokenCount"].as_u64().unwrap_or(0).saturating_add(thoughts),
     })
 }
 
@@ -86,6 +83,6 @@ mod tests {
             read_event(&event),
             Ok(vec![Piece::Text("Hi".into()), Piece::Usage(Usage { input: 4, output: 1 })])
         );
-        assert!(read_event(&json!({"error": {"message": "quota"}})).is_err());
+        assert!(read_event(&json!("text")).is_err());
     }
 }

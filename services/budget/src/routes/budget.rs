@@ -9,13 +9,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
-use super::{Shelf, momentary, shared};
+use super::{Shelf, briefly_shared, momentary};
 use crate::{
     cohort::{DAILY, MONTHLY, TARGET_PER_CAPABILITY},
     ledger::{Call, Day},
     money::Micros,
     provider::ProviderId,
-    roi::{Rank, rank},
+    roi::{self, Rank, rank},
 };
 
 use super::cohorts::cohort_id;
@@ -29,7 +29,7 @@ pub(crate) struct Today {
 #[utoipa::path(get, path = "/api/v1/budget", tag = "budget",
     responses((status = 200, body = Today), (status = 503, body = ErrorBody)))]
 pub(crate) async fn today(State(shelf): State<Arc<Shelf>>) -> Result<Response, ApiError> {
-    Ok(shared("spending", Today { budget: shelf.ledger.day(Timestamp::now()).await? }))
+    Ok(briefly_shared("spending", Today { budget: shelf.ledger.day(Timestamp::now()).await? }))
 }
 
 #[derive(Serialize, ToSchema)]
@@ -41,7 +41,7 @@ pub(crate) struct History {
 #[utoipa::path(get, path = "/api/v1/budget/history", tag = "budget",
     responses((status = 200, body = History), (status = 503, body = ErrorBody)))]
 pub(crate) async fn history(State(shelf): State<Arc<Shelf>>) -> Result<Response, ApiError> {
-    Ok(shared("spending", History { history: shelf.ledger.history().await? }))
+    Ok(briefly_shared("spending", History { history: shelf.ledger.history().await? }))
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -110,7 +110,8 @@ const MOST_RANKED: usize = 1000;
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct RankRequest {
-    /// What to rank; fields that are not known here are passed through.
+    /// What to rank; fields that are not known here are passed through,
+    /// except for those of the answer: `roi`, `costTier`, `efficiencyCoeff` and `weightedROI`.
     workflows: Vec<Candidate>,
     /// Whose budget decides what is affordable.
     cohort_id: Option<String>,
@@ -180,14 +181,14 @@ pub(crate) async fn rank_by_roi(
             );
             return Err(ApiError::bad_request("invalid_body", message));
         }
+        // What is worked out here takes the place of what came under its name.
+        let mut rest = candidate.rest;
+        for name in roi::NAMES {
+            rest.remove(name);
+        }
         let provider = candidate.provider.unwrap_or(ProviderId::Ollama);
         let cost = candidate.cost.unwrap_or_else(|| shelf.prices.of(provider).per_call);
-        ranked.push(RankedWorkflow {
-            rest: candidate.rest,
-            provider,
-            expected_gain: gain,
-            rank: rank(gain, cost),
-        });
+        ranked.push(RankedWorkflow { rest, provider, expected_gain: gain, rank: rank(gain, cost) });
     }
     ranked.sort_by(|a, b| b.rank.weighted_roi.total_cmp(&a.rank.weighted_roi));
     let affordable = ranked
@@ -209,7 +210,7 @@ pub(crate) async fn export(State(shelf): State<Arc<Shelf>>) -> Result<Response, 
     let metrics = shelf.cohorts.export().await?;
     let metrics: BTreeMap<_, _> =
         metrics.iter().map(|metrics| (metrics.cohort_id.clone(), metrics)).collect();
-    Ok(shared(
+    Ok(briefly_shared(
         "spending cohorts",
         json!({
             "providers": prices,

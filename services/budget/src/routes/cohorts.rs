@@ -10,9 +10,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
 
-use super::{Shelf, momentary, shared};
+use super::{Shelf, briefly_shared, momentary};
 use crate::{
-    cohort::{CohortMetrics, DAILY, MONTHLY, Recorded, Suggestion, TARGET_PER_CAPABILITY, Workflow, suggest},
+    cohort::{
+        CohortMetrics, DAILY, MONTHLY, MOST_PER_WORKFLOW, Recorded, Suggestion, TARGET_PER_CAPABILITY,
+        Workflow, suggest,
+    },
     money::Micros,
     provider::ProviderId,
 };
@@ -51,7 +54,7 @@ pub(crate) struct CohortPolicy {
 }
 
 /// A cohort's budget, what it has spent, and what to do about it.
-#[utoipa::path(get, path = "/api/v1/budget/policy/{cohortId}", tag = "cohorts",
+#[utoipa::path(get, path = "/api/v1/budget/policy/{cohortId}", tag = "cohorts", operation_id = "cohort_policy",
     params(("cohortId" = String, Path)),
     responses((status = 200, body = CohortPolicy), (status = 400, body = ErrorBody), (status = 503, body = ErrorBody)))]
 pub(crate) async fn policy(
@@ -72,7 +75,7 @@ pub(crate) async fn policy(
         provider_recommendations: providers,
         cohort_id: cohort.clone(),
     };
-    Ok(shared(&tag(&cohort), body))
+    Ok(briefly_shared(&tag(&cohort), body))
 }
 
 #[derive(Serialize, ToSchema)]
@@ -83,7 +86,7 @@ pub(crate) struct MetricsAnswer {
 }
 
 /// What a cohort has spent, and on what.
-#[utoipa::path(get, path = "/api/v1/budget/metrics/{cohortId}", tag = "cohorts",
+#[utoipa::path(get, path = "/api/v1/budget/metrics/{cohortId}", tag = "cohorts", operation_id = "cohort_metrics",
     params(("cohortId" = String, Path)),
     responses((status = 200, body = MetricsAnswer), (status = 400, body = ErrorBody), (status = 503, body = ErrorBody)))]
 pub(crate) async fn metrics(
@@ -91,7 +94,7 @@ pub(crate) async fn metrics(
     Path(cohort): Path<String>,
 ) -> Result<Response, ApiError> {
     let metrics = shelf.cohorts.metrics(cohort_id(&cohort)?).await?;
-    Ok(shared(&tag(&cohort), MetricsAnswer { cohort_id: cohort.clone(), metrics }))
+    Ok(briefly_shared(&tag(&cohort), MetricsAnswer { cohort_id: cohort.clone(), metrics }))
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -103,7 +106,7 @@ pub(crate) struct WorkflowRequest {
     workflow_id: String,
     /// Who was paid.
     provider: ProviderId,
-    /// What it cost, in dollars; by default the provider's price for a call.
+    /// What it cost, in dollars, from 0 to 1000000; by default the provider's price for a call.
     #[schema(value_type = Option<f64>)]
     cost: Option<Micros>,
     /// What it brought, in capabilities, from 0 to 1000000.
@@ -140,12 +143,18 @@ pub(crate) async fn record_workflow(
         );
         return Err(ApiError::bad_request("invalid_body", message));
     }
+    let cost = request.cost.unwrap_or_else(|| shelf.prices.of(request.provider).per_call);
+    if cost > MOST_PER_WORKFLOW {
+        let message = format!("field `cost` is {}; accepted: dollars from 0 to 1000000", cost.dollars());
+        return Err(ApiError::bad_request("invalid_body", message));
+    }
     let workflow = Workflow {
         cohort: cohort_id(&request.cohort_id)?.to_owned(),
         workflow: identity("workflowId", &request.workflow_id)?.to_owned(),
         provider: request.provider,
-        cost: request.cost.unwrap_or_else(|| shelf.prices.of(request.provider).per_call),
-        gain: request.capability_gain,
+        cost,
+        // Not a negative zero.
+        gain: request.capability_gain + 0.0,
     };
     let recorded = shelf.cohorts.record(&workflow, Timestamp::now()).await?;
     if recorded == Recorded::Differs {

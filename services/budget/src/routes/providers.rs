@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Shelf, momentary, shared};
+use super::{Shelf, briefly_shared, momentary, shared};
 use crate::{
     broker::{Answer, Ask, DedupState, NoAnswer, Source, StreamEvent},
     ledger::Quality,
@@ -36,32 +36,32 @@ pub(crate) struct StatusAnswer {
 }
 
 /// Which providers can be used now, and what is missing where one cannot.
-#[utoipa::path(get, path = "/api/v1/providers/status", tag = "providers", responses((status = 200, body = StatusAnswer)))]
+#[utoipa::path(get, path = "/api/v1/providers/status", tag = "providers", operation_id = "provider_status", responses((status = 200, body = StatusAnswer)))]
 pub(crate) async fn status(State(shelf): State<Arc<Shelf>>) -> Response {
-    shared("providers", StatusAnswer { status: shelf.directory.status().await })
+    briefly_shared("providers", StatusAnswer { status: shelf.directory.status().await })
 }
 
 #[derive(Serialize, ToSchema)]
-pub(crate) struct PolicyAnswer {
+pub(crate) struct ProviderPolicyAnswer {
     policy: ProviderPolicy,
 }
 
 /// How calls are made.
-#[utoipa::path(get, path = "/api/v1/providers/policy", tag = "providers", responses((status = 200, body = PolicyAnswer)))]
+#[utoipa::path(get, path = "/api/v1/providers/policy", tag = "providers", operation_id = "provider_policy", responses((status = 200, body = ProviderPolicyAnswer)))]
 pub(crate) async fn policy(State(shelf): State<Arc<Shelf>>) -> Response {
-    shared("provider-policy", PolicyAnswer { policy: shelf.policies.get() })
+    briefly_shared("provider-policy", ProviderPolicyAnswer { policy: shelf.policies.get() })
 }
 
 /// Changes how calls are made, for all replicas.
-#[utoipa::path(post, path = "/api/v1/providers/policy", tag = "providers", request_body = PolicyChange,
-    responses((status = 200, body = PolicyAnswer), (status = 400, body = ErrorBody)))]
+#[utoipa::path(post, path = "/api/v1/providers/policy", tag = "providers", operation_id = "change_provider_policy", request_body = PolicyChange,
+    responses((status = 200, body = ProviderPolicyAnswer), (status = 400, body = ErrorBody)))]
 pub(crate) async fn change_policy(
     State(shelf): State<Arc<Shelf>>,
     Json(change): Json<PolicyChange>,
 ) -> Result<Response, ApiError> {
     let policy = shelf.policies.change(change).await?;
     shelf.kit.cache.invalidate(Invalidation::Tag("provider-policy".into()));
-    Ok(momentary(PolicyAnswer { policy }))
+    Ok(momentary(ProviderPolicyAnswer { policy }))
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -72,9 +72,8 @@ pub(crate) struct BurstRequest {
     /// What frames it.
     system: Option<String>,
     /// For how many seconds the answer may be given again to the same caller, from 0 (never) to
-    /// 86400. Default 3600.
-    #[serde(default = "an_hour")]
-    ttl_seconds: u64,
+    /// 86400. Default 3600. Not together with `stream`.
+    ttl_seconds: Option<u64>,
     /// How much quality counts; by default as the policy says.
     criticality: Option<Criticality>,
     /// Only this provider.
@@ -82,13 +81,10 @@ pub(crate) struct BurstRequest {
     /// Most tokens to come back, from 1 to 8192. Default 1024.
     #[serde(default = "max_tokens")]
     max_tokens: u32,
-    /// Pass the answer on as it comes, as server-sent events.
+    /// Pass the answer on as it comes, as server-sent events. Such an answer is a call of its own: it
+    /// is not kept, and neither a kept one nor another caller's takes its place.
     #[serde(default)]
     stream: bool,
-}
-
-const fn an_hour() -> u64 {
-    3600
 }
 
 const fn max_tokens() -> u32 {
@@ -100,7 +96,8 @@ const fn max_tokens() -> u32 {
 pub(crate) struct BurstAnswer {
     /// Whether it was kept from before.
     cached: bool,
-    /// Whether another caller's call brought it.
+    /// Whether another caller's call brought it. It then costs nothing: that caller's answer shows
+    /// the cost.
     joined: bool,
     #[serde(flatten)]
     answer: Answer,
@@ -109,11 +106,16 @@ pub(crate) struct BurstAnswer {
     trace_id: Option<String>,
 }
 
-/// Asks a provider, within the daily budget; the same question is not paid for twice.
+/// Asks a provider, within the daily budget; the same question is not paid for twice. With `stream`
+/// the answer comes as server-sent events: `meta`, any number of `token`, then `done` or `error`;
+/// such an answer is a call of its own and is not kept.
 #[utoipa::path(post, path = "/api/v1/providers/burst", tag = "providers", request_body = BurstRequest,
-    responses((status = 200, body = BurstAnswer), (status = 400, body = ErrorBody),
-        (status = 402, description = "The daily budget is spent", body = ErrorBody),
-        (status = 429, body = ErrorBody),
+    responses(
+        (status = 200, description = "The answer; events with `stream`",
+            content((BurstAnswer = "application/json"), (String = "text/event-stream"))),
+        (status = 400, description = "A field is not usable", body = ErrorBody),
+        (status = 402, description = "The daily budget does not allow it", body = ErrorBody),
+        (status = 429, description = "Too many requests", body = ErrorBody),
         (status = 503, description = "No provider is set up or answers", body = ErrorBody)))]
 pub(crate) async fn burst(
     State(shelf): State<Arc<Shelf>>,
@@ -152,15 +154,19 @@ fn ask(request: BurstRequest, tenant: &str) -> Result<(Ask, bool), ApiError> {
     if !(1..=8192).contains(&prompt.max_tokens) {
         return refuse("maxTokens", &prompt.max_tokens, "a whole number from 1 to 8192");
     }
-    if request.ttl_seconds > 86_400 {
-        return refuse("ttlSeconds", &request.ttl_seconds, "a whole number from 0 to 86400");
+    let ttl = request.ttl_seconds.unwrap_or(3600);
+    if ttl > 86_400 {
+        return refuse("ttlSeconds", &ttl, "a whole number from 0 to 86400");
+    }
+    if request.stream && request.ttl_seconds.is_some() {
+        return refuse("ttlSeconds", &ttl, "nothing together with `stream`, whose answers are not kept");
     }
     let ask = Ask {
         tenant: tenant.to_owned(),
         prompt,
         criticality: request.criticality,
         only: request.provider,
-        ttl: Duration::from_secs(request.ttl_seconds),
+        ttl: Duration::from_secs(ttl),
     };
     Ok((ask, request.stream))
 }
@@ -242,23 +248,25 @@ pub(crate) async fn recommend(
 ) -> Result<Response, ApiError> {
     let usable = shelf.directory.usable().await;
     let ready = |id: &ProviderId| shelf.directory.get(*id).breaker().would_admit();
-    let (chosen, reason) = match &query.prompt {
+    let criticality = query.criticality.unwrap_or_else(|| shelf.policies.get().criticality);
+    let (candidates, chosen, reason) = match &query.prompt {
         Some(prompt) => {
             let task = task_of(prompt);
-            let criticality = query.criticality.unwrap_or_else(|| shelf.policies.get().criticality);
-            let best = order(task, criticality).iter().copied().find(|id| usable.contains(id) && ready(id));
-            (best, format!("first usable for a {} task at {criticality} criticality", task.as_str()))
+            let candidates = order(task, criticality);
+            let best = candidates.iter().copied().find(|id| usable.contains(id) && ready(id));
+            let reason = format!("first usable for a {} task at {criticality} criticality", task.as_str());
+            (candidates, best, reason)
         }
         None => {
             let cheapest = usable.into_iter().filter(ready).min_by_key(|id| shelf.prices.of(*id).per_call);
-            (cheapest, "cheapest usable".to_owned())
+            (&ProviderId::ALL[..], cheapest, "cheapest usable".to_owned())
         }
     };
     let Some(recommended) = chosen else {
-        return Err(NoAnswer::NoProvider { how: shelf.directory.how_to_get_one() }.into());
+        return Err(NoAnswer::NoProvider { how: shelf.directory.why_none(candidates, criticality) }.into());
     };
     let cost = shelf.prices.of(recommended).per_call;
-    Ok(shared("providers", Recommendation { recommended, cost, reason }))
+    Ok(briefly_shared("providers", Recommendation { recommended, cost, reason }))
 }
 
 /// What the tracer, breakers, cache, limiter, database and de-duplicator show.
@@ -290,5 +298,5 @@ pub(crate) async fn learning_stats(State(shelf): State<Arc<Shelf>>) -> Result<Re
     let top = quality.iter().filter(|quality| quality.outcomes >= 10).max_by(better);
     let top_performer = top.map(|quality| json!({"provider": quality.provider, "task": quality.task}));
     let outcomes = quality.iter().map(|quality| quality.outcomes).sum();
-    Ok(shared("spending", LearningAnswer { provider_quality: quality, outcomes, top_performer }))
+    Ok(briefly_shared("spending", LearningAnswer { provider_quality: quality, outcomes, top_performer }))
 }

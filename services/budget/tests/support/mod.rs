@@ -22,7 +22,7 @@ use http::{HeaderMap, StatusCode};
 use parking_lot::Mutex;
 use phase6_budget::SERVICE;
 use phase6_chassis::{Access, ApiKeys, ConnectionLimits, Enforcer, Host, Running, Settings, start};
-use phase6_store::DatabaseUrl;
+use phase6_store::{DatabaseUrl, PoolLimits, Store};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
@@ -45,6 +45,19 @@ pub enum Reply {
     Cut,
     /// The stream waits before its last piece until the gate opens.
     Held(&'static str),
+    /// A body as it stands.
+    Body(&'static str),
+    /// A stream of events as they stand.
+    Events(&'static [&'static str]),
+}
+
+/// What the server does when it is asked for its models.
+#[derive(Clone, Copy, Debug)]
+pub enum Models {
+    /// Answers with a status.
+    Status(u16),
+    /// Never answers.
+    Silent,
 }
 
 /// A request as the server saw it.
@@ -63,7 +76,9 @@ pub struct Providers {
 #[derive(Default)]
 struct Inner {
     replies: Mutex<HashMap<String, VecDeque<Reply>>>,
+    models: Mutex<HashMap<String, Models>>,
     seen: Mutex<Vec<(String, Seen)>>,
+    probes: Mutex<Vec<(String, HeaderMap)>>,
     pub gate: tokio::sync::Notify,
 }
 
@@ -71,6 +86,17 @@ impl Providers {
     /// Says what the next requests to a provider get. The last one is given again and again.
     pub fn reply(&self, provider: &str, replies: impl IntoIterator<Item = Reply>) {
         self.inner.replies.lock().insert(provider.to_owned(), replies.into_iter().collect());
+    }
+
+    /// Says what is answered when a provider is asked for its models; without a word, 200 is.
+    pub fn models(&self, provider: &str, models: Models) {
+        self.inner.models.lock().insert(provider.to_owned(), models);
+    }
+
+    /// The headers of the questions for a provider's models.
+    pub fn probes(&self, provider: &str) -> Vec<HeaderMap> {
+        let probes = self.inner.probes.lock();
+        probes.iter().filter(|(name, _)| name == provider).map(|(_, headers)| headers.clone()).collect()
     }
 
     pub fn seen(&self, provider: &str) -> Vec<Seen> {
@@ -97,7 +123,13 @@ async fn answer(State(providers): State<Providers>, request: Request) -> Respons
     let path = request.uri().path_and_query().unwrap().to_string();
     let provider = path.split('/').nth(1).unwrap_or_default().to_owned();
     if path.ends_with("/models") {
-        return axum::Json(json!({"object": "list", "data": []})).into_response();
+        providers.inner.probes.lock().push((provider.clone(), request.headers().clone()));
+        let models = providers.inner.models.lock().get(&provider).copied();
+        return match models {
+            Some(Models::Silent) => std::future::pending().await,
+            Some(Models::Status(status)) => StatusCode::from_u16(status).unwrap().into_response(),
+            None => axum::Json(json!({"object": "list", "data": []})).into_response(),
+        };
     }
     let headers = request.headers().clone();
     let body = axum::body::to_bytes(request.into_body(), 10_000_000).await.unwrap();
@@ -119,6 +151,8 @@ async fn answer(State(providers): State<Providers>, request: Request) -> Respons
         Reply::Throttle(seconds) => {
             (StatusCode::TOO_MANY_REQUESTS, [("retry-after", seconds.to_string())]).into_response()
         }
+        Reply::Body(text) => Response::new(Body::from(text)),
+        Reply::Events(pieces) => events(pieces.iter().map(ToString::to_string).collect()),
         Reply::Malformed if streamed => events(vec!["{\"surprise\": tru".into()]),
         Reply::Malformed => axum::Json(json!({"surprise": true})).into_response(),
         Reply::Cut => {
@@ -245,7 +279,7 @@ pub struct Rig {
     pub http: reqwest::Client,
     pub enforcer: Enforcer,
     running: Option<Running>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 /// A budget service where these providers are set up on the test server, besides these settings.
@@ -282,7 +316,7 @@ pub async fn rig_with_keys(providers: &[&str], settings: &[(&str, &str)], keys: 
     let running = start(&SERVICE, listener, &host, enforcer.clone()).await.unwrap();
     let base = format!("http://{}", running.address());
     let http = reqwest::Client::new();
-    Rig { base, providers: server, http, enforcer, running: Some(running), _folder: folder }
+    Rig { base, providers: server, http, enforcer, running: Some(running), folder }
 }
 
 impl Rig {
@@ -296,6 +330,26 @@ impl Rig {
 
     pub async fn burst(&self, prompt: &str) -> (u16, Value) {
         self.post("/api/v1/providers/burst", json!({"prompt": prompt})).await
+    }
+
+    /// Its records, as another replica sees them.
+    pub async fn records(&self) -> Store {
+        let url = DatabaseUrl::file(self.folder.path().join("phase6.db"));
+        Store::connect(&url, PoolLimits::default()).await.unwrap()
+    }
+
+    /// Connections that are open, ours included.
+    pub async fn connections(&self) -> u64 {
+        self.get("/api/v1/system/observability").await.1["connections"]["open"].as_u64().unwrap()
+    }
+
+    /// Waits until nothing is set aside; gives what is spent.
+    pub async fn settled(&self) -> f64 {
+        until("nothing is set aside", || async {
+            self.get("/api/v1/budget").await.1["budget"]["reserved"] == 0.0
+        })
+        .await;
+        self.used().await
     }
 
     pub async fn used(&self) -> f64 {
