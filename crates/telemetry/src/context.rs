@@ -11,8 +11,6 @@ use serde::{Serialize, Serializer};
 
 /// The header that carries the context.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-/// The header that carries other vendors' additions; passed on unread.
-pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// Identity of a trace; never zero.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]

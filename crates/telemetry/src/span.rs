@@ -100,11 +100,6 @@ impl Recorder {
         self.newest.lock().iter().rev().take(limit).cloned().collect()
     }
 
-    /// Every span of a trace that is still kept, oldest first.
-    pub fn trace(&self, trace_id: TraceId) -> Vec<Span> {
-        self.newest.lock().iter().filter(|span| span.trace_id == trace_id).cloned().collect()
-    }
-
     /// How many spans were recorded since the start.
     pub fn recorded(&self) -> u64 {
         self.recorded.load(Ordering::Relaxed)

@@ -174,11 +174,6 @@ impl Ledger {
         Self { store, daily_limit }
     }
 
-    /// Most that may be spent in a day.
-    pub fn daily_limit(&self) -> Micros {
-        self.daily_limit
-    }
-
     /// Sets `amount` aside for a call to `provider`, if the day's limit allows it.
     ///
     /// # Errors

@@ -15,7 +15,7 @@ mod gemini;
 mod openai;
 mod sse;
 
-use std::{fmt, str::FromStr};
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -76,28 +76,11 @@ impl ProviderId {
             Self::LocalAi => "LOCALAI",
         }
     }
-
-    /// All names, for messages.
-    pub fn names() -> String {
-        Self::ALL.map(Self::as_str).join(", ")
-    }
 }
 
 impl fmt::Display for ProviderId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
-    }
-}
-
-impl FromStr for ProviderId {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let text = if text == "claude" { "anthropic" } else { text };
-        Self::ALL
-            .into_iter()
-            .find(|id| id.as_str() == text)
-            .ok_or_else(|| format!("{text:?} is no provider; accepted: {}", Self::names()))
     }
 }
 

@@ -3,7 +3,7 @@
 //! The task is read from the prompt's words; task and criticality choose an order that sets price
 //! against quality.
 
-use std::{fmt, str::FromStr};
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -56,20 +56,6 @@ impl fmt::Display for Criticality {
             Self::High => "high",
             Self::Critical => "critical",
         })
-    }
-}
-
-impl FromStr for Criticality {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "low" => Ok(Self::Low),
-            "normal" => Ok(Self::Normal),
-            "high" => Ok(Self::High),
-            "critical" => Ok(Self::Critical),
-            _ => Err(format!("{text:?} is no criticality; accepted: low, normal, high, critical")),
-        }
     }
 }
 
@@ -178,11 +164,5 @@ mod tests {
                     .all(|id| ![Ollama, LocalAi, HuggingFace].contains(id))
             );
         }
-    }
-
-    #[test]
-    fn unknown_criticality_is_refused_with_what_is_known() {
-        assert!("chat".parse::<Criticality>().unwrap_err().contains("low, normal, high, critical"));
-        assert_eq!("high".parse(), Ok(Criticality::High));
     }
 }
