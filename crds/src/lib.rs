@@ -22,4 +22,4 @@ pub use read::{Document, Fault, doubles, read};
 pub use resource::{
     Autoscaling, Phase6Service, Phase6ServiceSpec, Phase6ServiceStatus, PolicyStatus, ServiceName,
 };
-pub use rules::{Problem, check, check_update, definition_yaml};
+pub use rules::{Problem, check, check_policy, check_update, definition_yaml};

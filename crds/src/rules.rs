@@ -5,7 +5,7 @@
 //! report says what would have been accepted. Where a field has the wrong shape, what a CEL rule says
 //! of the same field is left out: it would only repeat the first complaint.
 
-use std::sync::OnceLock;
+use std::{fmt, sync::OnceLock};
 
 use jsonschema::error::ValidationErrorKind;
 use kube::{
@@ -14,7 +14,7 @@ use kube::{
 };
 use serde_json::{Map, Value, json};
 
-use crate::Phase6Service;
+use crate::{Phase6Service, ServiceName};
 
 /// One broken rule.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,6 +26,16 @@ pub struct Problem {
     /// What is wrong with it and what would be accepted: the end of a sentence that begins with
     /// the field's path.
     pub complaint: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.field)?;
+        if let Some(value) = &self.value {
+            write!(f, " is {value};")?;
+        }
+        write!(f, " {}", self.complaint)
+    }
 }
 
 /// The definition as YAML, as `kubectl apply -f crds/` applies it.
@@ -42,6 +52,29 @@ pub fn check(resource: &Value) -> Vec<Problem> {
 /// Checks a resource that takes the place of `old`.
 pub fn check_update(resource: &Value, old: &Value) -> Vec<Problem> {
     check_against(resource, Some(old))
+}
+
+/// Checks the policy of a compiled document by the rules of the resource that it would come from.
+/// Fields are named from `policy` on.
+pub fn check_policy(policy: &Value) -> Vec<Problem> {
+    let mut spec = policy.clone();
+    if let Value::Object(fields) = &mut spec {
+        // Which service it is for has no bearing on a policy.
+        fields.insert("service".into(), json!(ServiceName::Web));
+    }
+    let resource = json!({
+        "apiVersion": "phase6.dev/v1alpha1",
+        "kind": "Phase6Service",
+        "metadata": {"name": "policy"},
+        "spec": spec,
+    });
+    let mut problems = check(&resource);
+    for problem in &mut problems {
+        if let Some(rest) = problem.field.strip_prefix("spec") {
+            problem.field = format!("policy{rest}");
+        }
+    }
+    problems
 }
 
 fn check_against(resource: &Value, old: Option<&Value>) -> Vec<Problem> {
@@ -312,13 +345,7 @@ mod tests {
     }
 
     fn complaints(spec: Value) -> Vec<String> {
-        check(&budget(spec))
-            .into_iter()
-            .map(|problem| match problem.value {
-                Some(value) => format!("{} is {value}; {}", problem.field, problem.complaint),
-                None => format!("{} {}", problem.field, problem.complaint),
-            })
-            .collect()
+        check(&budget(spec)).iter().map(ToString::to_string).collect()
     }
 
     #[test]
@@ -383,6 +410,32 @@ mod tests {
         - "spec.rateLimit.overrides[0].refillPerSecond is missing; accepted: a number from 0.001 to 1000000"
         - "spec.rateLimit.refillPerSecond is missing; accepted: a number from 0.001 to 1000000"
         "#);
+    }
+
+    #[test]
+    fn a_compiled_policy_keeps_the_rules_of_its_resource() {
+        let sound: Phase6Service = serde_json::from_value(budget(json!({
+            "cache": {"ttl": "5s"},
+            "rateLimit": {"capacity": 1, "refillPerSecond": 1, "key": "Header", "headerName": "x-team"},
+        })))
+        .unwrap();
+        for policy in [phase6_policy::Policy::default(), sound.spec.policy()] {
+            assert_eq!(check_policy(&json!(policy)), [], "as it is published");
+        }
+        let broken: Vec<_> = check_policy(&json!({
+            "rateLimit": {"capacity": -5, "refillPerSecond": 0, "headerName": "x"},
+            "circuitBreaker": {"halfOpenProbes": 4_294_967_296_i64},
+        }))
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+        insta::assert_yaml_snapshot!(broken, @r#"
+        - "policy.circuitBreaker.halfOpenProbes is 4294967296; accepted: a whole number from 1 to 100"
+        - "policy.rateLimit.capacity is -5; accepted: a whole number from 1 to 1000000"
+        - "policy.rateLimit.headerName is \"x\"; headerName is only used when key is Header"
+        - "policy.rateLimit.refillPerSecond is 0; accepted: a number from 0.001 to 1000000"
+        "#);
+        assert_eq!(check_policy(&json!([]))[0].field, "policy");
     }
 
     #[test]

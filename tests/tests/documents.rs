@@ -73,7 +73,7 @@ impl Session {
             );
         }
         if text.contains("phase6 status") {
-            text.push_str(&format!(" --base-port {}", self.base_port));
+            text = format!("{text} --base-port {}", self.base_port);
         }
         let output =
             std::process::Command::new("sh").args(["-c", &text]).current_dir(self.folder.path()).output();

@@ -103,6 +103,33 @@ async fn services_without_their_domain_say_so_and_invent_nothing() {
     assert_eq!(fleet.stop(), Some(0));
 }
 
+/// The example without one service.
+fn without(service: &str) -> String {
+    let declares = format!("service: {service}\n");
+    let documents = EXAMPLE.split("---\n").filter(|document| !document.contains(&declares));
+    documents.collect::<Vec<_>>().join("---\n")
+}
+
+/// A request to `budget` of which the end is still to come.
+async fn half_a_request(fleet: &Fleet) -> std::net::TcpStream {
+    let mut slow = std::net::TcpStream::connect(("127.0.0.1", fleet.port("budget"))).unwrap();
+    slow.write_all(b"POST /api/v1/budget/can-afford HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 16\r\n\r\n{\"coho").unwrap();
+    until("it is under way", || async {
+        let (_, figures) = fleet.get("budget", "/metrics").await;
+        figures.as_str().unwrap().contains("phase6_http_requests_in_flight{service=\"budget\"} 2")
+    })
+    .await;
+    slow
+}
+
+/// Finishes it; the answer.
+fn other_half(mut slow: std::net::TcpStream) -> String {
+    slow.write_all(b"rtId\":\"c\"}").unwrap();
+    let mut answer = String::new();
+    std::io::Read::read_to_string(&mut slow, &mut answer).unwrap();
+    answer
+}
+
 fn retuned(text: &str) -> String {
     text.replace("capacity: 100\n", "capacity: 3\n").replace("ttl: 5s", "ttl: 2s")
 }
@@ -161,9 +188,99 @@ async fn a_half_written_file_does_not_matter() {
     assert_eq!(fleet.stop(), Some(0));
 }
 
+/// A pause of more than two seconds ended the services whose documents were still to come.
+#[tokio::test]
+async fn a_writer_that_pauses_stops_no_service_and_one_that_has_finished_does() {
+    let fleet = Fleet::start();
+    let text = retuned(EXAMPLE).replace("service: capabilities\n", "service: capabilities\n  replicas: 3\n");
+    let half = text.match_indices("---\n").nth(3).unwrap().0;
+    let mut file = std::fs::File::create(&fleet.file).unwrap();
+    file.write_all(&text.as_bytes()[..half]).unwrap();
+    fleet.program.hear("coach: missing, but the file is still being written; goes on");
+    fleet.program.hear("capacity 100 -> 3");
+    for service in ALL {
+        assert_eq!(fleet.get(service, "/readyz").await.0, 200, "{service} still runs");
+    }
+    file.write_all(&text.as_bytes()[half..]).unwrap();
+    drop(file);
+    fleet.program.hear("capabilities: replicas, image and resources matter in a cluster");
+    assert!(!fleet.program.said().contains("stops after its requests"), "{}", fleet.program.said());
+    fleet.save(&text[..half]);
+    fleet.program.hear("coach: no longer in the file; stops after its requests");
+    assert_eq!(fleet.stop(), Some(0));
+}
+
+/// Only a look every two seconds found it.
+#[tokio::test]
+async fn a_file_behind_a_link_is_followed_as_quickly() {
+    let elsewhere = tempfile::tempdir().unwrap();
+    let (target, folder) = (elsewhere.path().join("of-the-team.yaml"), tempfile::tempdir().unwrap());
+    std::fs::write(&target, EXAMPLE.split("---\n").nth(1).unwrap()).unwrap();
+    let link = folder.path().join("training.yaml");
+    std::os::unix::fs::symlink(&target, &link).unwrap();
+    let fleet = Fleet::with(&without("training"), &["-f", link.to_str().unwrap()], &[]);
+    let changed = std::fs::read_to_string(&target).unwrap().replace("0.15", "0.5");
+    std::fs::write(&target, changed).unwrap();
+    let (heard, _) = fleet.program.hear("training: tracing.samplingRate 0.15 -> 0.5");
+    let saved = std::fs::metadata(&target).unwrap().modified().unwrap().elapsed().unwrap();
+    let told = saved.saturating_sub(heard.elapsed());
+    assert!(told < Duration::from_millis(250), "{told:?}");
+    assert_eq!(fleet.stop(), Some(0));
+}
+
+/// A save between the first reading and the watching was never found. Here it comes while the first
+/// reading is at it: it reads from a pipe that does not end.
+#[tokio::test]
+async fn a_save_while_the_files_are_read_for_the_first_time_is_not_missed() {
+    let policy = |revision: u64| {
+        format!(
+            r#"{{"ownerUid":"u","revision":{revision},"generation":1,"hash":"h","publishedAt":"","policy":{{}}}}"#
+        )
+    };
+    let web = EXAMPLE.split("---\n").next().unwrap();
+    for (command, option, before, after) in [
+        (vec!["serve", "web"], "--policy", policy(1), policy(2)),
+        (vec!["up"], "-f", web.to_owned(), web.replace("capacity: 1000\n", "capacity: 900\n")),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, data) = (folder.path().join("file"), folder.path().join("data"));
+        let made = std::process::Command::new("mkfifo").arg(&file).status().unwrap();
+        assert!(made.success());
+        let port = phase6_tests::free_ports().to_string();
+        let port_option = if command[0] == "up" { "--base-port" } else { "--port" };
+        let mut arguments = command.clone();
+        arguments.extend([option, file.to_str().unwrap(), "--data", data.to_str().unwrap()]);
+        arguments.extend([port_option, &port]);
+        let mut program = Program::start(&arguments, &[]);
+        // Opens when the other side has opened it for reading.
+        let (pipe, first) = (file.clone(), before.clone());
+        let opening = tokio::task::spawn_blocking(move || {
+            let mut pipe = std::fs::OpenOptions::new().write(true).open(pipe).unwrap();
+            pipe.write_all(first.as_bytes()).unwrap();
+            pipe
+        });
+        let pipe = tokio::time::timeout(Duration::from_secs(20), opening).await.unwrap().unwrap();
+        let new = folder.path().join("new");
+        std::fs::write(&new, after).unwrap();
+        std::fs::rename(&new, &file).unwrap();
+        drop(pipe);
+        let http = phase6_tests::client();
+        until("the save is in force", || async {
+            let answer = http.get(format!("http://127.0.0.1:{port}/policyz")).send().await.ok();
+            let Some(answer) = answer else { return false };
+            answer.json::<Value>().await.is_ok_and(|policy| policy["revision"] == 2)
+        })
+        .await;
+        program.signal(Signal::TERM);
+        assert_eq!(program.end(Duration::from_secs(10)), Some(0));
+    }
+}
+
 #[tokio::test]
 async fn counters_cached_entries_and_connections_outlive_an_edit() {
-    let fleet = Fleet::start();
+    // So slow a refill that nothing comes back while the test runs, however slow the machine.
+    let slowly = EXAMPLE.replace("refillPerSecond: 10\n", "refillPerSecond: 0.001\n");
+    let fleet = Fleet::with(&slowly, &[], &[]);
     let get = || async {
         let answer = fleet.http.get(fleet.url("budget", "/api/v1/budget")).send().await.unwrap();
         let header = |name: &str| answer.headers().get(name).map_or("", |v| v.to_str().unwrap()).to_owned();
@@ -174,11 +291,7 @@ async fn counters_cached_entries_and_connections_outlive_an_edit() {
     let opened =
         fleet.get("budget", "/api/v1/system/observability").await.1["connections"]["accepted"].clone();
     // Three tokens are used; four are allowed from now on.
-    fleet.save(
-        &EXAMPLE
-            .replace("capacity: 100\n", "capacity: 4\n")
-            .replace("refillPerSecond: 10\n", "refillPerSecond: 0.001\n"),
-    );
+    fleet.save(&slowly.replace("capacity: 100\n", "capacity: 4\n"));
     fleet.program.hear("rateLimit.capacity 100 -> 4");
     let (status, cache, revision) = get().await;
     assert!(
@@ -188,7 +301,7 @@ async fn counters_cached_entries_and_connections_outlive_an_edit() {
     assert_eq!(get().await.0, 429, "what was used before the edit still counts");
     let (_, policy) = fleet.get("budget", "/policyz").await;
     assert_eq!(policy["revision"], 2);
-    fleet.save(EXAMPLE);
+    fleet.save(&slowly);
     fleet.program.hear("rateLimit.capacity 4 -> 100");
     let now = fleet.get("budget", "/api/v1/system/observability").await.1["connections"]["accepted"].clone();
     assert_eq!(now, opened, "the same connection was used all along");
@@ -267,10 +380,7 @@ async fn a_removed_document_stops_its_service_after_its_requests_and_an_added_on
     let fleet = Fleet::start();
     let mut events = fleet.http.get(fleet.url("budget", "/api/v1/providers/realtime")).send().await.unwrap();
     assert!(events.chunk().await.unwrap().is_some());
-    let documents: Vec<&str> = EXAMPLE.split("---\n").collect();
-    let without: Vec<&str> =
-        documents.iter().copied().filter(|document| !document.contains("service: budget")).collect();
-    fleet.save(&without.join("---\n"));
+    fleet.save(&without("budget"));
     fleet.program.hear("budget: no longer in the file; stops after its requests");
     // The stream is told that the service stops, and ends whole.
     while events.chunk().await.unwrap().is_some() {}
@@ -284,25 +394,65 @@ async fn a_removed_document_stops_its_service_after_its_requests_and_an_added_on
     assert_eq!(fleet.stop(), Some(0));
 }
 
+/// A service that was added again while it finished its requests was waited for, and nothing else was
+/// heard meanwhile.
+#[tokio::test]
+async fn while_a_service_finishes_its_requests_edits_and_ctrl_c_are_heard() {
+    let mut fleet = Fleet::start();
+    let slow = half_a_request(&fleet).await;
+    fleet.save(&without("budget"));
+    fleet.program.hear("budget: no longer in the file; stops after its requests");
+    fleet.save(EXAMPLE);
+    fleet.program.hear("budget: starts when the last requests of its service are done");
+    fleet.save(&EXAMPLE.replace("capacity: 1000\n", "capacity: 900\n"));
+    let told = said_after_save(&fleet, "web: rateLimit.capacity 1000 -> 900; in force");
+    assert!(told < 250, "{told} ms");
+    assert!(!fleet.program.said().contains("budget: stopped"), "{}", fleet.program.said());
+    let answer = other_half(slow);
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    fleet.program.hear("budget: stopped");
+    fleet.program.hear("budget: started at http://127.0.0.1:");
+    until("it serves again", || async { fleet.get("budget", "/api/v1/budget").await.0 == 200 }).await;
+
+    let _never_finished = half_a_request(&fleet).await;
+    fleet.save(&without("budget"));
+    until("it stops", || async { fleet.get("budget", "/readyz").await.0 == 0 }).await;
+    fleet.save(EXAMPLE);
+    let waits = "budget: starts when the last requests";
+    until("it waits", || async { fleet.program.said().matches(waits).count() == 2 }).await;
+    let asked = Instant::now();
+    fleet.program.signal(Signal::INT);
+    fleet.program.hear("stopping: requests under way are finished");
+    fleet.program.signal(Signal::INT);
+    assert_eq!(fleet.program.end(Duration::from_secs(5)), Some(0));
+    assert!(asked.elapsed() < Duration::from_secs(2));
+    fleet.program.hear("stopped at once");
+}
+
+/// The old service was told to have stopped before it was told that it stops.
+#[tokio::test]
+async fn a_renamed_document_is_told_in_the_order_in_which_things_happen() {
+    let fleet = Fleet::start();
+    fleet.save(&EXAMPLE.replace("name: coach\n", "name: trainer\n"));
+    fleet.program.hear("trainer: started at http://127.0.0.1:");
+    let said = fleet.program.said();
+    let at = |line: &str| said.find(line).unwrap_or_else(|| panic!("never said {line:?}: {said}"));
+    let order = [
+        at("coach: no longer in the file; stops after its requests"),
+        at("coach: stopped"),
+        at("trainer: started at"),
+    ];
+    assert!(order.is_sorted(), "{said}");
+    assert_eq!(fleet.stop(), Some(0));
+}
+
 #[tokio::test]
 async fn ctrl_c_stops_cleanly_and_a_second_one_at_once() {
     let fleet = Fleet::start();
     assert_eq!(fleet.stop(), Some(0));
 
     let mut fleet = Fleet::start();
-    // A request that is not finished: its body never comes.
-    let mut slow = std::net::TcpStream::connect(("127.0.0.1", fleet.port("budget"))).unwrap();
-    slow.write_all(b"POST /api/v1/providers/burst HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{").unwrap();
-    until("it is under way", || async {
-        fleet
-            .get("budget", "/metrics")
-            .await
-            .1
-            .as_str()
-            .unwrap()
-            .contains("phase6_http_requests_in_flight{service=\"budget\"} 2")
-    })
-    .await;
+    let _never_finished = half_a_request(&fleet).await;
     fleet.program.signal(Signal::INT);
     fleet.program.hear("stopping");
     fleet.program.signal(Signal::INT);
@@ -314,23 +464,10 @@ async fn ctrl_c_stops_cleanly_and_a_second_one_at_once() {
 #[tokio::test]
 async fn sigterm_finishes_requests_under_way() {
     let mut fleet = Fleet::start();
-    let mut slow = std::net::TcpStream::connect(("127.0.0.1", fleet.port("budget"))).unwrap();
-    slow.write_all(b"POST /api/v1/budget/can-afford HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 16\r\n\r\n{\"coho").unwrap();
-    until("it is under way", || async {
-        fleet
-            .get("budget", "/metrics")
-            .await
-            .1
-            .as_str()
-            .unwrap()
-            .contains("phase6_http_requests_in_flight{service=\"budget\"} 2")
-    })
-    .await;
+    let slow = half_a_request(&fleet).await;
     fleet.program.signal(Signal::TERM);
     fleet.program.hear("stopping");
-    slow.write_all(b"rtId\":\"c\"}").unwrap();
-    let mut answer = String::new();
-    std::io::Read::read_to_string(&mut slow, &mut answer).unwrap();
+    let answer = other_half(slow);
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     assert_eq!(fleet.program.end(Duration::from_secs(10)), Some(0));
     assert!(fleet.program.said().ends_with("\nstopped"), "{}", fleet.program.said());
@@ -388,24 +525,173 @@ async fn several_files_and_folders_make_one_fleet() {
     assert_eq!(fleet.stop(), Some(0));
 }
 
+/// Runs the program where it is to end soon: exit code, standard error.
+fn refused(arguments: &[&str]) -> (Option<i32>, String) {
+    let mut program = Program::start(arguments, &[]);
+    (program.end(Duration::from_secs(10)), program.errors())
+}
+
 #[test]
 fn usage_errors_end_with_2_and_say_what_is_accepted() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().to_str().unwrap();
+    let empty = folder.path().join("keys");
+    std::fs::write(&empty, "# nobody yet\n").unwrap();
+    let empty = empty.to_str().unwrap();
     for (arguments, told) in [
         (vec!["up", "--redis", "redis://127.0.0.1", "--data", data], "--redis is not possible yet"),
         (vec!["up", "--only", "wob", "--data", data], "--only names wob; accepted: web, training"),
         (vec!["up", "--bind", "0.0.0.0", "--data", data], "needs API keys"),
-        (vec!["up", "--database", "mysql://x", "--data", data], "accepted: sqlite://PATH or postgres://"),
+        (
+            vec!["up", "--database", "mysql://x", "--data", data],
+            "accepted: sqlite://PATH of a file, or postgres://",
+        ),
         (vec!["up", "--base-port", "0", "--data", data], "--base-port"),
         (vec!["up", "--frobnicate"], "--frobnicate"),
         (vec!["serve", "wob", "--data", data], "accepted: web, training"),
         (vec!["serve", "web", "--peer", "budget", "--data", data], "accepted: NAME=HOST:PORT"),
+        (vec!["up", "--database", "sqlite::memory:", "--data", data], "accepted: sqlite://PATH of a file"),
+        (vec!["up", "--api-keys", empty, "--data", data], "holds no key; make one with `phase6 key OWNER`"),
+        (vec!["serve", "web", "--notice", "301", "--data", data], "0..=300"),
+        (vec!["serve", "web", "--peer", "budget=http://127.0.0.1:3003", "--data", data], "NAME=HOST:PORT"),
+        (vec!["serve", "web", "--peer", "budget=a b:1", "--data", data], "accepted: NAME=HOST:PORT"),
         (vec!["explain"], "--file"),
         (vec![], "Usage"),
     ] {
-        let (code, _, errors) = phase6(&arguments);
-        assert!(code == 2 && errors.contains(told), "{arguments:?}: {code} {errors}");
+        let (code, errors) = refused(&arguments);
+        assert!(code == Some(2) && errors.contains(told), "{arguments:?}: {code:?} {errors}");
+    }
+}
+
+/// The parser of the command line repeats what it cannot use.
+#[test]
+fn a_database_password_is_never_repeated() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().to_str().unwrap();
+    let url = "postgress://user:hunter2@db/phase6";
+    for command in [vec!["up", "--data", data], vec!["serve", "budget", "--data", data]] {
+        let mut given = command.clone();
+        given.extend(["--database", url]);
+        let as_option = Program::start(&given, &[]);
+        let as_setting = Program::start(&command, &[("PHASE6_DATABASE_URL", url)]);
+        for mut program in [as_option, as_setting] {
+            assert_eq!(program.end(Duration::from_secs(10)), Some(2));
+            let told = format!("{}{}", program.said(), program.errors());
+            assert!(told.contains("accepted: sqlite://PATH") && !told.contains("hunter2"), "{told}");
+        }
+    }
+}
+
+/// `phase6 up | head -1` ended with a panic at the next edit, the others at once.
+#[tokio::test]
+async fn nobody_has_to_listen_to_what_is_said() {
+    let deaf = |arguments: &[&str]| {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = std::process::Command::new(phase6_tests::program());
+        command.args(arguments).current_dir(phase6_tests::root()).stdout(writer);
+        command
+    };
+    for (arguments, codes) in [
+        (vec!["explain", "-f", "crds/examples/fleet.yaml"], vec![0]),
+        (vec!["completions", "bash"], vec![0]),
+        (vec!["key", "ada"], vec![0]),
+        (vec!["status", "--base-port", "1"], vec![1]),
+    ] {
+        let output = deaf(&arguments).output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(codes.contains(&output.status.code().unwrap()), "{arguments:?}: {errors}");
+        assert!(!errors.contains("panicked"), "{arguments:?}: {errors}");
+    }
+
+    let folder = tempfile::tempdir().unwrap();
+    let (file, data) = (folder.path().join("fleet.yaml"), folder.path().join("data"));
+    std::fs::write(&file, EXAMPLE).unwrap();
+    let port = phase6_tests::free_ports();
+    let (reader, errors) = std::io::pipe().unwrap();
+    drop(reader);
+    let base = port.to_string();
+    let mut fleet =
+        deaf(&["up", "-f", file.to_str().unwrap(), "--data", data.to_str().unwrap(), "--base-port", &base]);
+    let mut fleet = fleet.stderr(errors).spawn().unwrap();
+    let http = phase6_tests::client();
+    let policy = || async {
+        let answer = http.get(format!("http://127.0.0.1:{}/policyz", port + 3)).send().await.ok()?;
+        answer.json::<Value>().await.ok()
+    };
+    until("it answers", || async { policy().await.is_some() }).await;
+    std::fs::write(&file, "kind: [").unwrap();
+    until("it tells", || async { policy().await.unwrap()["error"].is_string() }).await;
+    std::fs::write(&file, retuned(EXAMPLE)).unwrap();
+    until("it obeys", || async { policy().await.unwrap()["revision"] == 2 }).await;
+    let pid = rustix::process::Pid::from_raw(i32::try_from(fleet.id()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, Signal::TERM).unwrap();
+    assert_eq!(fleet.wait().unwrap().code(), Some(0));
+}
+
+/// It was a panic.
+#[test]
+fn a_setting_that_is_not_utf_8_is_somebody_else_s() {
+    use std::os::unix::ffi::OsStrExt;
+    let folder = tempfile::tempdir().unwrap();
+    let output = std::process::Command::new(phase6_tests::program())
+        .args(["up", "--bind", "0.0.0.0", "--data", folder.path().to_str().unwrap()])
+        .env("SOMEBODY_ELSE_S", std::ffi::OsStr::from_bytes(b"\xff\xfe"))
+        .env(std::ffi::OsStr::from_bytes(b"\xfe"), "1")
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(2) && errors.contains("needs API keys"), "{errors}");
+}
+
+/// A service that has to be asked for and is not there was left out without a word.
+#[test]
+fn only_names_services_that_the_files_declare() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("fleet.yaml");
+    std::fs::write(&file, without("coach")).unwrap();
+    let (file, data) = (file.to_str().unwrap(), folder.path().join("data"));
+    let (code, errors) =
+        refused(&["up", "-f", file, "--data", data.to_str().unwrap(), "--only", "web,coach"]);
+    assert_eq!(code, Some(1), "{errors}");
+    assert!(
+        errors.contains("--only names coach, but no document declares it; declared: web, training"),
+        "{errors}"
+    );
+}
+
+/// They named services that did not run, at addresses where nobody listened.
+#[tokio::test]
+async fn the_lines_to_copy_work_as_they_stand() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, made, _) = phase6(&["key", "alice"]);
+    let of = |name: &str| made.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
+    let keys = folder.path().join("keys");
+    std::fs::write(&keys, of("line:")).unwrap();
+    for (more, curls) in [
+        (vec!["--only", "coach"], 1),
+        (vec!["--only", "coach", "--bind", "127.0.0.2"], 1),
+        (vec!["--only", "budget"], 1),
+        (vec!["--only", "web,budget", "--bind", "0.0.0.0", "--api-keys", keys.to_str().unwrap()], 2),
+    ] {
+        let data = folder.path().join("data");
+        let port = phase6_tests::free_ports().to_string();
+        let mut arguments = vec!["up", "--data", data.to_str().unwrap(), "--base-port", &port];
+        arguments.extend(&more);
+        let mut program = Program::start(&arguments, &[]);
+        program.hear(" status --base-port");
+        let said = program.said();
+        let first = if curls == 1 { "1 service answers" } else { "2 services answer" };
+        assert!(said.contains(first), "{said}");
+        let lines: Vec<_> = said.lines().filter(|line| line.starts_with("  ")).collect();
+        assert_eq!(lines.len(), curls + 1, "{said}");
+        for line in lines {
+            let line = line.replace("curl -s", "curl -fs").replace("KEY'", &format!("{}'", of("key:")));
+            let ran = std::process::Command::new("sh").args(["-c", &line]).output().unwrap();
+            assert!(ran.status.success() && !ran.stdout.is_empty(), "{line}: {ran:?}");
+        }
+        program.signal(Signal::INT);
+        assert_eq!(program.end(Duration::from_secs(10)), Some(0));
     }
 }
 
@@ -571,6 +857,77 @@ async fn a_service_that_is_about_to_stop_says_so_and_still_answers() {
     for path in ["/livez", "/policyz", "/api/v1/budget"] {
         assert_eq!(get(path).await.unwrap().0, 200, "{path}");
     }
+    assert_eq!(program.end(Duration::from_secs(10)), Some(0));
+}
+
+/// With a number typed wrong, only SIGKILL ended it.
+#[tokio::test]
+async fn a_second_signal_cuts_the_notice_short() {
+    let folder = tempfile::tempdir().unwrap();
+    let (port, data) = (phase6_tests::free_ports().to_string(), folder.path().join("data"));
+    let arguments = ["serve", "coach", "--port", &port, "--data", data.to_str().unwrap(), "--notice", "300"];
+    let mut program = Program::start(&arguments, &[]);
+    let http = phase6_tests::client();
+    let ready = || async {
+        let answer = http.get(format!("http://127.0.0.1:{port}/readyz")).send().await.ok()?;
+        Some(answer.status().as_u16())
+    };
+    until("it serves", || async { ready().await == Some(200) }).await;
+    program.signal(Signal::TERM);
+    until("it says so", || async { ready().await == Some(503) }).await;
+    program.signal(Signal::TERM);
+    assert_eq!(program.end(Duration::from_secs(10)), Some(0));
+    assert!(program.errors().contains("asked again"), "{}", program.errors());
+}
+
+/// A compiled policy was believed: a capacity of -5 refused everybody, a refill of 0 for ever.
+#[tokio::test]
+async fn a_compiled_policy_that_breaks_the_rules_is_refused_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let (policy, data) = (folder.path().join("policy.json"), folder.path().join("data"));
+    let document = |revision: u64, policy: &str| {
+        format!(
+            r#"{{"ownerUid":"u","revision":{revision},"generation":1,"hash":"h","publishedAt":"","policy":{policy}}}"#
+        )
+    };
+    let broken =
+        r#"{"rateLimit":{"capacity":-5,"refillPerSecond":0},"circuitBreaker":{"halfOpenProbes":4294967296}}"#;
+    let told = [
+        "policy.rateLimit.capacity is -5; accepted: a whole number from 1 to 1000000",
+        "policy.rateLimit.refillPerSecond is 0.0; accepted: a number from 0.001 to 1000000",
+        "policy.circuitBreaker.halfOpenProbes is 4294967296; accepted: a whole number from 1 to 100",
+    ];
+    let port = phase6_tests::free_ports().to_string();
+    let arguments = [
+        "serve",
+        "budget",
+        "--policy",
+        policy.to_str().unwrap(),
+        "--port",
+        &port,
+        "--data",
+        data.to_str().unwrap(),
+    ];
+    std::fs::write(&policy, document(1, broken)).unwrap();
+    let (code, errors) = refused(&arguments);
+    assert!(code == Some(1) && told.iter().all(|line| errors.contains(line)), "{code:?}: {errors}");
+
+    std::fs::write(&policy, document(1, r#"{"rateLimit":{"capacity":50,"refillPerSecond":1}}"#)).unwrap();
+    let mut program = Program::start(&arguments, &[]);
+    let http = phase6_tests::client();
+    let state = || async {
+        let answer = http.get(format!("http://127.0.0.1:{port}/policyz")).send().await.ok()?;
+        answer.json::<Value>().await.ok()
+    };
+    until("it obeys", || async { state().await.is_some_and(|state| state["revision"] == 1) }).await;
+    std::fs::write(&policy, document(2, broken)).unwrap();
+    until("the error is shown", || async { state().await.is_some_and(|state| state["error"].is_string()) })
+        .await;
+    let shown = state().await.unwrap();
+    let error = shown["error"].as_str().unwrap();
+    assert!(told.iter().all(|line| error.contains(line)), "{error}");
+    assert_eq!(shown["revision"], 1, "the last good one stays");
+    program.signal(Signal::TERM);
     assert_eq!(program.end(Duration::from_secs(10)), Some(0));
 }
 

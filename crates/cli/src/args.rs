@@ -7,7 +7,6 @@ use std::{net::IpAddr, path::PathBuf};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use ipnet::IpNet;
-use phase6_store::DatabaseUrl;
 
 /// Tune caching, rate limits, circuit breaking and tracing of a fleet while it runs.
 #[derive(Debug, Parser)]
@@ -81,8 +80,12 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "PEER", value_delimiter = ',', env = "PHASE6_PEERS")]
     pub(crate) peer: Vec<String>,
 
-    /// How long to stay reachable after SIGTERM while no longer ready, so that callers notice
-    #[arg(long, value_name = "SECONDS", env = "PHASE6_NOTICE_SECONDS", default_value_t = 0)]
+    /// How long to stay reachable after SIGTERM while no longer ready, so that callers notice; from 0
+    /// to 300. A second signal cuts it short
+    #[arg(
+        long, value_name = "SECONDS", env = "PHASE6_NOTICE_SECONDS", default_value_t = 0,
+        value_parser = clap::value_parser!(u64).range(..=300)
+    )]
     pub(crate) notice: u64,
 
     #[command(flatten)]
@@ -102,7 +105,9 @@ pub(crate) struct Common {
     /// Where records are: sqlite://PATH or postgres://USER@HOST/NAME [default: a file in the data
     /// folder]
     #[arg(long, value_name = "URL", env = "PHASE6_DATABASE_URL", hide_env_values = true)]
-    pub(crate) database: Option<DatabaseUrl>,
+    // A text until `running` reads it: clap repeats what it cannot parse, and here that may hold a
+    // password.
+    pub(crate) database: Option<String>,
 
     /// File of accepted API keys, made with `phase6 key`
     #[arg(long, value_name = "FILE", env = "PHASE6_API_KEYS")]
@@ -158,9 +163,11 @@ pub(crate) struct Key {
     pub(crate) owner: String,
 }
 
-/// Prints a shell's completions.
-pub(crate) fn completions(shell: Shell) {
-    clap_complete::generate(shell, &mut Arguments::command(), "phase6", &mut std::io::stdout());
+/// A shell's completions.
+pub(crate) fn completions(shell: Shell) -> String {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "phase6", &mut script);
+    String::from_utf8_lossy(&script).trim_end().to_owned()
 }
 
 #[cfg(test)]

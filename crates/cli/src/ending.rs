@@ -1,6 +1,6 @@
 //! How a command ends when not well.
 
-use std::process::ExitCode;
+use std::{io::Write, process::ExitCode};
 
 /// Why a command did not succeed.
 #[derive(Debug)]
@@ -13,18 +13,14 @@ pub(crate) enum Ending {
 
 impl Ending {
     /// Tells the person and gives the exit code.
-    #[allow(clippy::print_stderr, reason = "the last words of a command line program")]
     pub(crate) fn report(self) -> ExitCode {
-        match self {
-            Self::Findings(text) => {
-                eprintln!("{text}");
-                ExitCode::from(1)
-            }
-            Self::Usage(text) => {
-                eprintln!("error: {text}");
-                ExitCode::from(2)
-            }
-        }
+        let (text, code) = match self {
+            Self::Findings(text) => (text, 1),
+            Self::Usage(text) => (format!("error: {text}"), 2),
+        };
+        // Last words that nobody hears change nothing.
+        let _ = writeln!(std::io::stderr(), "{text}");
+        ExitCode::from(code)
     }
 }
 

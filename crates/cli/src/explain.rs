@@ -3,9 +3,8 @@
 use phase6_crds::{Origin, settings};
 use serde_json::Value;
 
-use crate::{args::Explain, ending::Ending, files, table::Table};
+use crate::{args::Explain, ending::Ending, files, output::print, table::Table};
 
-#[allow(clippy::print_stdout, reason = "what the command is for")]
 pub(crate) fn run(arguments: &Explain) -> Result<(), Ending> {
     let documents =
         files::load(&arguments.files).map_err(|faults| Ending::Findings(files::lines(&faults)))?;
@@ -23,9 +22,8 @@ pub(crate) fn run(arguments: &Explain) -> Result<(), Ending> {
     }
     for (number, document) in wanted.iter().enumerate() {
         if number > 0 {
-            println!();
+            print("")?;
         }
-        println!("{} (document {} of {})", document.name(), document.index, document.file);
         let mut table = Table::new(&["SETTING", "VALUE", "FROM"]);
         for setting in settings(document) {
             let value = match &setting.value {
@@ -38,7 +36,8 @@ pub(crate) fn run(arguments: &Explain) -> Result<(), Ending> {
             };
             table.row([setting.field, value, origin]);
         }
-        println!("{table}");
+        let head = format_args!("{} (document {} of {})", document.name(), document.index, document.file);
+        print(format_args!("{head}\n{table}"))?;
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use phase6_chassis::FileWatch;
 use phase6_crds::{Document, Fault, doubles, read};
 
 /// Reads every document of the given files, and of the YAML files directly in the given folders.
@@ -50,10 +51,7 @@ fn listed(path: &Path) -> std::io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(path)? {
         let file = entry?.path();
-        let yaml = file.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
-        // Editors keep their own files beside, with a leading dot.
-        let hidden = file.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
-        if yaml && !hidden && file.is_file() {
+        if FileWatch::is_document(&file) && file.is_file() {
             files.push(file);
         }
     }

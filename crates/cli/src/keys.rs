@@ -2,9 +2,8 @@
 
 use phase6_chassis::ApiKeys;
 
-use crate::{args::Key, ending::Ending};
+use crate::{args::Key, ending::Ending, output::print};
 
-#[allow(clippy::print_stdout, reason = "what the command is for")]
 pub(crate) fn run(arguments: &Key) -> Result<(), Ending> {
     let owner = &arguments.owner;
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.@".contains(c);
@@ -13,7 +12,5 @@ pub(crate) fn run(arguments: &Key) -> Result<(), Ending> {
         return Err(Ending::Usage(format!("OWNER is {owner:?}; accepted: {accepted}")));
     }
     let key = format!("p6_{:032x}", rand::random::<u128>());
-    println!("key:  {key}");
-    println!("line: {}", ApiKeys::line(owner, &key));
-    Ok(())
+    print(format_args!("key:  {key}\nline: {}", ApiKeys::line(owner, &key)))
 }

@@ -14,6 +14,7 @@ mod explain;
 mod files;
 mod keys;
 mod log;
+mod output;
 mod running;
 mod serve;
 mod services;
@@ -40,10 +41,7 @@ pub fn run() -> ExitCode {
         Command::Explain(explain) => explain::run(&explain),
         Command::Status(status) => in_runtime(status::run(status)),
         Command::Key(key) => keys::run(&key),
-        Command::Completions { shell } => {
-            args::completions(shell);
-            Ok(())
-        }
+        Command::Completions { shell } => output::print(args::completions(shell)),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

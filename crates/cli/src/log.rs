@@ -13,7 +13,8 @@ pub(crate) fn begin(form: Option<LogForm>) {
     let wanted = std::env::var("RUST_LOG").ok().and_then(|text| text.parse::<Targets>().ok());
     let filter =
         wanted.unwrap_or_else(|| "warn,phase6=info".parse().expect("a constant filter is well-formed"));
-    let lines = fmt::layer().with_writer(std::io::stderr).with_target(false);
+    // Telling that a line could not be written would panic where nobody reads any more.
+    let lines = fmt::layer().with_writer(std::io::stderr).with_target(false).log_internal_errors(false);
     let lines = match form {
         LogForm::Text => lines.with_ansi(terminal).compact().boxed(),
         LogForm::Json => lines.json().flatten_event(true).boxed(),

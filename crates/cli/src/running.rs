@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::Path,
 };
 
@@ -38,8 +38,13 @@ pub(crate) fn host(common: &Common, peers: HashMap<String, Vec<String>>) -> Resu
         })?,
         None => InternalToken::random(),
     };
-    let database =
-        common.database.clone().unwrap_or_else(|| DatabaseUrl::file(common.data.join("phase6.db")));
+    let database = match &common.database {
+        // The value is not repeated: it may hold a password.
+        Some(url) => url
+            .parse()
+            .map_err(|error| Ending::Usage(format!("--database (or PHASE6_DATABASE_URL): {error}")))?,
+        None => DatabaseUrl::file(common.data.join("phase6.db")),
+    };
     make_folder(&common.data)?;
     Ok(Host {
         access: Access { keys, internal, trusted_proxies: common.trusted_proxies.clone() },
@@ -55,12 +60,22 @@ pub(crate) fn host(common: &Common, peers: HashMap<String, Vec<String>>) -> Resu
 fn read_keys(file: &Path) -> Result<ApiKeys, Ending> {
     let text = std::fs::read_to_string(file)
         .map_err(|error| Ending::Usage(format!("--api-keys {}: {error}", file.display())))?;
-    text.parse().map_err(|error| Ending::Usage(format!("--api-keys {}: {error}", file.display())))
+    let keys: ApiKeys =
+        text.parse().map_err(|error| Ending::Usage(format!("--api-keys {}: {error}", file.display())))?;
+    if keys.is_empty() {
+        // Without any key everybody would be let in, which nobody means who names a file of keys.
+        let file = file.display();
+        return Err(Ending::Usage(format!(
+            "--api-keys {file} holds no key; make one with `phase6 key OWNER` and put its line into the file"
+        )));
+    }
+    Ok(keys)
 }
 
 /// Makes the data folder and makes sure that it can be written.
 fn make_folder(folder: &Path) -> Result<(), Ending> {
-    let probe = folder.join(".writable");
+    // Others may start in the same folder at the same time, also from other machines.
+    let probe = folder.join(format!(".writable-{:016x}", rand::random::<u64>()));
     let result = std::fs::create_dir_all(folder)
         .and_then(|()| std::fs::write(&probe, b"phase6"))
         .and_then(|()| std::fs::remove_file(&probe));
@@ -68,6 +83,11 @@ fn make_folder(folder: &Path) -> Result<(), Ending> {
         let how = "choose another one with --data DIR";
         Ending::Findings(format!("cannot write to the data folder {}: {error}; {how}", folder.display()))
     })
+}
+
+/// Where this machine reaches what listens at an address: what listens everywhere is reached at home.
+pub(crate) fn reached_at(bind: IpAddr) -> IpAddr {
+    if bind.is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { bind }
 }
 
 /// Listens, or says what is in the way.
@@ -82,4 +102,24 @@ pub(crate) async fn listen(bind: IpAddr, port: u16, name: &str, advice: &str) ->
         };
         Ending::Findings(format!("{name}: {address} {what}; {advice}"))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// They shared a file that showed whether the folder can be written, and took it from each other.
+    #[test]
+    fn many_can_start_in_one_folder_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = &folder.path().join("data");
+        std::thread::scope(|scope| {
+            let starting: Vec<_> =
+                (0..8).map(|_| scope.spawn(move || (0..100).try_for_each(|_| make_folder(data)))).collect();
+            for start in starting {
+                start.join().unwrap().unwrap();
+            }
+        });
+        assert_eq!(std::fs::read_dir(data).unwrap().count(), 0, "nothing is left behind");
+    }
 }

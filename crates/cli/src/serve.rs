@@ -1,11 +1,17 @@
 //! `phase6 serve`: one service, as a pod runs it.
 
-use std::{collections::HashMap, path::PathBuf, time::Duration};
+use std::{
+    collections::HashMap,
+    net::Ipv6Addr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use phase6_chassis::{Definition, Enforcer, FileWatch, start};
-use phase6_crds::compile;
+use phase6_crds::{check_policy, compile};
 use phase6_policy::PolicyDocument;
+use serde_json::json;
 
 use crate::{
     args::Serve,
@@ -31,8 +37,9 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Ending> {
         listen(arguments.common.bind, port, definition.name, "choose another one with --port N").await?;
     let enforcer = Enforcer::default();
     let mut source = Source::new(&arguments, definition);
-    source.read(&enforcer).map_err(Ending::Findings)?;
+    // From before the policy is read: a change in between must not be missed.
     let mut watch = FileWatch::new(&source.paths());
+    source.read(&enforcer).map_err(Ending::Findings)?;
     let running = tokio::select! {
         started = start(definition, listener, &host, enforcer.clone()) => {
             started.map_err(|error| Ending::Findings(chain(&error)))?
@@ -64,8 +71,13 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Ending> {
         }
     }
     tracing::info!(notice_seconds = arguments.notice, "stopping");
+    running.announce_stop();
     tokio::select! {
-        drained = running.stop(Duration::from_secs(arguments.notice), GRACE) => {
+        () = tokio::time::sleep(Duration::from_secs(arguments.notice)) => {}
+        () = stopping.asked() => tracing::info!("asked again: callers get no more notice"),
+    }
+    tokio::select! {
+        drained = running.stop(Duration::ZERO, GRACE) => {
             tracing::info!(drained, "stopped");
         }
         () = stopping.insisted() => tracing::info!("stopped at once"),
@@ -121,15 +133,35 @@ impl Source {
     fn read(&mut self, enforcer: &Enforcer) -> Result<(), String> {
         let policy = match self {
             Self::Defaults => return Ok(()),
-            Self::Compiled(file) => std::fs::read(&*file)
-                .map_err(|error| format!("cannot read {}: {error}", file.display()))
-                .and_then(|text| enforcer.apply_json(&text).map(drop)),
-            Self::Written(written) => written.compile().map(|policy| {
-                enforcer.apply(policy);
-            }),
+            Self::Compiled(file) => compiled(file),
+            Self::Written(written) => written.compile(),
         };
-        policy.inspect_err(|error| enforcer.refuse(error.clone()))
+        match policy {
+            Ok(policy) => {
+                enforcer.apply(policy);
+                Ok(())
+            }
+            Err(error) => {
+                enforcer.refuse(error.clone());
+                Err(error)
+            }
+        }
     }
+}
+
+/// A compiled document, held against the rules that a resource must keep: a document made by hand,
+/// or by another version, may never have met them.
+fn compiled(file: &Path) -> Result<PolicyDocument, String> {
+    let text = std::fs::read(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
+    let document: PolicyDocument =
+        serde_json::from_slice(&text).map_err(|error| format!("policy document is not usable: {error}"))?;
+    // As it was understood: fields that only a newer version knows are no fault.
+    let problems = check_policy(&json!(document.policy));
+    if problems.is_empty() {
+        return Ok(document);
+    }
+    let lines: Vec<_> = problems.iter().map(|problem| format!("{}: {problem}", file.display())).collect();
+    Err(lines.join("\n"))
 }
 
 impl Written {
@@ -157,13 +189,8 @@ fn peers(given: &[String]) -> Result<HashMap<String, Vec<String>>, Ending> {
                 let endpoints: Vec<String> = endpoints.split('+').map(str::to_owned).collect();
                 (name.to_owned(), endpoints)
             });
-        let usable = |endpoint: &String| {
-            endpoint
-                .rsplit_once(':')
-                .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
-        };
         match parsed {
-            Some((name, endpoints)) if endpoints.iter().all(usable) => {
+            Some((name, endpoints)) if endpoints.iter().all(|endpoint| is_endpoint(endpoint)) => {
                 peers.insert(name, endpoints);
             }
             _ => {
@@ -173,4 +200,13 @@ fn peers(given: &[String]) -> Result<HashMap<String, Vec<String>>, Ending> {
         }
     }
     Ok(peers)
+}
+
+/// Whether a text is `HOST:PORT`, with a name, an IPv4 address or an IPv6 address in brackets.
+fn is_endpoint(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else { return false };
+    let named = !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
+    let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let numbered = bracketed.is_some_and(|host| host.parse::<Ipv6Addr>().is_ok());
+    (named || numbered) && port.parse::<u16>().is_ok_and(|port| port != 0)
 }

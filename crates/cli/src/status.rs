@@ -1,6 +1,6 @@
 //! `phase6 status`: which policy the running services enforce.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use phase6_breaker::Settings;
 use phase6_chassis::{Definition, InternalToken, Upstream};
@@ -11,13 +11,13 @@ use serde_json::Value;
 use crate::{
     args::Status,
     ending::Ending,
+    output::print,
     services::{ALL, names, port},
     table::Table,
 };
 
 const LIMIT: Duration = Duration::from_secs(2);
 
-#[allow(clippy::print_stdout, reason = "what the command is for")]
 pub(crate) async fn run(arguments: Status) -> Result<(), Ending> {
     if let Some(unknown) = arguments.only.iter().find(|name| ALL.iter().all(|service| service.name != **name))
     {
@@ -31,7 +31,7 @@ pub(crate) async fn run(arguments: Status) -> Result<(), Ending> {
     let mut table = Table::new(&["SERVICE", "ADDRESS", "READY", "REVISION", "HASH", "AGE", "ERROR"]);
     let mut well = true;
     for (service, answer) in asked.iter().zip(answers) {
-        let address = format!("{}:{}", arguments.bind, port(service, arguments.base_port));
+        let address = address(service, &arguments).to_string();
         let row = match answer {
             Ok((ready, policy)) => {
                 let text = |name: &str| policy[name].as_str().unwrap_or("-").to_owned();
@@ -55,12 +55,12 @@ pub(crate) async fn run(arguments: Status) -> Result<(), Ending> {
         };
         table.row(row);
     }
-    println!("{table}");
+    print(table)?;
     if well { Ok(()) } else { Err(Ending::Findings("not every service is ready and without errors".into())) }
 }
 
 async fn ask(service: &Definition, arguments: &Status) -> Result<(bool, Value), String> {
-    let address = std::net::SocketAddr::new(arguments.bind, port(service, arguments.base_port)).to_string();
+    let address = address(service, arguments).to_string();
     let settings = Live::new(Settings::from(&CircuitBreaker::default()));
     // A stranger asks: the token is our own and means nothing to the service.
     let upstream = Upstream::new(service.name, &[address], &settings, InternalToken::random());
@@ -70,6 +70,10 @@ async fn ask(service: &Definition, arguments: &Status) -> Result<(bool, Value), 
     })?;
     let ready = upstream.is_ready(LIMIT).await;
     Ok((ready, policy))
+}
+
+fn address(service: &Definition, arguments: &Status) -> SocketAddr {
+    SocketAddr::new(arguments.bind, port(service, arguments.base_port))
 }
 
 /// An age as `kubectl` prints it.

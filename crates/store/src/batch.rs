@@ -52,7 +52,8 @@ where
     /// # Errors
     ///
     /// The read failed. When a read for several keys fails, each is tried alone, so that one
-    /// does not take the others along.
+    /// does not take the others along; not so when the database is unavailable, which each would
+    /// only find out for itself, one after the other.
     pub async fn get(&self, key: K) -> Result<Option<V>, StoreError> {
         let (tell, told) = oneshot::channel();
         let (first, full) = {
@@ -72,8 +73,8 @@ where
         }
         match told.await {
             Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => Err(StoreError::Batch(error.to_string())),
-            Err(_) => Err(StoreError::Batch("reader stopped".into())),
+            Ok(Err(error)) => Err(StoreError::Batch(error)),
+            Err(_) => Err(StoreError::Unavailable { what: "reader stopped", source: None }),
         }
     }
 
@@ -85,24 +86,23 @@ where
         tokio::spawn(async move {
             let keys: Vec<K> = waiting.keys().cloned().collect();
             let alone = keys.len() == 1;
-            match (self.inner.load)(keys).await {
+            // The error of everybody who still waits.
+            let mut failed = match (self.inner.load)(keys).await {
                 Ok(found) => {
                     for (key, readers) in waiting {
                         tell(readers, &Ok(found.get(&key).cloned()));
                     }
+                    return;
                 }
-                Err(error) if alone => {
-                    let error = Arc::new(error);
-                    for readers in waiting.into_values() {
-                        tell(readers, &Err(Arc::clone(&error)));
-                    }
-                }
-                Err(_) => {
-                    for (key, readers) in waiting {
-                        let found = (self.inner.load)(vec![key.clone()]).await;
-                        tell(readers, &found.map(|found| found.get(&key).cloned()).map_err(Arc::new));
-                    }
-                }
+                Err(error) => Some(Arc::new(error)).filter(|error| alone || error.is_unavailable()),
+            };
+            for (key, readers) in waiting {
+                let answer = match &failed {
+                    Some(error) => Err(Arc::clone(error)),
+                    None => (self.inner.load)(vec![key.clone()]).await.map_err(Arc::new),
+                };
+                failed = failed.or_else(|| answer.as_ref().err().filter(|e| e.is_unavailable()).cloned());
+                tell(readers, &answer.map(|found| found.get(&key).cloned()));
             }
         });
     }
@@ -127,6 +127,9 @@ mod tests {
             calls.fetch_add(1, Ordering::SeqCst);
             async move {
                 if keys.contains(&13) {
+                    return Err(StoreError::Failed(sqlx::Error::RowNotFound));
+                }
+                if keys.iter().any(|key| (50..60).contains(key)) {
                     return Err(StoreError::timed_out());
                 }
                 Ok(keys.into_iter().filter(|key| *key < 100).map(|key| (key, key * 2)).collect())
@@ -166,6 +169,29 @@ mod tests {
         let batch = doubling(&calls);
         all(&batch, &(20..45).collect::<Vec<_>>()).await;
         assert_eq!(calls.load(Ordering::SeqCst), 3);
+    }
+
+    /// Each of ten keys waited for a connection of its own, one after the other.
+    #[tokio::test]
+    async fn an_outage_is_met_once_and_told_to_all() {
+        let calls = Arc::default();
+        let batch = doubling(&calls);
+        assert_eq!(all(&batch, &[1, 2, 50, 51]).await, [None; 4]);
+        assert_eq!(calls.load(Ordering::SeqCst), 1);
+        all(&batch, &[13, 50, 51, 52, 53]).await;
+        let tried = calls.load(Ordering::SeqCst) - 1;
+        assert!(tried <= 3, "all, perhaps 13 alone, the first that meets the outage: {tried}");
+    }
+
+    /// A bug was answered with 503 and never seen.
+    #[tokio::test]
+    async fn an_error_keeps_its_kind() {
+        let batch = doubling(&Arc::default());
+        assert!(batch.get(50).await.unwrap_err().is_unavailable());
+        let bug = batch.get(13).await.unwrap_err();
+        assert!(!bug.is_unavailable());
+        let cause = std::error::Error::source(&bug).unwrap();
+        assert!(cause.to_string().contains("statement failed"), "{cause}");
     }
 
     /// In the original one failing batch rejected all its members, and falsy results became null.

@@ -1,5 +1,7 @@
 //! What can go wrong with records, by what the caller can do about it.
 
+use std::sync::Arc;
+
 /// A statement or a connection failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -21,9 +23,9 @@ pub enum StoreError {
     /// The schema could not be brought up to date.
     #[error("migrating the schema failed")]
     Migration(#[source] sqlx::migrate::MigrateError),
-    /// A batched read failed for all of its keys.
-    #[error("batched read failed: {0}")]
-    Batch(String),
+    /// A read together with others failed, for all that waited for it.
+    #[error("batched read failed")]
+    Batch(#[source] Arc<Self>),
 }
 
 impl StoreError {
@@ -33,7 +35,11 @@ impl StoreError {
 
     /// Whether trying again later can help.
     pub fn is_unavailable(&self) -> bool {
-        matches!(self, Self::Unavailable { .. } | Self::Batch(_))
+        match self {
+            Self::Unavailable { .. } => true,
+            Self::Batch(shared) => shared.is_unavailable(),
+            Self::Conflict(_) | Self::Failed(_) | Self::Migration(_) => false,
+        }
     }
 }
 

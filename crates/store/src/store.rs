@@ -11,7 +11,7 @@ use std::{
 use jiff::Timestamp;
 use serde::Serialize;
 use sqlx::{
-    AnyPool, AssertSqlSafe, Executor, Row, SqlSafeStr,
+    AnyConnection, AnyPool, AssertSqlSafe, Connection, Executor, Row, SqlSafeStr,
     any::{AnyPoolOptions, AnyRow},
     migrate::{self, MigrationType, Migrator},
 };
@@ -147,11 +147,10 @@ impl Store {
                     })
                 })
         };
+        first_contact(url, limits.acquire_timeout).await?;
         let (reading, writing) = match url {
             DatabaseUrl::Sqlite(_) => {
                 let writing = limited(options(1).connect(&address)).await?;
-                // `mode=rwc` succeeds on a read-only file; writing does not.
-                limited(sqlx::raw_sql("BEGIN IMMEDIATE; ROLLBACK").execute(&writing)).await?;
                 (limited(options(limits.max_connections.max(1)).connect(&address)).await?, writing)
             }
             DatabaseUrl::Postgres(_) => {
@@ -306,6 +305,28 @@ impl Store {
     }
 }
 
+/// Connects once without a pool: a pool that cannot connect only says that it found no connection,
+/// and hides why.
+async fn first_contact(url: &DatabaseUrl, limit: Duration) -> Result<(), StoreError> {
+    let meeting = async {
+        let mut connection = AnyConnection::connect(&url.connect_string()).await?;
+        if matches!(url, DatabaseUrl::Sqlite(_)) {
+            prove_writable(&mut connection).await?;
+        }
+        connection.close().await
+    };
+    match tokio::time::timeout(limit, meeting).await {
+        Ok(met) => Ok(met?),
+        Err(_) => Err(StoreError::timed_out()),
+    }
+}
+
+/// Opening a read-only file succeeds, and so does beginning to write it; only writing does not.
+async fn prove_writable(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
+    connection.execute(sqlx::raw_sql(SQLITE_SETUP)).await?;
+    connection.execute(sqlx::raw_sql("BEGIN IMMEDIATE; PRAGMA user_version = 1; ROLLBACK")).await.map(drop)
+}
+
 /// Readers never wait for the writer; what is committed is on disk.
 const SQLITE_SETUP: &str = "
     PRAGMA journal_mode = WAL;
@@ -322,3 +343,63 @@ const POSTGRES_SETUP: &str = "
     SET idle_in_transaction_session_timeout = '30s';
     SET application_name = 'phase6';
 ";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It was found out by the first record that somebody wanted to write. Here the file is opened
+    /// read-only, because the permissions of a file do not bind who runs tests as root.
+    #[tokio::test]
+    async fn a_file_that_can_only_be_read_is_not_taken_for_one_that_can_be_written() {
+        sqlx::any::install_default_drivers();
+        let folder = tempfile::tempdir().unwrap();
+        let url = DatabaseUrl::file(folder.path().join("test.db"));
+        Store::connect(&url, PoolLimits::default()).await.unwrap().close().await;
+        let read_only = url.connect_string().replace("mode=rwc", "mode=ro");
+        let mut connection = AnyConnection::connect(&read_only).await.unwrap();
+        let error = StoreError::from(prove_writable(&mut connection).await.unwrap_err());
+        assert_eq!(error.to_string(), "database unavailable: read-only");
+    }
+
+    /// An error with all its causes.
+    fn chain(error: &StoreError) -> String {
+        let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+        causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+    }
+
+    /// Each of these was "no free connection", after three seconds.
+    #[tokio::test]
+    async fn what_is_wrong_with_a_database_is_told_by_its_cause() {
+        let folder = tempfile::tempdir().unwrap();
+        let corrupt = folder.path().join("corrupt.db");
+        std::fs::write(&corrupt, "this is no database, ".repeat(100)).unwrap();
+        for (url, cause) in [
+            (DatabaseUrl::file(&corrupt), "file is not a database"),
+            (DatabaseUrl::file(folder.path()), "unable to open database file"),
+            ("postgres://nobody@127.0.0.1:1/none".parse().unwrap(), "refused"),
+        ] {
+            let Err(error) = Store::connect(&url, PoolLimits::default()).await else { panic!("{url} works") };
+            let told = chain(&error);
+            assert!(told.contains(cause) && !told.contains("no free connection"), "{url}: {told}");
+        }
+    }
+
+    /// Each sets the file up, and setting up a new one takes it for itself.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn many_can_start_with_one_new_file() {
+        for _ in 0..5 {
+            let folder = tempfile::tempdir().unwrap();
+            let url = DatabaseUrl::file(folder.path().join("test.db"));
+            let starting: Vec<_> = (0..8)
+                .map(|_| {
+                    let url = url.clone();
+                    tokio::spawn(async move { Store::connect(&url, PoolLimits::default()).await.map(drop) })
+                })
+                .collect();
+            for start in starting {
+                start.await.unwrap().unwrap();
+            }
+        }
+    }
+}

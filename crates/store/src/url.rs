@@ -13,7 +13,7 @@ pub enum DatabaseUrl {
 
 /// The text is not an address of a database.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("database URL is not usable; accepted: sqlite://PATH or postgres://USER@HOST/NAME")]
+#[error("database URL is not usable; accepted: sqlite://PATH of a file, or postgres://USER@HOST/NAME")]
 pub struct InvalidUrl;
 
 impl DatabaseUrl {
@@ -41,7 +41,9 @@ impl FromStr for DatabaseUrl {
     fn from_str(text: &str) -> Result<Self, InvalidUrl> {
         if let Some(path) = text.strip_prefix("sqlite://").or_else(|| text.strip_prefix("sqlite:")) {
             let path = path.split('?').next().unwrap_or_default();
-            return if path.is_empty() { Err(InvalidUrl) } else { Ok(Self::file(path)) };
+            // In memory every connection of a pool would have records of its own.
+            let in_memory = path.starts_with(":memory:") || text.contains("mode=memory");
+            return if path.is_empty() || in_memory { Err(InvalidUrl) } else { Ok(Self::file(path)) };
         }
         let server = ["postgres://", "postgresql://"].iter().any(|scheme| text.starts_with(scheme));
         if server { Ok(Self::Postgres(text.to_owned())) } else { Err(InvalidUrl) }
@@ -79,7 +81,15 @@ mod tests {
         assert_eq!("sqlite://a/b.db".parse(), Ok(DatabaseUrl::file("a/b.db")));
         assert_eq!("sqlite:///a/b.db".parse(), Ok(DatabaseUrl::file("/a/b.db")));
         assert!("postgres://u@h/d".parse::<DatabaseUrl>().is_ok());
-        for text in ["", "mysql://h/d", "sqlite://", "/a/b.db"] {
+        for text in [
+            "",
+            "mysql://h/d",
+            "sqlite://",
+            "/a/b.db",
+            "sqlite::memory:",
+            "sqlite://:memory:",
+            "sqlite://a?mode=memory",
+        ] {
             assert_eq!(text.parse::<DatabaseUrl>(), Err(InvalidUrl), "{text}");
         }
     }

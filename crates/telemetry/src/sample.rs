@@ -109,7 +109,8 @@ mod tests {
     fn a_client_that_picks_its_ids_cannot_pick_what_is_sampled() {
         let picked = |id: u32| {
             // Small numbers, and numbers that differ in their upper half only.
-            let text = if id.is_multiple_of(2) { format!("{id:032x}") } else { format!("{id:08x}{:024x}", 1) };
+            let text =
+                if id.is_multiple_of(2) { format!("{id:032x}") } else { format!("{id:08x}{:024x}", 1) };
             TraceContext::parse(format!("00-{text}-b7ad6b7169203331-01").as_bytes()).unwrap()
         };
         let parents: Vec<_> = (1..100_000).map(picked).collect();

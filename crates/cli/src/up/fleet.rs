@@ -13,13 +13,13 @@ use phase6_policy::{Policy, PolicyDocument};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    task::JoinHandle,
+    task::{Id, JoinSet},
 };
 
 use crate::{
     args::Up,
     ending::{Ending, chain},
-    running::listen,
+    running::{listen, reached_at},
     services::{ALL, named, port},
     table::Table,
 };
@@ -45,20 +45,25 @@ pub(super) struct Fleet {
     /// Distinguishes this run from every other one in the identity of a policy's owner.
     run: String,
     pub(super) members: BTreeMap<String, Member>,
-    /// Services that finish their last requests, by service name.
-    stopping: HashMap<&'static str, JoinHandle<()>>,
+    /// Tells when a service has finished its last requests, and whether all of them.
+    stopping: JoinSet<bool>,
+    /// Which service each task of `stopping` waits for.
+    leaving: HashMap<Id, Leaving>,
+    /// Documents that start a service again when it is done stopping, by service.
+    waiting: BTreeMap<&'static str, Document>,
+}
+
+/// A service that finishes its last requests.
+pub(super) struct Leaving {
+    /// The name of the document that it obeyed.
+    pub(super) name: String,
+    service: &'static str,
 }
 
 /// Where the services of a fleet find each other.
 pub(super) fn peers(arguments: &Up) -> HashMap<String, Vec<String>> {
     let at = |service: &Definition| {
-        let address = SocketAddr::new(arguments.common.bind, port(service, arguments.base_port));
-        // What listens everywhere is reached at home.
-        let address = if address.ip().is_unspecified() {
-            SocketAddr::new(std::net::Ipv4Addr::LOCALHOST.into(), address.port())
-        } else {
-            address
-        };
+        let address = SocketAddr::new(reached_at(arguments.common.bind), port(service, arguments.base_port));
         (service.name.to_owned(), vec![address.to_string()])
     };
     ALL.iter().map(at).collect()
@@ -73,7 +78,9 @@ impl Fleet {
             only: arguments.only.clone(),
             run: format!("up-{}", Timestamp::now().as_millisecond()),
             members: BTreeMap::new(),
-            stopping: HashMap::new(),
+            stopping: JoinSet::new(),
+            leaving: HashMap::new(),
+            waiting: BTreeMap::new(),
         }
     }
 
@@ -119,13 +126,33 @@ impl Fleet {
         Ok(())
     }
 
+    /// Whether a document's service runs for another document, or still finishes its last requests:
+    /// until then its port is not free.
+    pub(super) fn is_taken(&self, document: &Document) -> bool {
+        let service = definition(document).name;
+        let other = |member: &Member| {
+            member.running.definition().name == service && member.document.name() != document.name()
+        };
+        self.leaving.values().any(|leaving| leaving.service == service) || self.members.values().any(other)
+    }
+
+    /// Keeps documents until their services have stopped, in place of those kept so far. Tells the
+    /// names of those that are new.
+    pub(super) fn wait_with(&mut self, documents: Vec<Document>) -> Vec<String> {
+        let known = std::mem::take(&mut self.waiting);
+        let mut new = Vec::new();
+        for document in documents {
+            let service = definition(&document).name;
+            if known.get(service).is_none_or(|known| known.name() != document.name()) {
+                new.push(document.name().to_owned());
+            }
+            self.waiting.insert(service, document);
+        }
+        new
+    }
+
     /// Starts one more service.
     pub(super) async fn start_one(&mut self, document: Document) -> Result<SocketAddr, Ending> {
-        let service = document.resource.spec.service.as_str();
-        if let Some(stopping) = self.stopping.remove(service) {
-            // Its port is free when its last request is done.
-            let _ = stopping.await;
-        }
         let listener = self.listen(&document).await?;
         let member = self.member(document, listener).await?;
         let address = member.running.address();
@@ -133,13 +160,29 @@ impl Fleet {
         Ok(address)
     }
 
-    /// Stops a service after its requests, in the background; `done` is told when it has.
-    pub(super) fn stop_one(&mut self, name: &str, done: impl FnOnce(bool) + Send + 'static) {
+    /// Stops a service after its requests, in the background; [`Fleet::stopped`] tells when.
+    pub(super) fn stop_one(&mut self, name: &str) {
         if let Some(member) = self.members.remove(name) {
             let service = member.running.definition().name;
-            let stopping =
-                tokio::spawn(async move { done(member.running.stop(Duration::ZERO, GRACE).await) });
-            self.stopping.insert(service, stopping);
+            let task = self.stopping.spawn(member.running.stop(Duration::ZERO, GRACE));
+            self.leaving.insert(task.id(), Leaving { name: name.to_owned(), service });
+        }
+    }
+
+    /// Waits until one of the services that stop has stopped: which one, whether all of its
+    /// requests were finished, and the document that starts it again. Waits for ever if none stops.
+    /// Cancel-safe.
+    pub(super) async fn stopped(&mut self) -> (Leaving, bool, Option<Document>) {
+        loop {
+            let (id, drained) = match self.stopping.join_next_with_id().await {
+                Some(Ok(done)) => done,
+                Some(Err(error)) => (error.id(), false),
+                None => std::future::pending().await,
+            };
+            if let Some(leaving) = self.leaving.remove(&id) {
+                let next = self.waiting.remove(leaving.service);
+                return (leaving, drained, next);
+            }
         }
     }
 
@@ -147,9 +190,9 @@ impl Fleet {
     pub(super) async fn stop_all(&mut self) -> bool {
         let members = std::mem::take(&mut self.members);
         let stopping = members.into_values().map(|member| member.running.stop(Duration::ZERO, GRACE));
-        let drained = futures_util::future::join_all(stopping).await.into_iter().all(|drained| drained);
-        for (_, stopping) in self.stopping.drain() {
-            let _ = stopping.await;
+        let mut drained = futures_util::future::join_all(stopping).await.into_iter().all(|drained| drained);
+        while let Some(earlier) = self.stopping.join_next().await {
+            drained &= earlier.unwrap_or(false);
         }
         drained
     }
@@ -191,6 +234,13 @@ impl Fleet {
     pub(super) fn address_of(&self, service: &str) -> Option<SocketAddr> {
         let member = self.members.values().find(|member| member.running.definition().name == service);
         member.map(|member| member.running.address())
+    }
+
+    /// The services that run, in the order of their ports.
+    pub(super) fn services(&self) -> Vec<&'static str> {
+        let mut running: Vec<_> = self.members.values().map(|member| member.running.definition()).collect();
+        running.sort_by_key(|service| service.port);
+        running.into_iter().map(|service| service.name).collect()
     }
 
     pub(super) fn any_address(&self) -> Option<SocketAddr> {

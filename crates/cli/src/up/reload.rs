@@ -6,28 +6,25 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use phase6_chassis::Applied;
+use phase6_chassis::{Applied, FileWatch};
 use phase6_crds::{Document, Fault, check_update, differences};
 
-use super::{fleet::Fleet, say};
+use super::fleet::Fleet;
 use crate::{
     ending::Ending,
     files::{lines, load},
+    output::say,
 };
 
 /// A document that is gone is looked for once more after this time before its service stops.
 const MISSED: Duration = Duration::from_millis(100);
 
-/// What to tell the person at the terminal.
-pub(super) enum Change {
-    /// The files have faults and nothing was taken from them.
-    Faults(Vec<Fault>),
-    /// One thing that changed.
-    Told(String),
-}
-
-/// Reads the files and makes the fleet obey them. Either all of it is taken or nothing.
-pub(super) async fn reload(fleet: &mut Fleet, paths: &[PathBuf]) -> Vec<Change> {
+/// Reads the files and makes the fleet obey them. Either all of it is taken or nothing; but while
+/// somebody still writes a file, what is missing from it may yet come and stops nothing.
+///
+/// Never waits for requests: a service that is to start and still finishes its last ones starts
+/// later.
+pub(super) async fn reload(fleet: &mut Fleet, paths: &[PathBuf], watch: &FileWatch) {
     let saved = newest_save(paths);
     let documents = match read(fleet, paths).await {
         Ok(documents) => documents,
@@ -35,33 +32,58 @@ pub(super) async fn reload(fleet: &mut Fleet, paths: &[PathBuf]) -> Vec<Change> 
             for member in fleet.members.values() {
                 member.running.enforcer().refuse(lines(&faults));
             }
-            return vec![Change::Faults(faults)];
+            return tell_faults(&faults);
         }
     };
-    let mut told = Vec::new();
     let kept: BTreeSet<String> = documents.iter().map(|document| document.name().to_owned()).collect();
     let gone: Vec<String> = fleet.members.keys().filter(|name| !kept.contains(*name)).cloned().collect();
+    // Asked after reading: a writer that began in between was heard of by now.
+    let half_written = watch.is_being_written();
     for name in gone {
-        told.push(Change::Told(format!("{name}: no longer in the file; stops after its requests")));
-        let stopped = name.clone();
-        fleet.stop_one(&name, move |drained| {
-            say(format_args!("{stopped}: stopped{}", if drained { "" } else { "; some requests were cut" }));
-        });
-    }
-    for document in documents {
-        if fleet.members.contains_key(document.name()) {
-            told.extend(retune(fleet, document, saved));
-        } else if fleet.wants(&document) {
-            let name = document.name().to_owned();
-            told.push(Change::Told(match fleet.start_one(document).await {
-                Ok(address) => format!("{name}: started at http://{address}"),
-                Err(Ending::Findings(error) | Ending::Usage(error)) => {
-                    format!("{name}: not started: {error}")
-                }
-            }));
+        if half_written {
+            say(format_args!("{name}: missing, but the file is still being written; goes on"));
+        } else {
+            say(format_args!("{name}: no longer in the file; stops after its requests"));
+            fleet.stop_one(&name);
         }
     }
-    told
+    // What is quick comes first: a start can take as long as its database takes to answer.
+    let (running, others): (Vec<_>, Vec<_>) =
+        documents.into_iter().partition(|document| fleet.members.contains_key(document.name()));
+    for document in running {
+        if let Some(line) = retune(fleet, document, saved) {
+            say(line);
+        }
+    }
+    let (later, now): (Vec<_>, Vec<_>) = others
+        .into_iter()
+        .filter(|document| fleet.wants(document))
+        .partition(|document| fleet.is_taken(document));
+    for name in fleet.wait_with(later) {
+        say(format_args!("{name}: starts when the last requests of its service are done"));
+    }
+    for document in now {
+        start(fleet, document).await;
+    }
+}
+
+/// Starts a service for a document, and tells.
+pub(super) async fn start(fleet: &mut Fleet, document: Document) {
+    let name = document.name().to_owned();
+    match fleet.start_one(document).await {
+        Ok(address) => say(format_args!("{name}: started at http://{address}")),
+        Err(Ending::Findings(error) | Ending::Usage(error)) => {
+            say(format_args!("{name}: not started: {error}"));
+        }
+    }
+}
+
+fn tell_faults(faults: &[Fault]) {
+    let s = if faults.len() == 1 { "" } else { "s" };
+    say(format_args!("{} fault{s}; the fleet goes on under the last good policy:", faults.len()));
+    for fault in faults {
+        say(format_args!("  {fault}"));
+    }
 }
 
 /// The documents of the files, checked against the fleet that runs.
@@ -87,13 +109,13 @@ async fn read(fleet: &Fleet, paths: &[PathBuf]) -> Result<Vec<Document>, Vec<Fau
 }
 
 /// Puts a document's policy into force; tells what changed from what to what.
-fn retune(fleet: &mut Fleet, document: Document, saved: Option<SystemTime>) -> Option<Change> {
+fn retune(fleet: &mut Fleet, document: Document, saved: Option<SystemTime>) -> Option<String> {
     let name = document.name().to_owned();
     let member = fleet.members.get(&name)?;
     let Some(policy) = fleet.compile(&document, Some(&member.published)) else {
         // The same policy as before: it clears the fault that a save in between may have left.
         member.running.enforcer().apply(member.published.clone());
-        let told = outside(&member.document, &document).map(|text| Change::Told(format!("{name}: {text}")));
+        let told = outside(&member.document, &document).map(|text| format!("{name}: {text}"));
         fleet.members.get_mut(&name)?.document = document;
         return told;
     };
@@ -110,7 +132,7 @@ fn retune(fleet: &mut Fleet, document: Document, saved: Option<SystemTime>) -> O
     let member = fleet.members.get_mut(&name)?;
     member.published = policy;
     member.document = document;
-    Some(Change::Told(line))
+    Some(line)
 }
 
 /// What changed that has no meaning on a laptop.
