@@ -44,7 +44,7 @@ async fn ask(cache: &Cache, target: Uri) {
 
 /// Of one thread: waking another one costs more than all that is measured.
 fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread().build().expect("a runtime")
+    tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime")
 }
 
 /// A cache that holds an answer for each of the targets.
