@@ -129,22 +129,6 @@ impl Enforcer {
         Applied::Now
     }
 
-    /// Reads a document and puts it into force.
-    ///
-    /// # Errors
-    ///
-    /// It cannot be read; the last good one stays in force and `/policyz` shows the error.
-    pub fn apply_json(&self, text: &[u8]) -> Result<Applied, String> {
-        match serde_json::from_slice(text) {
-            Ok(document) => Ok(self.apply(document)),
-            Err(error) => {
-                let error = format!("policy document is not usable: {error}");
-                self.refuse(error.clone());
-                Err(error)
-            }
-        }
-    }
-
     /// Shows that a newer policy could not be taken. The last good one stays in force.
     pub fn refuse(&self, error: String) {
         *self.inner.error.lock() = Some(error);
@@ -208,14 +192,16 @@ mod tests {
     #[test]
     fn a_bad_document_leaves_the_last_good_one_and_says_so() {
         let enforcer = Enforcer::default();
-        enforcer.apply(document("a", 1, 10));
-        for bad in [&b"{"[..], b"{}", b"\xff\xfe", br#"{"ownerUid":"a","revision":-1}"#] {
-            assert!(enforcer.apply_json(bad).is_err());
-            assert!(enforcer.state().error.unwrap().contains("not usable"));
-            assert_eq!((capacity(&enforcer), enforcer.state().revision), (10, 1));
-        }
-        let good = serde_json::to_vec(&document("a", 2, 20)).unwrap();
-        assert_eq!(enforcer.apply_json(&good), Ok(Applied::Now));
-        assert_eq!(enforcer.state().error, None);
+        enforcer.apply(document("a", 2, 10));
+        enforcer.refuse("capacity is -5".into());
+        let told = || enforcer.state().error;
+        assert_eq!((capacity(&enforcer), enforcer.state().revision), (10, 2));
+        enforcer.apply(document("a", 1, 99));
+        assert_eq!(told().as_deref(), Some("capacity is -5"), "something older says nothing");
+        enforcer.apply(document("a", 2, 10));
+        assert_eq!(told(), None, "what is in force was published anew");
+        enforcer.refuse("capacity is -5".into());
+        assert_eq!(enforcer.apply(document("a", 3, 20)), Applied::Now);
+        assert_eq!((told(), capacity(&enforcer)), (None, 20));
     }
 }

@@ -382,11 +382,10 @@ impl Running {
         self.common.ready.store(false, Ordering::Relaxed);
     }
 
-    /// Stops: no longer ready, and after `notice`, in which callers can learn of it, accepts no
-    /// more; requests under way are finished within `grace`. True if all were.
-    pub async fn stop(self, notice: Duration, grace: Duration) -> bool {
-        self.common.ready.store(false, Ordering::Relaxed);
-        tokio::time::sleep(notice).await;
+    /// Stops: no longer ready, and accepts no more; requests under way are finished within `grace`.
+    /// True if all were.
+    pub async fn stop(self, grace: Duration) -> bool {
+        self.announce_stop();
         self.accepting.cancel();
         self.stop.cancel();
         self.tasks.close();

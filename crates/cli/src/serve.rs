@@ -77,7 +77,7 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Ending> {
         () = stopping.asked() => tracing::info!("asked again: callers get no more notice"),
     }
     tokio::select! {
-        drained = running.stop(Duration::ZERO, GRACE) => {
+        drained = running.stop(GRACE) => {
             tracing::info!(drained, "stopped");
         }
         () = stopping.insisted() => tracing::info!("stopped at once"),

@@ -164,7 +164,7 @@ impl Fleet {
     pub(super) fn stop_one(&mut self, name: &str) {
         if let Some(member) = self.members.remove(name) {
             let service = member.running.definition().name;
-            let task = self.stopping.spawn(member.running.stop(Duration::ZERO, GRACE));
+            let task = self.stopping.spawn(member.running.stop(GRACE));
             self.leaving.insert(task.id(), Leaving { name: name.to_owned(), service });
         }
     }
@@ -189,7 +189,7 @@ impl Fleet {
     /// Stops everything; true if every request was finished.
     pub(super) async fn stop_all(&mut self) -> bool {
         let members = std::mem::take(&mut self.members);
-        let stopping = members.into_values().map(|member| member.running.stop(Duration::ZERO, GRACE));
+        let stopping = members.into_values().map(|member| member.running.stop(GRACE));
         let mut drained = futures_util::future::join_all(stopping).await.into_iter().all(|drained| drained);
         while let Some(earlier) = self.stopping.join_next().await {
             drained &= earlier.unwrap_or(false);

@@ -358,7 +358,7 @@ impl Rig {
 
     pub async fn stop(mut self) {
         let running = self.running.take().unwrap();
-        assert!(running.stop(Duration::ZERO, Duration::from_secs(5)).await, "requests were left over");
+        assert!(running.stop(Duration::from_secs(5)).await, "requests were left over");
     }
 }
 
