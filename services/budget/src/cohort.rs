@@ -98,8 +98,12 @@ pub struct CohortMetrics {
     /// How many times cheaper a capability is than the yardstick; none without capabilities or
     /// costs.
     pub efficiency_gain: Option<f64>,
+    /// Capabilities for a hundred dollars; none without capabilities or costs.
+    pub efficiency: Option<f64>,
     /// Workflows and costs by provider.
     pub provider_distribution: BTreeMap<String, Share>,
+    /// Providers that were paid.
+    pub provider_count: usize,
 }
 
 /// One provider's part.
@@ -238,6 +242,11 @@ fn summarise(cohort: &str, totals: &[Total]) -> CohortMetrics {
     let gain = totals.iter().map(|total| total.gain).sum::<f64>() + 0.0;
     let count: i64 = totals.iter().map(|total| total.count).sum();
     let cost_per_capability = (gain > 0.0).then(|| total_spent.dollars() / gain);
+    let that_cost = cost_per_capability.filter(|cost| *cost > 0.0);
+    let provider_distribution: BTreeMap<_, _> = totals
+        .iter()
+        .map(|total| (total.provider.clone(), Share { count: total.count, spent: total.spent }))
+        .collect();
     CohortMetrics {
         cohort_id: cohort.to_owned(),
         total_spent,
@@ -249,13 +258,10 @@ fn summarise(cohort: &str, totals: &[Total]) -> CohortMetrics {
         workflows_executed: count,
         cost_per_capability,
         avg_cost_per_workflow: (count > 0).then(|| total_spent.dollars() / count as f64),
-        efficiency_gain: cost_per_capability
-            .filter(|cost| *cost > 0.0)
-            .map(|cost| BASELINE_PER_CAPABILITY / cost),
-        provider_distribution: totals
-            .iter()
-            .map(|total| (total.provider.clone(), Share { count: total.count, spent: total.spent }))
-            .collect(),
+        efficiency_gain: that_cost.map(|cost| BASELINE_PER_CAPABILITY / cost),
+        efficiency: that_cost.map(|cost| 100.0 / cost),
+        provider_count: provider_distribution.len(),
+        provider_distribution,
     }
 }
 
@@ -298,7 +304,8 @@ mod tests {
         let metrics = summarise("c", &[total(300_000_000, 3.0, 200_000_000)]);
         assert_eq!(metrics.cost_per_capability, Some(100.0));
         assert_eq!(metrics.avg_cost_per_workflow, Some(150.0));
-        assert_eq!(metrics.efficiency_gain, Some(2.0));
+        assert_eq!((metrics.efficiency_gain, metrics.efficiency), (Some(2.0), Some(1.0)));
+        assert_eq!(metrics.provider_count, 1);
         assert_eq!(metrics.budget_remaining, Micros::new(9_800_000_000));
         assert!((metrics.budget_utilization - 2.0).abs() < 1e-9);
     }

@@ -67,11 +67,16 @@ async fn a_workflow_is_booked_once_and_seen_at_once() {
         (&metrics["metrics"]["totalSpent"], &metrics["metrics"]["costPerCapability"]),
         (&json!(1.25), &json!(0.625))
     );
+    assert_eq!(metrics["metrics"]["providerCount"], 1);
+    for again in ["efficiencyGain", "costPerCapability", "budgetUtilization", "providerDistribution"] {
+        assert_eq!(metrics[again], metrics["metrics"][again], "{again}");
+    }
     let other = json!({"cohortId": "c-1", "workflowId": "w-1", "provider": "openai", "cost": 9});
     assert_eq!(rig.post("/api/v1/budget/record-workflow", other).await.0, 409);
     let (_, policy) = rig.get("/api/v1/budget/policy/c-1").await;
     assert_eq!(policy["budgetPolicy"]["monthlyBudget"], 10_000.0);
     assert_eq!(policy["suggestedPolicy"]["action"], "increase-allocation");
+    assert_eq!(policy["efficiencyGain"], json!(320.0));
     let (_, export) = rig.get("/api/v1/budget/export").await;
     assert_eq!(export["cohortMetrics"]["c-1"]["workflowsExecuted"], 1);
     rig.stop().await;

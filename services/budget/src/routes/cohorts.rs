@@ -1,6 +1,6 @@
 //! Costs booked to groups of users.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{extract::State, response::Response};
 use http::StatusCode;
@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 use super::{Shelf, briefly_shared, momentary};
 use crate::{
     cohort::{
-        CohortMetrics, DAILY, MONTHLY, MOST_PER_WORKFLOW, Recorded, Suggestion, TARGET_PER_CAPABILITY,
+        CohortMetrics, DAILY, MONTHLY, MOST_PER_WORKFLOW, Recorded, Share, Suggestion, TARGET_PER_CAPABILITY,
         Workflow, suggest,
     },
     money::Micros,
@@ -47,6 +47,8 @@ pub(crate) struct CohortPolicy {
     /// The cohort's budgets, in dollars.
     #[schema(value_type = Object)]
     budget_policy: serde_json::Value,
+    /// How many times cheaper a capability is than the yardstick; none without capabilities or costs.
+    efficiency_gain: Option<f64>,
     metrics: CohortMetrics,
     /// Usable providers, cheapest first.
     provider_recommendations: Vec<ProviderId>,
@@ -71,6 +73,7 @@ pub(crate) async fn policy(
             "costPerCapabilityTarget": TARGET_PER_CAPABILITY,
         }),
         suggested_policy: suggest(&metrics),
+        efficiency_gain: metrics.efficiency_gain,
         metrics,
         provider_recommendations: providers,
         cohort_id: cohort.clone(),
@@ -82,6 +85,12 @@ pub(crate) async fn policy(
 #[serde(rename_all = "camelCase")]
 pub(crate) struct MetricsAnswer {
     cohort_id: String,
+    /// The figures that callers look at most, again where the system before this one had them; as
+    /// numbers.
+    efficiency_gain: Option<f64>,
+    cost_per_capability: Option<f64>,
+    budget_utilization: f64,
+    provider_distribution: BTreeMap<String, Share>,
     metrics: CohortMetrics,
 }
 
@@ -94,7 +103,15 @@ pub(crate) async fn metrics(
     Path(cohort): Path<String>,
 ) -> Result<Response, ApiError> {
     let metrics = shelf.cohorts.metrics(cohort_id(&cohort)?).await?;
-    Ok(briefly_shared(&tag(&cohort), MetricsAnswer { cohort_id: cohort.clone(), metrics }))
+    let body = MetricsAnswer {
+        cohort_id: cohort.clone(),
+        efficiency_gain: metrics.efficiency_gain,
+        cost_per_capability: metrics.cost_per_capability,
+        budget_utilization: metrics.budget_utilization,
+        provider_distribution: metrics.provider_distribution.clone(),
+        metrics,
+    };
+    Ok(briefly_shared(&tag(&cohort), body))
 }
 
 #[derive(Deserialize, ToSchema)]
