@@ -9,7 +9,7 @@ use http::{
     header::{AGE, CONTENT_LENGTH, ETAG, IF_NONE_MATCH},
 };
 
-use crate::{Entry, layer::Shared};
+use crate::{Entry, ask::Shared};
 
 /// Headers that are added to a stored answer on its way out.
 const ROOM_FOR_HEADERS: usize = 12;

@@ -25,11 +25,11 @@ use tower::Service;
 use crate::{
     Entry, Key, Terms,
     answer::{CACHE_STATUS, Forward, Told},
+    ask::Shared,
     cache::Outcome,
     entry::sent,
     flight::{Boarding, Pilot},
     judge::{Verdict, judge},
-    layer::Shared,
     rfc9111::{CacheControl, Storable, Wish, storable},
 };
 

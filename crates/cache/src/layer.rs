@@ -14,7 +14,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{
-    Extensions, Method, Request, Response, StatusCode,
+    Method, Request, Response, StatusCode,
     header::{IF_MATCH, IF_UNMODIFIED_SINCE, RANGE},
 };
 use http_body::Body;
@@ -22,8 +22,9 @@ use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
 use crate::{
-    Cache, Invalidation, Key, Terms,
+    Ask, Cache, Invalidation, Key, Terms,
     answer::{Forward, Told},
+    ask::Shared,
     entry::normalised,
     fetch::{Fetch, bodiless},
     flight::Boarding,
@@ -32,39 +33,10 @@ use crate::{
     rfc9111::{CacheControl, Wish},
 };
 
-/// Who asks.
-#[derive(Clone, Copy, Debug)]
-pub struct Client<'a> {
-    /// Whose answers these are; empty for the anonymous.
-    pub tenant: &'a str,
-    /// Whether the request carried credentials.
-    pub authorised: bool,
-}
-
-/// What the layer asks of each request.
-#[derive(Clone, Copy, Debug)]
-pub struct Ask {
-    /// The cache terms in force for it; none: nothing is cached.
-    pub terms: fn(&Extensions) -> Option<&Terms>,
-    /// Who asks.
-    pub client: fn(&Extensions) -> Client<'_>,
-    /// A number that the request has after it was answered, kept with the answer.
-    pub label: fn(&Extensions) -> u16,
-    /// Gives the number again to a request that is answered from the cache.
-    pub set_label: fn(&Extensions, u16),
-}
-
 /// Makes [`Cached`] services over one cache.
 #[derive(Clone)]
 pub struct CacheLayer {
     shared: Arc<Shared>,
-}
-
-pub(crate) struct Shared {
-    pub(crate) cache: Cache,
-    pub(crate) ask: Ask,
-    /// This cache's name in `Cache-Status`.
-    pub(crate) name: String,
 }
 
 impl CacheLayer {
@@ -253,7 +225,7 @@ mod tests {
     use tower::{ServiceExt, service_fn};
 
     use super::*;
-    use crate::invalidation::HELD_AGAINST;
+    use crate::{Client, invalidation::HELD_AGAINST};
 
     const TERMS: Terms = Terms {
         ttl: Duration::from_mins(1),

@@ -19,6 +19,7 @@
 //! compared on every hit. A failing level makes a slower answer, never a failed one.
 
 mod answer;
+mod ask;
 mod cache;
 mod disk;
 mod entry;
@@ -32,11 +33,12 @@ mod level;
 mod memory;
 pub mod rfc9111;
 
+pub use ask::{Ask, Client};
 pub use cache::{Cache, Stats};
 pub use disk::Disk;
 pub use entry::{Entry, Key};
 pub use flight::{Boarding, Flights, Passenger, Pilot};
 pub use invalidation::Invalidation;
 pub use judge::Terms;
-pub use layer::{Ask, CacheFuture, CacheLayer, Cached, Client};
+pub use layer::{CacheFuture, CacheLayer, Cached};
 pub use level::{Level, LevelStats};

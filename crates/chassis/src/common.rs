@@ -24,10 +24,25 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::{
-    Components, Enforcer, Kind, Reply, enforce::PolicyState, server::ConnectionCounts, service::Domain,
-    stack::Load,
-};
+use crate::{Components, Enforcer, Kind, Reply, enforce::PolicyState, server::ConnectionCounts, stack::Load};
+
+/// Whether a service has its own endpoints yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Domain {
+    /// It has.
+    Built,
+    /// It answers what every service answers, and nothing else.
+    NotBuilt,
+}
+
+impl Domain {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Built => "built",
+            Self::NotBuilt => "not built",
+        }
+    }
+}
 
 /// What the endpoints speak of.
 pub(crate) struct Common {

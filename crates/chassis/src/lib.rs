@@ -33,12 +33,13 @@ pub use phase6_store as store;
 pub use phase6_telemetry as telemetry;
 
 pub use caller::{Access, ApiKeys, Caller, INTERNAL, InternalToken, InvalidKeyLine, X_FORWARDED_FOR};
+pub use common::Domain;
 pub use components::{Components, Kind};
 pub use enforce::{Applied, Enforcer, Judgement, PolicyState};
 pub use envelope::{ApiError, ErrorBody, ErrorDetail, FAULT, Reply};
 pub use extract::{Json, Path, Query, parse_json};
 pub use server::{BodyError, BodyLimits, ConnectionCounts, ConnectionLimits, RequestBody};
-pub use service::{Definition, Domain, Host, Kit, Needs, Running, StartError, start};
+pub use service::{Definition, Host, Kit, Needs, Running, StartError, start};
 pub use settings::Settings;
 pub use stack::RequestContext;
 pub use upstream::{CallError, Condition, EndpointSnapshot, Upstream};

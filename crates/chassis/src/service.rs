@@ -26,7 +26,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::{
     Access, ApiError, Components, ConnectionLimits, Enforcer, Kind, Upstream,
-    common::{self, Common},
+    common::{self, Common, Domain},
     describe, series, server,
     settings::Settings,
     stack::{Load, Parts, limiter, stack},
@@ -38,24 +38,6 @@ const BUCKETS: usize = 1 << 16;
 const MOST_IN_FLIGHT: usize = 2048;
 /// Bytes that a service's cache may take on disk.
 const CACHE_ON_DISK: u64 = 256 * 1024 * 1024;
-
-/// Whether a service has its own endpoints yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Domain {
-    /// It has.
-    Built,
-    /// It answers what every service answers, and nothing else.
-    NotBuilt,
-}
-
-impl Domain {
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Built => "built",
-            Self::NotBuilt => "not built",
-        }
-    }
-}
 
 /// What a service needs from whoever runs it.
 #[derive(Clone, Copy, Default)]

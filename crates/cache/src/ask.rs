@@ -1,0 +1,35 @@
+//! What the layer asks of each request, and what its parts share.
+
+use http::Extensions;
+
+use crate::{Cache, Terms};
+
+/// Who asks.
+#[derive(Clone, Copy, Debug)]
+pub struct Client<'a> {
+    /// Whose answers these are; empty for the anonymous.
+    pub tenant: &'a str,
+    /// Whether the request carried credentials.
+    pub authorised: bool,
+}
+
+/// What the layer asks of each request.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask {
+    /// The cache terms in force for it; none: nothing is cached.
+    pub terms: fn(&Extensions) -> Option<&Terms>,
+    /// Who asks.
+    pub client: fn(&Extensions) -> Client<'_>,
+    /// A number that the request has after it was answered, kept with the answer.
+    pub label: fn(&Extensions) -> u16,
+    /// Gives the number again to a request that is answered from the cache.
+    pub set_label: fn(&Extensions, u16),
+}
+
+/// What everything that answers a request works with.
+pub(crate) struct Shared {
+    pub(crate) cache: Cache,
+    pub(crate) ask: Ask,
+    /// This cache's name in `Cache-Status`.
+    pub(crate) name: String,
+}
