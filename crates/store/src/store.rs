@@ -5,7 +5,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
@@ -125,6 +125,20 @@ impl Store {
     ///
     /// The database cannot be reached, or the file cannot be written.
     pub async fn connect(url: &DatabaseUrl, limits: PoolLimits) -> Result<Self, StoreError> {
+        let due = Instant::now() + limits.acquire_timeout;
+        loop {
+            match Self::connect_once(url, limits.clone()).await {
+                // Several programs that start with one new file are in each other's way while the file
+                // is set up; SQLite does not wait in every case.
+                Err(StoreError::Unavailable { what: "busy", .. }) if Instant::now() < due => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                met => return met,
+            }
+        }
+    }
+
+    async fn connect_once(url: &DatabaseUrl, limits: PoolLimits) -> Result<Self, StoreError> {
         sqlx::any::install_default_drivers();
         if let DatabaseUrl::Sqlite(path) = url
             && let Some(folder) = path.parent()
