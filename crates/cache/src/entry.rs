@@ -30,33 +30,29 @@ impl Key {
 
 /// Path and query with percent-encoding in its normal form (RFC 3986, section 6.2.2): what need
 /// not be encoded is not, hexadecimal digits are upper-case. Means the same as before.
+///
+/// A target with a percent sign that encodes nothing stays as it is: what its other escapes stand
+/// for could make an escape of that sign, and one target would be taken for another.
 pub fn normalised(uri: &Uri) -> Cow<'_, str> {
     let text = uri.path_and_query().map_or("/", |target| target.as_str());
     if !text.contains('%') {
         return Cow::Borrowed(text);
     }
-    let bytes = text.as_bytes();
+    let mut pieces = text.split('%');
     let mut out = String::with_capacity(text.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let escape = (bytes[at] == b'%')
-            .then(|| text.get(at + 1..at + 3))
-            .flatten()
-            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        if let Some(byte) = escape {
-            if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-                out.push(char::from(byte));
-            } else {
-                out.push('%');
-                out.push_str(&text[at + 1..at + 3].to_ascii_uppercase());
-            }
-            at += 3;
+    out.push_str(pieces.next().unwrap_or_default());
+    for piece in pieces {
+        let digits = piece.get(..2).filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()));
+        let Some(byte) = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) else {
+            return Cow::Borrowed(text);
+        };
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
         } else {
-            // Targets may hold bytes beyond ASCII as they are.
-            let rest = text[at..].chars().next().unwrap_or_default();
-            out.push(rest);
-            at += rest.len_utf8();
+            out.push('%');
+            out.push_str(&piece[..2].to_ascii_uppercase());
         }
+        out.push_str(&piece[2..]);
     }
     Cow::Owned(out)
 }
@@ -153,9 +149,40 @@ mod tests {
         assert_eq!(normal("http://host/a"), "/a");
     }
 
+    /// `%%30A` was taken for `%0A`.
+    #[test]
+    fn a_percent_sign_that_encodes_nothing_makes_no_escape_of_what_follows() {
+        for odd in ["/%%30A", "/%2", "/a%", "/%+a", "/%zz%61", "/%61%"] {
+            assert_eq!(normal(odd), odd);
+        }
+    }
+
     proptest! {
         #[test]
-        fn normalising_twice_changes_nothing(path in "(/[a-z%0-9A-F~._-]{0,8}){0,4}") {
+        fn targets_that_differ_in_meaning_have_different_normal_forms(
+            one in "/[%0-3Aa]{0,6}", other in "/[%0-3Aa]{0,6}",
+        ) {
+            let meaning = |text: &str| {
+                let mut bytes = Vec::new();
+                let mut pieces = text.split('%');
+                bytes.extend(pieces.next().unwrap_or_default().bytes());
+                for piece in pieces {
+                    let digits = piece.get(..2).filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()));
+                    let (byte, rest) = digits.map_or((b'%', piece), |digits| {
+                        (u8::from_str_radix(digits, 16).unwrap_or(0), &piece[2..])
+                    });
+                    bytes.push(byte);
+                    bytes.extend(rest.bytes());
+                }
+                bytes
+            };
+            if one.parse::<Uri>().is_ok() && other.parse::<Uri>().is_ok() && meaning(&one) != meaning(&other) {
+                prop_assert_ne!(normal(&one), normal(&other));
+            }
+        }
+
+        #[test]
+        fn normalising_twice_changes_nothing(path in "(/[a-z%0-9A-F~._-]{0,8}){0,4}|/[%0-3Aa]{0,6}") {
             if let Ok(uri) = path.parse::<Uri>() {
                 let once = normalised(&uri).into_owned();
                 if let Ok(again) = once.parse::<Uri>() {
