@@ -22,6 +22,24 @@ use crate::{client, program, root};
 /// The example fleet.
 pub const EXAMPLE: &str = include_str!("../../crds/examples/fleet.yaml");
 
+/// The example with a smaller limit and a shorter TTL for `budget`.
+pub fn retuned(text: &str) -> String {
+    text.replace("capacity: 100\n", "capacity: 3\n").replace("ttl: 5s", "ttl: 2s")
+}
+
+/// The example without one service.
+pub fn without(service: &str) -> String {
+    let declares = format!("service: {service}\n");
+    let documents = EXAMPLE.split("---\n").filter(|document| !document.contains(&declares));
+    documents.collect::<Vec<_>>().join("---\n")
+}
+
+/// Runs the program where it is to end soon: exit code, standard error.
+pub fn refused(arguments: &[&str]) -> (Option<i32>, String) {
+    let mut program = Program::start(arguments, &[]);
+    (program.end(Duration::from_secs(10)), program.errors())
+}
+
 /// A process of the program.
 pub struct Program {
     process: Child,

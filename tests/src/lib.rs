@@ -9,6 +9,7 @@
 mod fleet;
 mod gateway;
 pub mod markdown;
+mod served;
 mod upstream;
 
 use std::{
@@ -18,8 +19,9 @@ use std::{
     time::Duration,
 };
 
-pub use fleet::{EXAMPLE, Fleet, Program, free_ports};
+pub use fleet::{EXAMPLE, Fleet, Program, free_ports, refused, retuned, without};
 pub use gateway::Gateway;
+pub use served::Served;
 pub use upstream::{Probes, Upstream};
 
 /// The workspace's folder.

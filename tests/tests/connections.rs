@@ -4,50 +4,28 @@
 
 use std::time::{Duration, Instant};
 
-use phase6_tests::{Program, client, free_ports, until};
+use phase6_tests::{Served, until};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
 
-struct Served {
-    _program: Program,
-    port: u16,
-    http: reqwest::Client,
-    _folder: tempfile::TempDir,
-}
-
 async fn served() -> Served {
-    let folder = tempfile::tempdir().unwrap();
-    let port = free_ports();
-    let data = folder.path().join("data");
-    let program = Program::start(
-        &["serve", "budget", "--port", &port.to_string(), "--data", data.to_str().unwrap()],
-        &[],
-    );
-    let served = Served { _program: program, port, http: client(), _folder: folder };
-    until("it serves", || async { served.get("/readyz").await == Some(200) }).await;
-    served
+    Served::start("budget", &[]).await
 }
 
-impl Served {
-    async fn get(&self, path: &str) -> Option<u16> {
-        let answer = self.http.get(format!("http://127.0.0.1:{}{path}", self.port)).send().await.ok()?;
-        Some(answer.status().as_u16())
-    }
+/// A connection on which these bytes have been sent.
+async fn open(served: &Served, first: &[u8]) -> TcpStream {
+    let mut socket = TcpStream::connect(("127.0.0.1", served.port)).await.unwrap();
+    socket.write_all(first).await.unwrap();
+    socket
+}
 
-    async fn open(&self, first: &[u8]) -> TcpStream {
-        let mut socket = TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
-        socket.write_all(first).await.unwrap();
-        socket
-    }
-
-    async fn metric(&self, name: &str) -> f64 {
-        let answer = self.http.get(format!("http://127.0.0.1:{}/metrics", self.port)).send().await.unwrap();
-        let text = answer.text().await.unwrap();
-        let line = text.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
-        line.rsplit(' ').next().unwrap().parse().unwrap()
-    }
+async fn metric(served: &Served, name: &str) -> f64 {
+    let answer = served.http.get(format!("http://127.0.0.1:{}/metrics", served.port)).send().await.unwrap();
+    let text = answer.text().await.unwrap();
+    let line = text.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
+    line.rsplit(' ').next().unwrap().parse().unwrap()
 }
 
 /// Reads until the server closes; what it said.
@@ -70,13 +48,13 @@ async fn slow_connections_are_closed_and_nobody_else_notices() {
     let started = Instant::now();
     let mut sockets = Vec::new();
     for i in 0..2_000 {
-        sockets.push(served.open(kinds[i % 4]).await);
+        sockets.push(open(&served, kinds[i % 4]).await);
     }
     let waiting = tokio::spawn(futures_util::future::join_all(sockets.into_iter().map(closed)));
     let mut slowest = Duration::ZERO;
     while !waiting.is_finished() {
         let asked = Instant::now();
-        assert_eq!(served.get("/api/v1/budget").await, Some(200), "others are served");
+        assert_eq!(served.get("/api/v1/budget").await.unwrap().0, 200, "others are served");
         slowest = slowest.max(asked.elapsed());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -85,15 +63,15 @@ async fn slow_connections_are_closed_and_nobody_else_notices() {
     assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
     let slow_bodies: Vec<_> = said.iter().skip(3).step_by(4).collect();
     assert!(slow_bodies.iter().all(|said| said.contains("body_too_slow")), "{:?}", slow_bodies.first());
-    assert!(served.metric("phase6_connections_timed_out_total").await >= 1_500.0);
-    until("only ours is open", || async { served.metric("phase6_connections_open").await <= 2.0 }).await;
+    assert!(metric(&served, "phase6_connections_timed_out_total").await >= 1_500.0);
+    until("only ours is open", || async { metric(&served, "phase6_connections_open").await <= 2.0 }).await;
 }
 
 #[tokio::test]
 async fn a_body_that_trickles_is_refused() {
     let served = served().await;
     let head = b"POST /api/v1/budget/can-afford HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 100000\r\n\r\n";
-    let mut socket = served.open(head).await;
+    let mut socket = open(&served, head).await;
     let started = Instant::now();
     let mut answer = [0; 12];
     loop {
@@ -117,22 +95,21 @@ async fn an_answer_that_is_not_read_does_not_hold_others_up() {
     // Asks for much and reads nothing.
     let mut greedy = Vec::new();
     for _ in 0..50 {
-        let mut socket = served.open(b"").await;
+        let mut socket = open(&served, b"").await;
         for _ in 0..20 {
             let _ = socket.write_all(b"GET /openapi.json HTTP/1.1\r\nhost: a\r\n\r\n").await;
         }
         greedy.push(socket);
     }
     for _ in 0..20 {
-        assert_eq!(served.get("/api/v1/budget").await, Some(200));
+        assert_eq!(served.get("/api/v1/budget").await.unwrap().0, 200);
     }
 }
 
 #[tokio::test]
 async fn requests_can_be_pipelined_and_are_answered_in_order() {
     let served = served().await;
-    let mut socket = served
-        .open(b"GET /livez HTTP/1.1\r\nhost: a\r\n\r\nGET /nope HTTP/1.1\r\nhost: a\r\n\r\nGET /readyz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+    let mut socket = open(&served, b"GET /livez HTTP/1.1\r\nhost: a\r\n\r\nGET /nope HTTP/1.1\r\nhost: a\r\n\r\nGET /readyz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
         .await;
     let mut said = String::new();
     socket.read_to_string(&mut said).await.unwrap();
@@ -149,16 +126,16 @@ async fn what_is_no_http_is_answered_in_the_one_envelope() {
         (b"GET /x HTTP/1.1\r\nbad header\r\n\r\n", "400", "malformed_request"),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", "400", "malformed_request"),
     ] {
-        let said = closed(served.open(bytes).await).await;
+        let said = closed(open(&served, bytes).await).await;
         assert!(said.starts_with(&format!("HTTP/1.1 {status}")), "{said}");
         assert!(said.contains(code) && said.contains("\"traceId\":\""), "{said}");
     }
     let many = (0..150).map(|i| format!("x-{i}: y\r\n")).collect::<Vec<_>>().concat();
     let said =
-        closed(served.open(format!("GET /livez HTTP/1.1\r\nhost: a\r\n{many}\r\n").as_bytes()).await).await;
+        closed(open(&served, format!("GET /livez HTTP/1.1\r\nhost: a\r\n{many}\r\n").as_bytes()).await).await;
     assert!(said.starts_with("HTTP/1.1 431") && said.contains("headers_too_large"), "{said}");
     // A connection that was used before answers the same way.
-    let mut socket = served.open(b"GET /livez HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    let mut socket = open(&served, b"GET /livez HTTP/1.1\r\nhost: a\r\n\r\n").await;
     let mut first = [0; 15];
     socket.read_exact(&mut first).await.unwrap();
     socket.write_all(b"NONSENSE\r\n\r\n").await.unwrap();

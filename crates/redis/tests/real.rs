@@ -6,7 +6,10 @@
 
 use std::{
     net::SocketAddr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -32,6 +35,8 @@ enum Wire {
 struct Relay {
     address: SocketAddr,
     wire: Arc<watch::Sender<Wire>>,
+    /// Connections that found the wire cut.
+    refused: Arc<AtomicUsize>,
     accepting: JoinHandle<()>,
 }
 
@@ -42,10 +47,12 @@ impl Relay {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let wire = Arc::new(watch::Sender::new(Wire::Whole));
-        let of_wire = Arc::clone(&wire);
+        let refused = Arc::new(AtomicUsize::new(0));
+        let (of_wire, count) = (Arc::clone(&wire), Arc::clone(&refused));
         let accepting = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 if *of_wire.borrow() == Wire::Cut {
+                    count.fetch_add(1, Ordering::SeqCst);
                     continue;
                 }
                 let server = TcpStream::connect(&server).await.unwrap();
@@ -55,7 +62,7 @@ impl Relay {
                 tokio::spawn(pass(from_server, to_client, of_wire.subscribe()));
             }
         });
-        Self { address, wire, accepting }
+        Self { address, wire, refused, accepting }
     }
 
     fn client(&self) -> Redis {
@@ -171,8 +178,13 @@ async fn a_server_that_comes_back_is_used_again_within_2_s() {
         relay.is(Wire::Cut);
         until_gone(&redis).await;
         assert!(redis.state().gone_for_ms.is_some());
-        // Longer than a probe's pause: a probe that finds nothing goes on.
-        tokio::time::sleep(Duration::from_millis(700)).await;
+        // A probe that finds nothing goes on.
+        let before = relay.refused.load(Ordering::SeqCst);
+        let due = Instant::now() + Duration::from_secs(10);
+        while relay.refused.load(Ordering::SeqCst) < before + 2 {
+            assert!(Instant::now() < due, "it is not asked any more");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         assert!(redis.state().gone);
         relay.is(Wire::Whole);
         let took = back(&redis).await;

@@ -99,19 +99,11 @@ pub struct Broker {
 }
 
 struct Inner {
-    directory: Directory,
-    prices: PriceList,
-    ledger: Ledger,
-    gate: Gate,
-    policies: Policies,
-    answers: Answers,
+    parts: Parts,
     flights: Arc<Flights<Question, Shared>>,
     responses: Cache,
     /// Settlements and calls under way, which a stop waits for.
     tasks: TaskTracker,
-    hedge_after: Duration,
-    answer_limit: Duration,
-    stream_limit: Duration,
     asked: AtomicU64,
     kept: AtomicU64,
     joined: AtomicU64,
@@ -142,31 +134,12 @@ pub struct Parts {
 impl Broker {
     /// A broker.
     pub fn new(parts: Parts, kit: &Kit) -> Self {
-        let Parts {
-            directory,
-            prices,
-            ledger,
-            gate,
-            policies,
-            answers,
-            hedge_after,
-            answer_limit,
-            stream_limit,
-        } = parts;
         Self {
             inner: Arc::new(Inner {
-                directory,
-                prices,
-                ledger,
-                gate,
-                policies,
-                answers,
+                parts,
                 flights: Arc::default(),
                 responses: kit.cache.clone(),
                 tasks: kit.tasks.clone(),
-                hedge_after,
-                answer_limit,
-                stream_limit,
                 asked: AtomicU64::new(0),
                 kept: AtomicU64::new(0),
                 joined: AtomicU64::new(0),
@@ -195,12 +168,12 @@ impl Broker {
     pub async fn answer(&self, ask: Ask) -> Result<(Answer, Source), NoAnswer> {
         let inner = &self.inner;
         inner.asked.fetch_add(1, Ordering::Relaxed);
-        let due = Instant::now() + inner.answer_limit;
+        let due = Instant::now() + inner.parts.answer_limit;
         let (task, criticality, candidates) = self.candidates(&ask);
-        let models = candidates.iter().map(|id| (*id, inner.directory.get(*id).model()));
+        let models = candidates.iter().map(|id| (*id, inner.parts.directory.get(*id).model()));
         let question = Question::new(&ask.tenant, &ask.prompt, task, criticality, models);
         if !ask.ttl.is_zero()
-            && let Ok(Some(kept)) = inner.answers.get(&question, Timestamp::now()).await
+            && let Ok(Some(kept)) = inner.parts.answers.get(&question, Timestamp::now()).await
         {
             inner.kept.fetch_add(1, Ordering::Relaxed);
             return Ok((from_kept(kept, task), Source::Kept));
@@ -245,7 +218,7 @@ impl Broker {
     /// What the prompt wants, how much quality counts, and whom to try in which order.
     fn candidates(&self, ask: &Ask) -> (Task, Criticality, Vec<ProviderId>) {
         let task = task_of(&ask.prompt.text);
-        let criticality = ask.criticality.unwrap_or_else(|| self.inner.policies.get().criticality);
+        let criticality = ask.criticality.unwrap_or_else(|| self.inner.parts.policies.get().criticality);
         let candidates = match ask.only {
             Some(only) => vec![only],
             None => order(task, criticality).to_vec(),
@@ -259,7 +232,7 @@ impl Broker {
             model: answer.model.clone(),
             text: answer.text.clone(),
         };
-        if let Err(error) = self.inner.answers.put(question, &kept, ttl, Timestamp::now()).await {
+        if let Err(error) = self.inner.parts.answers.put(question, &kept, ttl, Timestamp::now()).await {
             tracing::warn!(%error, "an answer could not be kept");
         }
     }
@@ -270,14 +243,19 @@ impl Broker {
         candidates: &[ProviderId],
         criticality: Criticality,
     ) -> Result<(Place, Vec<ProviderId>), NoAnswer> {
-        let directory = &self.inner.directory;
+        let directory = &self.inner.parts.directory;
         let usable = |id: &ProviderId| directory.get(*id).unusable().is_none();
         let usable: Vec<_> = candidates.iter().copied().filter(usable).collect();
         if usable.is_empty() {
             return Err(NoAnswer::NoProvider { how: directory.why_none(candidates, criticality) });
         }
-        let place =
-            self.inner.gate.enter(PLACE).await.map_err(|why| NoAnswer::Busy { what: why.to_string() })?;
+        let place = self
+            .inner
+            .parts
+            .gate
+            .enter(PLACE)
+            .await
+            .map_err(|why| NoAnswer::Busy { what: why.to_string() })?;
         Ok((place, usable))
     }
 
@@ -294,7 +272,7 @@ impl Broker {
         let attempt = |id| self.attempt(id, ask, task, due);
         match self.first(usable, attempt).await {
             Ok((answer, attempts)) => Ok(Answer { attempts, ..answer }),
-            Err(failed) => Err(why(failed, || self.inner.directory.why_none(candidates, criticality))),
+            Err(failed) => Err(why(failed, || self.inner.parts.directory.why_none(candidates, criticality))),
         }
     }
 
@@ -305,7 +283,7 @@ impl Broker {
         candidates: Vec<ProviderId>,
         attempt: impl Fn(ProviderId) -> F,
     ) -> Result<(T, Vec<Attempt>), Vec<Attempt>> {
-        let free = |id: ProviderId| self.inner.prices.of(id).is_free();
+        let free = |id: ProviderId| self.inner.parts.prices.of(id).is_free();
         let named = |id| {
             let attempt = attempt(id);
             async move { (id, attempt.await) }
@@ -333,7 +311,7 @@ impl Broker {
                         asked.retain(|other| *other != id);
                     }
                 },
-                () = tokio::time::sleep(self.inner.hedge_after), if hedge.is_some() => {
+                () = tokio::time::sleep(self.inner.parts.hedge_after), if hedge.is_some() => {
                     if let Some(next) = hedge.and_then(|at| queue.remove(at)) {
                         running.push(named(next));
                         asked.push(next);

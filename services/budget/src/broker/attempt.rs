@@ -144,8 +144,8 @@ impl Broker {
         task: Task,
         due: Instant,
     ) -> Result<Answer, Attempt> {
-        let provider = self.inner.directory.get(id);
-        let client = self.inner.directory.client();
+        let provider = self.inner.parts.directory.get(id);
+        let client = self.inner.parts.directory.client();
         let mut begun = self.begin(id, ask, task, due).await?;
         let most = time_for(ask.prompt.max_tokens);
         let call = async |left: Duration, span: Option<&OutgoingCall>| {
@@ -156,7 +156,7 @@ impl Broker {
                 let Begun { permit, mut bill, .. } = begun;
                 permit.end(Outcome::Success);
                 bill.usage = completion.usage;
-                let price = self.inner.prices.of(id);
+                let price = self.inner.parts.prices.of(id);
                 let estimated = price.is_guess(completion.usage);
                 let cost = bill.pay(price.cost(completion.usage), estimated, "success").await;
                 Ok(Answer {
@@ -182,8 +182,8 @@ impl Broker {
         task: Task,
         due: Instant,
     ) -> Result<Begun, Attempt> {
-        let provider = self.inner.directory.get(id);
-        if let Some(reason) = provider.absent(self.inner.directory.client()).await {
+        let provider = self.inner.parts.directory.get(id);
+        if let Some(reason) = provider.absent(self.inner.parts.directory.client()).await {
             return Err(Attempt::new(id, Cause::Absent, reason, None));
         }
         let left = due.saturating_duration_since(Instant::now());
@@ -194,7 +194,7 @@ impl Broker {
             let wait = refused.retry_after();
             Attempt::new(id, Cause::Provider, refused, Some(wait))
         })?;
-        let most = self.inner.prices.of(id).at_most(ask.prompt.bytes(), ask.prompt.max_tokens);
+        let most = self.inner.parts.prices.of(id).at_most(ask.prompt.bytes(), ask.prompt.max_tokens);
         let bill = self.reserve(id, most, task).await?;
         let span = Exchange::current().map(|exchange| exchange.call());
         Ok(Begun { permit, bill, span, left, id })
@@ -206,14 +206,14 @@ impl Broker {
         let broker = self.clone();
         let reserving = self.inner.tasks.spawn(async move {
             let now = Timestamp::now();
-            match broker.inner.ledger.reserve(id, most, now).await {
+            match broker.inner.parts.ledger.reserve(id, most, now).await {
                 Ok(reservation) => {
                     broker.spent();
                     Ok(Bill {
                         reservation: Some(reservation),
                         sent: false,
                         most,
-                        model: broker.inner.directory.get(id).model().to_owned(),
+                        model: broker.inner.parts.directory.get(id).model().to_owned(),
                         id,
                         task,
                         usage: None,
@@ -273,12 +273,12 @@ impl Bill {
             _ => None,
         };
         if let CallFailed::Refused { status } = failed {
-            self.broker.inner.directory.get(id).refused(*status);
+            self.broker.inner.parts.directory.get(id).refused(*status);
         }
         let (cost, estimated) = match failed {
             CallFailed::Empty { usage: Some(usage) } => {
                 self.usage = Some(*usage);
-                (self.broker.inner.prices.of(id).cost(Some(*usage)), false)
+                (self.broker.inner.parts.prices.of(id).cost(Some(*usage)), false)
             }
             _ if failed.may_be_charged() => (self.most, self.most > Micros::ZERO),
             _ => (Micros::ZERO, false),
@@ -334,8 +334,10 @@ async fn settle(broker: Broker, reservation: Reservation, settlement: Option<Set
     let mut pause = SETTLE_PAUSE;
     for attempt in 1..=SETTLE_TRIES {
         let done = match &settlement {
-            Some(settlement) => broker.inner.ledger.settle(&reservation, settlement, Timestamp::now()).await,
-            None => broker.inner.ledger.release(&reservation).await,
+            Some(settlement) => {
+                broker.inner.parts.ledger.settle(&reservation, settlement, Timestamp::now()).await
+            }
+            None => broker.inner.parts.ledger.release(&reservation).await,
         };
         match done {
             Ok(()) => break,

@@ -75,14 +75,13 @@ impl Broker {
     /// See [`NoAnswer`].
     pub async fn stream(&self, ask: Ask) -> Result<Streamed, NoAnswer> {
         self.inner.asked.fetch_add(1, Ordering::Relaxed);
-        let due = Instant::now() + self.inner.answer_limit;
+        let due = Instant::now() + self.inner.parts.answer_limit;
         let (task, criticality, candidates) = self.candidates(&ask);
         let (place, usable) = self.admitted(&candidates, criticality).await?;
         let begin = |id| self.begin_stream(id, &ask, task, due);
-        let (begun, attempts) = self
-            .first(usable, begin)
-            .await
-            .map_err(|failed| why(failed, || self.inner.directory.why_none(&candidates, criticality)))?;
+        let (begun, attempts) = self.first(usable, begin).await.map_err(|failed| {
+            why(failed, || self.inner.parts.directory.why_none(&candidates, criticality))
+        })?;
         let (id, begun, pieces) = begun;
         let (tell, told) = mpsc::channel(AHEAD);
         let passing = Passing {
@@ -100,7 +99,7 @@ impl Broker {
         self.inner.tasks.spawn(passing.pass(tell));
         Ok(Streamed {
             provider: id,
-            model: self.inner.directory.get(id).model().to_owned(),
+            model: self.inner.parts.directory.get(id).model().to_owned(),
             task,
             attempts,
             events: Box::pin(stream::unfold(told, |mut told| async {
@@ -116,8 +115,8 @@ impl Broker {
         task: Task,
         due: Instant,
     ) -> Result<(ProviderId, Begun, Streaming), Attempt> {
-        let provider = self.inner.directory.get(id);
-        let client = self.inner.directory.client();
+        let provider = self.inner.parts.directory.get(id);
+        let client = self.inner.parts.directory.client();
         let mut begun = self.begin(id, ask, task, due).await?;
         let call = async |limit, span: Option<&OutgoingCall>| {
             client.stream(provider, &ask.prompt, limit, span).await
@@ -149,7 +148,7 @@ impl Passing {
     async fn pass(mut self, tell: mpsc::Sender<StreamEvent>) {
         // What comes last has its room from the beginning: it is told also where a reader is slow.
         let Ok(last) = tell.clone().reserve_owned().await else { return };
-        let limit = self.broker.inner.stream_limit;
+        let limit = self.broker.inner.parts.stream_limit;
         let ended = tokio::select! {
             // Dropped in the middle, it is charged in full and says nothing about the provider.
             () = tell.closed() => return,
@@ -194,11 +193,11 @@ impl Passing {
     /// What the call costs without figures: at most one token for each byte.
     fn guess(&self) -> Micros {
         let output = u32::try_from(self.received).unwrap_or(u32::MAX).min(self.max_tokens);
-        self.broker.inner.prices.of(self.id).at_most(self.sent, output)
+        self.broker.inner.parts.prices.of(self.id).at_most(self.sent, output)
     }
 
     async fn end(self) -> StreamEvent {
-        let price = self.broker.inner.prices.of(self.id);
+        let price = self.broker.inner.parts.prices.of(self.id);
         let estimated = price.is_guess(self.usage);
         let cost = if estimated { self.guess() } else { price.cost(self.usage) };
         let Begun { permit, mut bill, .. } = self.begun;

@@ -1,0 +1,235 @@
+//! The command line: what it accepts, what it prints, how it ends.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+use std::time::Duration;
+
+use phase6_tests::{EXAMPLE, Fleet, Program, phase6, refused, retuned, until, without};
+use rustix::process::Signal;
+use serde_json::Value;
+
+#[test]
+fn usage_errors_end_with_2_and_say_what_is_accepted() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().to_str().unwrap();
+    let empty = folder.path().join("keys");
+    std::fs::write(&empty, "# nobody yet\n").unwrap();
+    let empty = empty.to_str().unwrap();
+    for (arguments, told) in [
+        (vec!["up", "--redis", "redis://127.0.0.1", "--data", data], "--redis is not possible yet"),
+        (vec!["up", "--only", "wob", "--data", data], "--only names wob; accepted: web, training"),
+        (vec!["up", "--bind", "0.0.0.0", "--data", data], "needs API keys"),
+        (
+            vec!["up", "--database", "mysql://x", "--data", data],
+            "accepted: sqlite://PATH of a file, or postgres://",
+        ),
+        (vec!["up", "--base-port", "0", "--data", data], "--base-port"),
+        (vec!["up", "--frobnicate"], "--frobnicate"),
+        (vec!["serve", "wob", "--data", data], "accepted: web, training"),
+        (vec!["serve", "web", "--peer", "budget", "--data", data], "accepted: NAME=HOST:PORT"),
+        (vec!["up", "--database", "sqlite::memory:", "--data", data], "accepted: sqlite://PATH of a file"),
+        (vec!["up", "--api-keys", empty, "--data", data], "holds no key; make one with `phase6 key OWNER`"),
+        (vec!["serve", "web", "--notice", "301", "--data", data], "0..=300"),
+        (vec!["serve", "web", "--peer", "budget=http://127.0.0.1:3003", "--data", data], "NAME=HOST:PORT"),
+        (vec!["serve", "web", "--peer", "budget=a b:1", "--data", data], "accepted: NAME=HOST:PORT"),
+        (vec!["explain"], "--file"),
+        (vec![], "Usage"),
+    ] {
+        let (code, errors) = refused(&arguments);
+        assert!(code == Some(2) && errors.contains(told), "{arguments:?}: {code:?} {errors}");
+    }
+}
+
+/// The parser of the command line repeats what it cannot use.
+#[test]
+fn a_database_password_is_never_repeated() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().to_str().unwrap();
+    let url = "postgress://user:hunter2@db/phase6";
+    for command in [vec!["up", "--data", data], vec!["serve", "budget", "--data", data]] {
+        let mut given = command.clone();
+        given.extend(["--database", url]);
+        let as_option = Program::start(&given, &[]);
+        let as_setting = Program::start(&command, &[("PHASE6_DATABASE_URL", url)]);
+        for mut program in [as_option, as_setting] {
+            assert_eq!(program.end(Duration::from_secs(10)), Some(2));
+            let told = format!("{}{}", program.said(), program.errors());
+            assert!(told.contains("accepted: sqlite://PATH") && !told.contains("hunter2"), "{told}");
+        }
+    }
+}
+
+/// `phase6 up | head -1` ended with a panic at the next edit, the others at once.
+#[tokio::test]
+async fn nobody_has_to_listen_to_what_is_said() {
+    let deaf = |arguments: &[&str]| {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = std::process::Command::new(phase6_tests::program());
+        command.args(arguments).current_dir(phase6_tests::root()).stdout(writer);
+        command
+    };
+    for (arguments, codes) in [
+        (vec!["explain", "-f", "crds/examples/fleet.yaml"], vec![0]),
+        (vec!["completions", "bash"], vec![0]),
+        (vec!["key", "ada"], vec![0]),
+        (vec!["status", "--base-port", "1"], vec![1]),
+    ] {
+        let output = deaf(&arguments).output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(codes.contains(&output.status.code().unwrap()), "{arguments:?}: {errors}");
+        assert!(!errors.contains("panicked"), "{arguments:?}: {errors}");
+    }
+
+    let folder = tempfile::tempdir().unwrap();
+    let (file, data) = (folder.path().join("fleet.yaml"), folder.path().join("data"));
+    std::fs::write(&file, EXAMPLE).unwrap();
+    let port = phase6_tests::free_ports();
+    let (reader, errors) = std::io::pipe().unwrap();
+    drop(reader);
+    let base = port.to_string();
+    let mut fleet =
+        deaf(&["up", "-f", file.to_str().unwrap(), "--data", data.to_str().unwrap(), "--base-port", &base]);
+    let mut fleet = fleet.stderr(errors).spawn().unwrap();
+    let http = phase6_tests::client();
+    let policy = || async {
+        let answer = http.get(format!("http://127.0.0.1:{}/policyz", port + 3)).send().await.ok()?;
+        answer.json::<Value>().await.ok()
+    };
+    until("it answers", || async { policy().await.is_some() }).await;
+    std::fs::write(&file, "kind: [").unwrap();
+    until("it tells", || async { policy().await.unwrap()["error"].is_string() }).await;
+    std::fs::write(&file, retuned(EXAMPLE)).unwrap();
+    until("it obeys", || async { policy().await.unwrap()["revision"] == 2 }).await;
+    let pid = rustix::process::Pid::from_raw(i32::try_from(fleet.id()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, Signal::TERM).unwrap();
+    assert_eq!(fleet.wait().unwrap().code(), Some(0));
+}
+
+/// It was a panic.
+#[test]
+fn a_setting_that_is_not_utf_8_is_somebody_else_s() {
+    use std::os::unix::ffi::OsStrExt;
+    let folder = tempfile::tempdir().unwrap();
+    let output = std::process::Command::new(phase6_tests::program())
+        .args(["up", "--bind", "0.0.0.0", "--data", folder.path().to_str().unwrap()])
+        .env("SOMEBODY_ELSE_S", std::ffi::OsStr::from_bytes(b"\xff\xfe"))
+        .env(std::ffi::OsStr::from_bytes(b"\xfe"), "1")
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(2) && errors.contains("needs API keys"), "{errors}");
+}
+
+/// A service that has to be asked for and is not there was left out without a word.
+#[test]
+fn only_names_services_that_the_files_declare() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("fleet.yaml");
+    std::fs::write(&file, without("coach")).unwrap();
+    let (file, data) = (file.to_str().unwrap(), folder.path().join("data"));
+    let (code, errors) =
+        refused(&["up", "-f", file, "--data", data.to_str().unwrap(), "--only", "web,coach"]);
+    assert_eq!(code, Some(1), "{errors}");
+    assert!(
+        errors.contains("--only names coach, but no document declares it; declared: web, training"),
+        "{errors}"
+    );
+}
+
+/// They named services that did not run, at addresses where nobody listened.
+#[tokio::test]
+async fn the_lines_to_copy_work_as_they_stand() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, made, _) = phase6(&["key", "alice"]);
+    let of = |name: &str| made.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
+    let keys = folder.path().join("keys");
+    std::fs::write(&keys, of("line:")).unwrap();
+    for (more, curls) in [
+        (vec!["--only", "coach"], 1),
+        (vec!["--only", "coach", "--bind", "127.0.0.2"], 1),
+        (vec!["--only", "budget"], 1),
+        (vec!["--only", "web,budget", "--bind", "0.0.0.0", "--api-keys", keys.to_str().unwrap()], 2),
+    ] {
+        let data = folder.path().join("data");
+        let port = phase6_tests::free_ports().to_string();
+        let mut arguments = vec!["up", "--data", data.to_str().unwrap(), "--base-port", &port];
+        arguments.extend(&more);
+        let mut program = Program::start(&arguments, &[]);
+        program.hear(" status --base-port");
+        let said = program.said();
+        let first = if curls == 1 { "1 service answers" } else { "2 services answer" };
+        assert!(said.contains(first), "{said}");
+        let lines: Vec<_> = said.lines().filter(|line| line.starts_with("  ")).collect();
+        assert_eq!(lines.len(), curls + 1, "{said}");
+        for line in lines {
+            let line = line.replace("curl -s", "curl -fs").replace("KEY'", &format!("{}'", of("key:")));
+            let ran = std::process::Command::new("sh").args(["-c", &line]).output().unwrap();
+            assert!(ran.status.success() && !ran.stdout.is_empty(), "{line}: {ran:?}");
+        }
+        program.signal(Signal::INT);
+        assert_eq!(program.end(Duration::from_secs(10)), Some(0));
+    }
+}
+
+#[test]
+fn faults_at_the_start_end_with_1_and_are_all_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("fleet.yaml");
+    std::fs::write(
+        &file,
+        EXAMPLE.replace("capacity: 100\n", "capacity: 0\n").replace("service: meta", "service: mata"),
+    )
+    .unwrap();
+    let (file, data) = (file.to_str().unwrap(), folder.path().join("data"));
+    for command in [vec!["up", "-f", file, "--data", data.to_str().unwrap()], vec!["explain", "-f", file]] {
+        let (code, said, errors) = phase6(&command);
+        assert_eq!((code, said.as_str()), (1, ""), "{command:?}");
+        assert_eq!(errors.lines().count(), 2, "{errors}");
+        assert!(errors.contains("spec.service is \"mata\"; accepted: one of web, training"), "{errors}");
+    }
+}
+
+#[test]
+fn explain_shows_every_setting_and_where_it_comes_from() {
+    let (code, said, _) = phase6(&["explain", "-f", "crds/examples/fleet.yaml", "budget"]);
+    assert_eq!(code, 0);
+    let row = |setting: &str| {
+        said.lines().find(|line| line.starts_with(setting)).unwrap().split_whitespace().collect::<Vec<_>>()
+    };
+    assert_eq!(row("cache.ttl")[1], "5s");
+    assert!(row("cache.ttl")[2..].join(" ").starts_with("line "));
+    assert_eq!(row("cache.maxEntries"), ["cache.maxEntries", "10000", "default"]);
+    assert_eq!(row("circuitBreaker.openFor"), ["circuitBreaker.openFor", "30s", "default"]);
+    let (code, _, errors) = phase6(&["explain", "-f", "crds/examples/fleet.yaml", "nobody"]);
+    assert!(
+        code == 1 && errors.contains("no resource is called nobody; there are web, training"),
+        "{errors}"
+    );
+}
+
+#[test]
+fn completions_are_printed_for_a_shell() {
+    for shell in ["bash", "zsh", "fish"] {
+        let (code, said, _) = phase6(&["completions", shell]);
+        assert!(code == 0 && said.contains("phase6"), "{shell}");
+    }
+}
+
+#[tokio::test]
+async fn status_shows_the_revision_that_each_service_enforces() {
+    let fleet = Fleet::start();
+    fleet.save(&retuned(EXAMPLE));
+    fleet.program.hear("in force");
+    let port = fleet.base_port.to_string();
+    let (code, shown, _) = phase6(&["status", "--base-port", &port]);
+    assert_eq!(code, 0, "{shown}");
+    let row = |service: &str| {
+        shown.lines().find(|line| line.starts_with(service)).unwrap().split_whitespace().collect::<Vec<_>>()
+    };
+    assert_eq!(row("budget")[2..4], ["yes", "2"]);
+    assert_eq!(row("web")[2..4], ["yes", "1"]);
+    assert_eq!(fleet.stop(), Some(0));
+    let (code, shown, _) = phase6(&["status", "--base-port", &port, "--only", "budget"]);
+    assert!(code == 1 && shown.contains("not running"), "{shown}");
+}
