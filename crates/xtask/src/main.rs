@@ -3,11 +3,16 @@
 //! * `test`: everything, with the servers that tests need.
 //! * `bench`: every benchmark; writes the table in `docs/performance.md`. `bench --smoke` only shows
 //!   that they run.
+//! * `cluster`: a real Kubernetes to test on.
+//! * `image`: the product's image, without Docker.
 //! * `crd`: writes the definition of the custom resource anew.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for a terminal")]
 
 mod bench;
+mod cluster;
+mod image;
+mod oci;
 mod run;
 mod servers;
 mod test;
@@ -18,18 +23,22 @@ const USAGE: &str = "usage: cargo xtask COMMAND
 
   test   run every test, with PostgreSQL and Redis servers of its own
   bench  measure, and write the table in docs/performance.md; --smoke: only see that it runs
+  cluster COMMAND
+         a Kubernetes to test on; without COMMAND, what it can do
+  image  make the product's image as an archive, without Docker
   crd    write crds/phase6services.yaml from the types
 ";
 
 fn main() -> ExitCode {
-    let mut arguments = std::env::args().skip(1);
-    let command = arguments.next().unwrap_or_default();
-    let option = arguments.next();
-    let result = match (command.as_str(), option.as_deref()) {
-        ("test", None) => test::run(),
-        ("bench", None) => bench::run(bench::Effort::Measure),
-        ("bench", Some("--smoke")) => bench::run(bench::Effort::Smoke),
-        ("crd", None) => crd(),
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let result = match words.as_slice() {
+        ["test"] => test::run(),
+        ["bench"] => bench::run(bench::Effort::Measure),
+        ["bench", "--smoke"] => bench::run(bench::Effort::Smoke),
+        ["cluster", ..] => cluster::run(&arguments[1..]),
+        ["image"] => image::run(),
+        ["crd"] => crd(),
         _ => {
             eprint!("{USAGE}");
             return ExitCode::from(2);

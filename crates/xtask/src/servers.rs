@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::run::{is_root, succeed};
+use crate::run::{find, is_root, succeed};
 
 /// Longest wait for a server to answer.
 const START: Duration = Duration::from_secs(30);
@@ -131,7 +131,7 @@ pub(crate) fn provide(program: &str, package: &str) -> Result<(), String> {
 }
 
 /// Installs a Debian package, if this process may.
-fn install(package: &str) -> Result<(), String> {
+pub(crate) fn install(package: &str) -> Result<(), String> {
     let how = format!("install it: apt-get install {package}");
     if !is_root() || find("apt-get").is_none() {
         return Err(format!("the Debian package {package} is missing; {how}"));
@@ -153,7 +153,7 @@ fn install(package: &str) -> Result<(), String> {
 }
 
 /// The folder of the newest PostgreSQL server's programs.
-fn postgres_folder() -> Option<PathBuf> {
+pub(crate) fn postgres_folder() -> Option<PathBuf> {
     let mut versions: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql")
         .into_iter()
         .flatten()
@@ -163,12 +163,6 @@ fn postgres_folder() -> Option<PathBuf> {
         .collect();
     versions.sort();
     versions.pop().or_else(|| Some(find("initdb")?.parent()?.to_owned()))
-}
-
-/// A program in the search path.
-fn find(program: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())
 }
 
 /// User and group of a name, from the system's list.

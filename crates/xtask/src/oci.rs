@@ -1,0 +1,272 @@
+//! OCI image archives without a container engine.
+//!
+//! An archive holds one image for linux on this machine's architecture, with one layer. It is a
+//! function of its content alone: entries are sorted, and owners and times are fixed, so that
+//! building twice gives one digest. `ctr images import` and `kind load image-archive` read it.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{BufWriter, Write},
+    path::{Path, PathBuf},
+};
+
+use flate2::{Compression, GzBuilder};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use tar::{EntryType, Header};
+
+/// What stands at a path of an image.
+enum Entry {
+    Folder { mode: u32, owner: u64 },
+    /// A copy of a file of this machine.
+    File { from: PathBuf, mode: u32 },
+    Text(String),
+    Link(String),
+}
+
+/// An image that is being put together.
+pub(crate) struct Image {
+    /// `localhost/NAME:TAG`.
+    reference: String,
+    entries: BTreeMap<String, Entry>,
+    config: Value,
+}
+
+impl Image {
+    /// An image without files which runs as nobody in particular.
+    pub(crate) fn new(reference: &str) -> Self {
+        Self { reference: reference.into(), entries: BTreeMap::new(), config: json!({}) }
+    }
+
+    /// What runs when nobody says what should.
+    pub(crate) fn entrypoint(self, program: &[&str]) -> Self {
+        self.set("Entrypoint", json!(program))
+    }
+
+    /// User and group, as numbers.
+    pub(crate) fn user(self, id: u32) -> Self {
+        self.set("User", json!(format!("{id}:{id}")))
+    }
+
+    /// An environment variable of whatever runs.
+    pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
+        let all = self.config["Env"].as_array().cloned().unwrap_or_default();
+        let all: Vec<Value> = all.into_iter().chain([json!(format!("{name}={value}"))]).collect();
+        self.config["Env"] = json!(all);
+        self
+    }
+
+    fn set(mut self, key: &str, value: Value) -> Self {
+        self.config[key] = value;
+        self
+    }
+
+    /// A folder that `owner` may write to.
+    pub(crate) fn folder(mut self, path: &str, mode: u32, owner: u64) -> Self {
+        self.insert(path, Entry::Folder { mode, owner });
+        self
+    }
+
+    /// A file with this text.
+    pub(crate) fn text(mut self, path: &str, text: &str) -> Self {
+        self.insert(path, Entry::Text(text.into()));
+        self
+    }
+
+    /// A symbolic link.
+    pub(crate) fn link(mut self, path: &str, target: &str) -> Self {
+        self.insert(path, Entry::Link(target.into()));
+        self
+    }
+
+    /// A copy of a file, wherever links lead.
+    pub(crate) fn file(mut self, path: &str, from: &Path) -> Result<Self, String> {
+        use std::os::unix::fs::PermissionsExt;
+        let about = |error| format!("cannot read {}: {error}", from.display());
+        let real = from.canonicalize().map_err(about)?;
+        let executable = real.metadata().map_err(about)?.permissions().mode() & 0o111 != 0;
+        self.insert(path, Entry::File { from: real, mode: if executable { 0o755 } else { 0o644 } });
+        Ok(self)
+    }
+
+    /// A copy of a program, and of the libraries that it loads where it expects them.
+    pub(crate) fn program(mut self, path: &str, from: &Path) -> Result<Self, String> {
+        self = self.file(path, from)?;
+        for library in libraries(from)? {
+            self = self.file(&library.to_string_lossy(), &library)?;
+        }
+        Ok(self)
+    }
+
+    /// A copy of everything below a folder.
+    pub(crate) fn tree(mut self, path: &str, from: &Path) -> Result<Self, String> {
+        let about = |error| format!("cannot read {}: {error}", from.display());
+        for found in std::fs::read_dir(from).map_err(about)? {
+            let found = found.map_err(about)?;
+            let inside = format!("{path}/{}", found.file_name().to_string_lossy());
+            let is_folder = found.path().metadata().map_err(about)?.is_dir();
+            self = if is_folder { self.tree(&inside, &found.path())? } else { self.file(&inside, &found.path())? };
+        }
+        Ok(self)
+    }
+
+    fn insert(&mut self, path: &str, entry: Entry) {
+        let path = path.trim_matches('/').to_owned();
+        for parent in Path::new(&path).ancestors().skip(1).filter(|parent| !parent.as_os_str().is_empty()) {
+            let parent = parent.to_string_lossy().into_owned();
+            self.entries.entry(parent).or_insert(Entry::Folder { mode: 0o755, owner: 0 });
+        }
+        self.entries.insert(path, entry);
+    }
+
+    /// Writes the archive and tells the image's digest.
+    pub(crate) fn write(&self, archive: &Path) -> Result<String, String> {
+        let about = |error: std::io::Error| format!("cannot write {}: {error}", archive.display());
+        let layer = self.layer().map_err(about)?;
+        let config = json!({
+            "architecture": architecture(),
+            "os": "linux",
+            "config": self.config,
+            "rootfs": { "type": "layers", "diff_ids": [digest(&layer.plain)] },
+        });
+        let config = config.to_string().into_bytes();
+        let manifest = json!({
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
+            "layers": [descriptor("application/vnd.oci.image.layer.v1.tar+gzip", &layer.packed)],
+        });
+        let manifest = manifest.to_string().into_bytes();
+        let mut listed = descriptor("application/vnd.oci.image.manifest.v1+json", &manifest);
+        let (_, tag) = self.reference.rsplit_once(':').ok_or("an image's name needs a tag")?;
+        listed["annotations"] = json!({
+            "io.containerd.image.name": self.reference,
+            "org.opencontainers.image.ref.name": tag,
+        });
+        let index = json!({
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.index.v1+json",
+            "manifests": [listed],
+        });
+        let result = digest(&manifest);
+        let blob = |content: &[u8]| format!("blobs/sha256/{}", hex(content));
+        let files: BTreeMap<String, Vec<u8>> = [
+            (blob(&layer.packed), layer.packed),
+            (blob(&config), config),
+            (blob(&manifest), manifest),
+            ("index.json".to_owned(), index.to_string().into_bytes()),
+            ("oci-layout".to_owned(), br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec()),
+        ]
+        .into();
+        // Whoever reads the archive sees the whole of it or none of it.
+        let unfinished = archive.with_extension("unfinished");
+        let mut out = tar::Builder::new(BufWriter::new(File::create(&unfinished).map_err(about)?));
+        for (path, content) in files {
+            append(&mut out, &path, 0o644, &content).map_err(about)?;
+        }
+        out.into_inner().and_then(|mut file| file.flush()).map_err(about)?;
+        std::fs::rename(&unfinished, archive).map_err(about)?;
+        Ok(result)
+    }
+
+    fn layer(&self) -> std::io::Result<Layer> {
+        let mut out = tar::Builder::new(Vec::new());
+        for (path, entry) in &self.entries {
+            match entry {
+                Entry::Folder { mode, owner } => {
+                    let mut header = header(EntryType::Directory, *mode, 0);
+                    header.set_uid(*owner);
+                    header.set_gid(*owner);
+                    out.append_data(&mut header, format!("{path}/"), std::io::empty())?;
+                }
+                Entry::File { from, mode } => append(&mut out, path, *mode, &std::fs::read(from)?)?,
+                Entry::Text(text) => append(&mut out, path, 0o644, text.as_bytes())?,
+                Entry::Link(target) => out.append_link(&mut header(EntryType::Symlink, 0o777, 0), path, target)?,
+            }
+        }
+        let plain = out.into_inner()?;
+        let mut packer = GzBuilder::new().mtime(0).write(Vec::new(), Compression::default());
+        packer.write_all(&plain)?;
+        Ok(Layer { packed: packer.finish()?, plain })
+    }
+}
+
+struct Layer {
+    plain: Vec<u8>,
+    packed: Vec<u8>,
+}
+
+fn append(out: &mut tar::Builder<impl Write>, path: &str, mode: u32, content: &[u8]) -> std::io::Result<()> {
+    out.append_data(&mut header(EntryType::Regular, mode, content.len() as u64), path, content)
+}
+
+fn header(kind: EntryType, mode: u32, size: u64) -> Header {
+    let mut header = Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_mode(mode);
+    header.set_size(size);
+    header.set_mtime(0);
+    header.set_uid(0);
+    header.set_gid(0);
+    header
+}
+
+fn descriptor(media_type: &str, content: &[u8]) -> Value {
+    json!({ "mediaType": media_type, "digest": digest(content), "size": content.len() })
+}
+
+fn digest(content: &[u8]) -> String {
+    format!("sha256:{}", hex(content))
+}
+
+fn hex(content: &[u8]) -> String {
+    Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// This machine's architecture in the words of OCI.
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+/// The libraries that a program loads, the loader included; none for a static one.
+fn libraries(program: &Path) -> Result<Vec<PathBuf>, String> {
+    let output = std::process::Command::new("ldd").arg(program).output();
+    let output = output.map_err(|error| format!("cannot start ldd: {error}"))?;
+    // "\tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x...)" and "\t/lib64/ld-linux-x86-64.so.2 (0x...)"
+    let text = String::from_utf8_lossy(&output.stdout);
+    Ok(text.split_whitespace().filter(|word| word.starts_with('/') && !word.ends_with(':')).map(PathBuf::from).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_content_gives_the_same_archive() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let write = |name: &str| {
+            let image = Image::new("localhost/example:1")
+                .user(65532)
+                .entrypoint(&["/bin/example"])
+                .text("/etc/passwd", "nobody:x:65532:65532::/:/none\n")
+                .folder("/data", 0o700, 65532)
+                .link("/bin/sh", "/bin/example");
+            let archive = folder.path().join(name);
+            (image.write(&archive).expect("an archive"), std::fs::read(archive).expect("written"))
+        };
+        let (first, second) = (write("a.tar"), write("b.tar"));
+        assert!(first.0.starts_with("sha256:"));
+        assert_eq!(first, second);
+    }
+
+    #[test]
+    fn a_program_brings_the_libraries_it_loads() {
+        let found = libraries(Path::new("/bin/sh")).expect("ldd");
+        assert!(found.iter().any(|path| path.to_string_lossy().contains("libc.so")), "{found:?}");
+    }
+}
