@@ -131,6 +131,20 @@ impl ServiceName {
         Self::Capabilities,
     ];
 
+    /// Where it listens, unless it is told otherwise.
+    pub const fn port(self) -> u16 {
+        match self {
+            Self::Web => 3000,
+            Self::Training => 3001,
+            Self::Meta => 3002,
+            Self::Budget => 3003,
+            Self::Coach => 3004,
+            Self::Segmentation => 3007,
+            Self::Reports => 3008,
+            Self::Capabilities => 3009,
+        }
+    }
+
     /// As it is written in a resource.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -232,6 +246,10 @@ pub struct PolicyStatus {
 
     /// Ready replicas.
     pub total_replicas: i32,
+
+    /// Among how many replicas a shared limit is divided, because they have no state in common; 1:
+    /// it is not divided.
+    pub divided_by: i32,
 
     /// `appliedReplicas/totalReplicas`, for the printed table.
     pub applied: String,

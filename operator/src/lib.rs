@@ -1,12 +1,24 @@
-//! From a `Phase6Service` to the objects that run it.
+//! From a `Phase6Service` to the objects that run it, and back to its status.
 //!
 //! ```text
 //! fetch -> validate -> build -> apply -> report
-//!                      ^^^^^
+//! world    crds::check  build    apply    replicas, report
 //! ```
 //!
-//! [`build`] is pure: the resource and what is published now go in, the objects that should exist
-//! come out. It builds the policy's `ConfigMap`. The other steps, the other objects and the
-//! program `phase6-operator` need a cluster to be tested on and come with it.
+//! [`build`], [`difference`] and [`report`] are pure: what is seen goes in, what should be comes out.
+//! [`world`] keeps what the watches show, [`apply`] writes, [`replicas`] asks pods, [`reconcile`] puts
+//! one after the other, and [`run`] is the program around it. Whatever is interrupted is done by the
+//! next reconcile: nothing is remembered that the cluster does not hold.
 
+pub mod apply;
 pub mod build;
+pub mod difference;
+pub mod error;
+pub mod events;
+pub mod metrics;
+pub mod reconcile;
+pub mod replicas;
+pub mod report;
+pub mod run;
+pub mod settings;
+pub mod world;

@@ -3,7 +3,7 @@
 //! A document is taken whole or not at all. It takes effect with one pointer swap; a request that
 //! is under way keeps the policy it began with, and its answer says which one judged it.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use http::HeaderValue;
 use jiff::Timestamp;
@@ -32,7 +32,11 @@ pub struct Judgement {
 impl Judgement {
     fn new(document: PolicyDocument) -> Self {
         Self {
-            limits: document.policy.rate_limit.as_ref().map(Limits::new),
+            limits: document
+                .policy
+                .rate_limit
+                .as_ref()
+                .map(|limit| Limits::new(&limit.share(document.replicas))),
             terms: document.policy.cache.as_ref().map(Terms::from),
             revision: HeaderValue::from(document.revision),
             applied_at: Timestamp::now(),
@@ -51,9 +55,13 @@ struct Inner {
     judgement: Live<Judgement>,
     breaker: Live<Settings>,
     error: Mutex<Option<String>>,
-    /// One document at a time.
-    applying: Mutex<()>,
+    /// Former owners, the latest last. Locked for one document at a time.
+    former: Mutex<VecDeque<String>>,
 }
+
+/// So many former owners are remembered. A document of theirs can only be on its way for as long as
+/// a mounted file takes to change.
+const FORMER_OWNERS: usize = 16;
 
 /// What was done with a document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +105,7 @@ impl Default for Enforcer {
             generation: 0,
             hash: String::new(),
             published_at: String::new(),
+            replicas: 1,
             policy: Policy::default(),
         };
         Self {
@@ -104,7 +113,7 @@ impl Default for Enforcer {
                 breaker: Live::new(Settings::from(&document.policy.circuit_breaker)),
                 judgement: Live::new(Judgement::new(document)),
                 error: Mutex::default(),
-                applying: Mutex::default(),
+                former: Mutex::default(),
             }),
         }
     }
@@ -112,10 +121,14 @@ impl Default for Enforcer {
 
 impl Enforcer {
     /// Puts a document into force, if it is newer than the one there is. Clears the error, unless the
-    /// document is older.
+    /// document is older. A document of an owner that another one has followed is older, whatever its
+    /// revision: the slower of two ways may bring it late.
     pub fn apply(&self, document: PolicyDocument) -> Applied {
-        let _one_at_a_time = self.inner.applying.lock();
+        let mut former = self.inner.former.lock();
         let judgement = self.inner.judgement.look();
+        if former.contains(&document.owner_uid) {
+            return Applied::Already;
+        }
         if !document.supersedes(&judgement.document) {
             // What is in force was published anew: that is no error. Something older says nothing.
             if document.revision == judgement.document.revision {
@@ -124,6 +137,12 @@ impl Enforcer {
             return Applied::Already;
         }
         *self.inner.error.lock() = None;
+        if document.owner_uid != judgement.document.owner_uid {
+            former.push_back(judgement.document.owner_uid.clone());
+            if former.len() > FORMER_OWNERS {
+                former.pop_front();
+            }
+        }
         self.inner.breaker.set(Settings::from(&document.policy.circuit_breaker));
         self.inner.judgement.set(Judgement::new(document));
         Applied::Now
@@ -186,6 +205,8 @@ mod tests {
         assert_eq!(enforcer.apply(document("a", 1, 10)), Applied::Already);
         assert_eq!(capacity(&enforcer), 20);
         assert_eq!(enforcer.apply(document("b", 1, 30)), Applied::Now, "a new owner starts over");
+        assert_eq!(capacity(&enforcer), 30);
+        assert_eq!(enforcer.apply(document("a", 3, 40)), Applied::Already, "the slow way comes last");
         assert_eq!(capacity(&enforcer), 30);
     }
 

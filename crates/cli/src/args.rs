@@ -68,6 +68,11 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "FILE", env = "PHASE6_POLICY_FILE", conflicts_with = "files")]
     pub(crate) policy: Option<PathBuf>,
 
+    /// ConfigMap with the same document, in this pod's namespace: watched, because a mounted file
+    /// follows only after a minute
+    #[arg(long, value_name = "NAME", env = "PHASE6_POLICY_OBJECT", requires = "policy")]
+    pub(crate) policy_object: Option<String>,
+
     /// File or folder with Phase6Service documents to obey
     #[arg(short, long = "file", value_name = "PATH")]
     pub(crate) files: Vec<PathBuf>,

@@ -1,26 +1,22 @@
 //! `phase6 serve`: one service, as a pod runs it.
 
-use std::{
-    collections::HashMap,
-    net::Ipv6Addr,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+mod object;
+mod source;
 
-use jiff::Timestamp;
-use phase6_chassis::{Definition, Enforcer, FileWatch, start};
-use phase6_crds::{check_policy, compile};
-use phase6_policy::PolicyDocument;
-use serde_json::json;
+use std::{collections::HashMap, net::Ipv6Addr, time::Duration};
+
+use phase6_chassis::{Enforcer, FileWatch, start};
 
 use crate::{
     args::Serve,
     ending::{Ending, chain},
-    files, log,
+    log,
     running::{host, listen},
     services::{named, names},
     stopping::Stopping,
 };
+use object::PolicyObject;
+use source::{Source, obey};
 
 /// Longest time for requests under way; below a pod's usual grace of 30 s.
 const GRACE: Duration = Duration::from_secs(25);
@@ -40,6 +36,19 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Ending> {
     // From before the policy is read: a change in between must not be missed.
     let mut watch = FileWatch::new(&source.paths());
     source.read(&enforcer).map_err(Ending::Findings)?;
+    // The mounted file may be a minute old. What is obeyed from the first request on is what is
+    // published now, unless nobody can be asked.
+    let mut object = PolicyObject::follow(arguments.policy_object.as_deref()).await?;
+    tokio::select! {
+        text = object.first() => {
+            if let Some(text) = text
+                && let Err(error) = obey(&text, object.name(), &enforcer)
+            {
+                tracing::error!(error, "policy refused; beginning with the mounted one");
+            }
+        }
+        () = stopping.asked() => return Ok(()),
+    }
     let running = tokio::select! {
         started = start(definition, listener, &host, enforcer.clone()) => {
             started.map_err(|error| Ending::Findings(chain(&error)))?
@@ -54,20 +63,19 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Ending> {
     );
 
     loop {
-        tokio::select! {
-            () = watch.changed() => {
-                let before = enforcer.state();
-                match source.read(&enforcer) {
-                    Ok(()) => {
-                        let now = enforcer.state();
-                        if (now.revision, &now.uid, &now.error) != (before.revision, &before.uid, &before.error) {
-                            tracing::info!(revision = now.revision, hash = now.hash, "policy in force");
-                        }
-                    }
-                    Err(error) => tracing::error!(error, "policy refused; the last good one stays in force"),
-                }
-            }
+        let before = enforcer.state();
+        let result = tokio::select! {
+            () = watch.changed() => source.read(&enforcer),
+            text = object.changed() => obey(&text, object.name(), &enforcer),
             () = stopping.asked() => break,
+        };
+        let now = enforcer.state();
+        match result {
+            Ok(()) if (now.revision, &now.uid, &now.error) != (before.revision, &before.uid, &before.error) => {
+                tracing::info!(revision = now.revision, hash = now.hash, "policy in force");
+            }
+            Ok(()) => {}
+            Err(error) => tracing::error!(error, "policy refused; the last good one stays in force"),
         }
     }
     tracing::info!(notice_seconds = arguments.notice, "stopping");
@@ -83,101 +91,6 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Ending> {
         () = stopping.insisted() => tracing::info!("stopped at once"),
     }
     Ok(())
-}
-
-/// Where the policy comes from.
-enum Source {
-    /// A compiled document.
-    Compiled(PathBuf),
-    /// Documents as people write them.
-    Written(Written),
-    /// Nowhere: the defaults.
-    Defaults,
-}
-
-/// Documents as people write them, of which one service's is obeyed.
-struct Written {
-    paths: Vec<PathBuf>,
-    service: &'static str,
-    /// Identity of the policy's owner: this run.
-    run: String,
-    previous: Option<Box<PolicyDocument>>,
-}
-
-impl Source {
-    fn new(arguments: &Serve, definition: &Definition) -> Self {
-        if let Some(file) = &arguments.policy {
-            return Self::Compiled(file.clone());
-        }
-        if arguments.files.is_empty() {
-            return Self::Defaults;
-        }
-        Self::Written(Written {
-            paths: arguments.files.clone(),
-            service: definition.name,
-            run: format!("serve-{}", Timestamp::now().as_millisecond()),
-            previous: None,
-        })
-    }
-
-    fn paths(&self) -> Vec<PathBuf> {
-        match self {
-            Self::Compiled(file) => vec![file.clone()],
-            Self::Written(written) => written.paths.clone(),
-            Self::Defaults => vec![],
-        }
-    }
-
-    /// Reads the policy and puts it into force; on a fault the last good one stays and
-    /// `/policyz` says so.
-    fn read(&mut self, enforcer: &Enforcer) -> Result<(), String> {
-        let policy = match self {
-            Self::Defaults => return Ok(()),
-            Self::Compiled(file) => compiled(file),
-            Self::Written(written) => written.compile(),
-        };
-        match policy {
-            Ok(policy) => {
-                enforcer.apply(policy);
-                Ok(())
-            }
-            Err(error) => {
-                enforcer.refuse(error.clone());
-                Err(error)
-            }
-        }
-    }
-}
-
-/// A compiled document, held against the rules that a resource must keep: a document made by hand,
-/// or by another version, may never have met them.
-fn compiled(file: &Path) -> Result<PolicyDocument, String> {
-    let text = std::fs::read(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
-    let document: PolicyDocument =
-        serde_json::from_slice(&text).map_err(|error| format!("policy document is not usable: {error}"))?;
-    // As it was understood: fields that only a newer version knows are no fault.
-    let problems = check_policy(&json!(document.policy));
-    if problems.is_empty() {
-        return Ok(document);
-    }
-    let lines: Vec<_> = problems.iter().map(|problem| format!("{}: {problem}", file.display())).collect();
-    Err(lines.join("\n"))
-}
-
-impl Written {
-    /// The policy that the documents ask for now.
-    fn compile(&mut self) -> Result<PolicyDocument, String> {
-        let documents = files::load(&self.paths).map_err(|faults| files::lines(&faults))?;
-        let document = documents
-            .into_iter()
-            .find(|document| document.resource.spec.service.as_str() == self.service)
-            .ok_or_else(|| format!("no document declares the service {}", self.service))?;
-        let mut resource = document.resource;
-        resource.metadata.uid = Some(self.run.clone());
-        let next = compile(&resource, self.previous.as_deref(), Timestamp::now()).map(Box::new);
-        self.previous = next.or(self.previous.take());
-        Ok(*self.previous.clone().expect("without a previous policy there is always a new one"))
-    }
 }
 
 /// `NAME=HOST:PORT+HOST:PORT` for each peer.

@@ -41,8 +41,8 @@ mod tests {
 
     #[test]
     fn they_are_the_eight_that_a_resource_can_name() {
-        let here: Vec<_> = ALL.iter().map(|service| service.name).collect();
-        let there: Vec<_> = ServiceName::ALL.iter().map(|name| name.as_str()).collect();
+        let here: Vec<_> = ALL.iter().map(|service| (service.name, service.port)).collect();
+        let there: Vec<_> = ServiceName::ALL.iter().map(|name| (name.as_str(), name.port())).collect();
         assert_eq!(here, there);
     }
 

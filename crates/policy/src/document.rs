@@ -21,8 +21,15 @@ pub struct PolicyDocument {
     pub hash: String,
     /// When it was published, RFC 3339 in UTC.
     pub published_at: String,
+    /// Among how many replicas a shared limit is divided where they have no state in common.
+    #[serde(default = "one")]
+    pub replicas: u32,
     /// What to enforce.
     pub policy: Policy,
+}
+
+const fn one() -> u32 {
+    1
 }
 
 impl PolicyDocument {
@@ -43,6 +50,7 @@ mod tests {
             generation: 1,
             hash: String::new(),
             published_at: String::new(),
+            replicas: 1,
             policy: Policy::default(),
         }
     }

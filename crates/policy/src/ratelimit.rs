@@ -66,6 +66,25 @@ pub struct RateLimit {
     pub overrides: Vec<Override>,
 }
 
+impl RateLimit {
+    /// The part of one of `replicas` replicas that have no state in common, so that all of them
+    /// together keep to the limit. A replica admits at least one request in a burst, so more replicas
+    /// than `capacity` admit one each. A limit per replica is not divided.
+    pub fn share(&self, replicas: u32) -> Self {
+        let mut share = self.clone();
+        if self.scope == Scope::Shared && replicas > 1 {
+            let part = |capacity: i64, refill: f64| {
+                ((capacity / i64::from(replicas)).max(1), refill / f64::from(replicas))
+            };
+            (share.capacity, share.refill_per_second) = part(self.capacity, self.refill_per_second);
+            for rule in &mut share.overrides {
+                (rule.capacity, rule.refill_per_second) = part(rule.capacity, rule.refill_per_second);
+            }
+        }
+        share
+    }
+}
+
 /// Whose requests share a bucket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Key {
@@ -211,6 +230,20 @@ mod tests {
         assert!(path("/a/*").accepts("GET", "/a"));
         assert!(!path("/a/*").accepts("GET", "/ab"));
         assert!(path("/*").accepts("GET", "/anything"));
+    }
+
+    #[test]
+    fn replicas_without_common_state_divide_a_shared_limit() {
+        let limit: RateLimit = serde_json::from_str(
+            r#"{"capacity": 100, "refillPerSecond": 10, "overrides": [{"capacity": 2, "refillPerSecond": 1}]}"#,
+        )
+        .unwrap();
+        assert_eq!(limit.share(1), limit);
+        let third = limit.share(3);
+        assert_eq!((third.capacity, third.refill_per_second), (33, 10.0 / 3.0));
+        assert_eq!(third.overrides[0].capacity, 1, "one request is always admitted");
+        let own = RateLimit { scope: Scope::PerReplica, ..limit };
+        assert_eq!(own.share(3), own);
     }
 
     #[test]

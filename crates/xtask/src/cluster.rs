@@ -30,6 +30,7 @@ pub(crate) const USAGE: &str = "usage: cargo xtask cluster COMMAND
                       kubectl and helm
   pause PART          stop apiserver, kubelet or scheduler where it stands
   resume PART         let it go on
+  freeze SERVICE      stop the program in every pod of a service, and thaw SERVICE
 ";
 
 /// A cluster of this machine.
@@ -60,6 +61,8 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
         }
         ["pause", part] => cluster.signal(part, "-STOP"),
         ["resume", part] => cluster.signal(part, "-CONT"),
+        ["freeze", service] => cluster.signal_pods(service, "-STOP"),
+        ["thaw", service] => cluster.signal_pods(service, "-CONT"),
         _ => Err(USAGE.into()),
     }
 }
@@ -131,6 +134,15 @@ impl Cluster {
         }
     }
 
+    /// Sends a signal to the programs in the pods of one of our services.
+    fn signal_pods(&self, service: &str, signal: &str) -> Result<(), String> {
+        let line = format!("^/usr/bin/phase6 serve {service} ");
+        match self {
+            Self::Kind(kind) => kind.inside(&["pkill", signal, "-f", &line]),
+            Self::Local(local) => local.inside(&["pkill", signal, "-f", &line]),
+        }
+    }
+
     /// Sends a signal to one of the cluster's programs, to see what happens without it.
     fn signal(&self, part: &str, signal: &str) -> Result<(), String> {
         let program = match part {
@@ -140,8 +152,9 @@ impl Cluster {
             _ => return Err(format!("unknown part {part:?}; say apiserver, kubelet or scheduler")),
         };
         match self {
-            Self::Kind(kind) => kind.signal(program, signal),
-            Self::Local(local) => local.signal(program, signal),
+            // In full: the kernel keeps 15 letters of a name.
+            Self::Kind(kind) => kind.inside(&["pkill", signal, "-f", &format!("^[^ ]*{program} ")]),
+            Self::Local(local) => local.inside(&["pkill", signal, "-f", &format!("^[^ ]*{program} ")]),
         }
     }
 }

@@ -42,6 +42,14 @@ pub(crate) fn phase6() -> Result<(PathBuf, String), String> {
     write(&image, "phase6")
 }
 
+/// What makes load in tests.
+pub(crate) fn load() -> Result<PathBuf, String> {
+    succeed(&mut cargo(&["build", "--release", "--locked", "--quiet", "--package", "phase6-tests", "--bin", "load"]))?;
+    let image = named("localhost/phase6-test/load:1", NOBODY)
+        .program("/usr/bin/load", &root().join("target/release/load"))?;
+    Ok(write(&image, "load")?.0)
+}
+
 /// A Redis for tests.
 pub(crate) fn redis() -> Result<PathBuf, String> {
     provide("redis-server", "redis-server")?;

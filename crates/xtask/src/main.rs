@@ -4,6 +4,7 @@
 //! * `bench`: every benchmark; writes the table in `docs/performance.md`. `bench --smoke` only shows
 //!   that they run.
 //! * `cluster`: a real Kubernetes to test on.
+//! * `e2e`: the product on that cluster.
 //! * `image`: the product's image, without Docker.
 //! * `crd`: writes the definition of the custom resource anew.
 
@@ -11,6 +12,7 @@
 
 mod bench;
 mod cluster;
+mod e2e;
 mod image;
 mod oci;
 mod run;
@@ -25,6 +27,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   bench  measure, and write the table in docs/performance.md; --smoke: only see that it runs
   cluster COMMAND
          a Kubernetes to test on; without COMMAND, what it can do
+  e2e [--kubeconfig FILE] [NAME...]
+         the product on a real cluster: this machine's, or another one
   image  make the product's image as an archive, without Docker
   crd    write crds/phase6services.yaml from the types
 ";
@@ -37,6 +41,8 @@ fn main() -> ExitCode {
         ["bench"] => bench::run(bench::Effort::Measure),
         ["bench", "--smoke"] => bench::run(bench::Effort::Smoke),
         ["cluster", ..] => cluster::run(&arguments[1..]),
+        ["e2e", "--kubeconfig", file, filters @ ..] => e2e::run_with(file, filters),
+        ["e2e", filters @ ..] => e2e::run(filters),
         ["image"] => image::run(),
         ["crd"] => crd(),
         _ => {

@@ -1,12 +1,13 @@
 //! The `ConfigMap` that carries a policy to the replicas.
 
 use jiff::Timestamp;
-use k8s_openapi::{api::core::v1::ConfigMap, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use k8s_openapi::api::core::v1::ConfigMap;
 use kube::ResourceExt;
 use phase6_crds::{Phase6Service, compile};
 use phase6_policy::PolicyDocument;
+use serde_json::Value;
 
-use super::{labels, owner};
+use super::{Kind, Object, metadata};
 
 /// The one key of the `ConfigMap`; mounted, the name of the file.
 pub const POLICY_KEY: &str = "policy.json";
@@ -16,26 +17,41 @@ pub fn policy_name(name: &str) -> String {
     format!("{name}-policy")
 }
 
-/// The `ConfigMap` that follows `published`; none when replicas already have what the resource
-/// asks for.
-pub fn policy_config_map(
+/// The document that should be published: the one that is, or the one that follows it.
+///
+/// `least` is the highest revision that anybody may have seen, for the case that what was published
+/// is gone or unreadable: replicas obey only higher ones.
+pub fn policy_document(
     resource: &Phase6Service,
     published: Option<&PolicyDocument>,
+    least: u64,
+    replicas: u32,
     now: Timestamp,
-) -> Option<ConfigMap> {
-    let document = compile(resource, published, now)?;
-    let text = serde_json::to_string(&document).expect("a policy is plain data");
-    Some(ConfigMap {
-        metadata: ObjectMeta {
-            name: Some(policy_name(&resource.name_any())),
-            namespace: resource.namespace(),
-            labels: Some(labels(resource)),
-            owner_references: owner(resource).map(|owner| vec![owner]),
-            ..ObjectMeta::default()
-        },
+) -> PolicyDocument {
+    match (compile(resource, published, replicas, now), published) {
+        (None, Some(published)) => published.clone(),
+        (Some(mut document), _) => {
+            document.revision = document.revision.max(least + 1);
+            document
+        }
+        (None, None) => unreachable!("without a published policy there is always a new one"),
+    }
+}
+
+/// The `ConfigMap` with this document.
+pub fn policy_config_map(resource: &Phase6Service, document: &PolicyDocument) -> Object {
+    let text = serde_json::to_string(document).expect("a policy is plain data");
+    let map = ConfigMap {
+        metadata: metadata(resource, policy_name(&resource.name_any())),
         data: Some([(POLICY_KEY.to_owned(), text)].into()),
         ..ConfigMap::default()
-    })
+    };
+    Object::new(Kind::ConfigMap, map)
+}
+
+/// The document in a `ConfigMap`; none if it holds none that can be read.
+pub fn published(map: &Value) -> Option<PolicyDocument> {
+    serde_json::from_str(map["data"][POLICY_KEY].as_str()?).ok()
 }
 
 #[cfg(test)]
@@ -59,29 +75,41 @@ mod tests {
         .unwrap()
     }
 
-    fn document(map: &ConfigMap) -> PolicyDocument {
-        serde_json::from_str(&map.data.as_ref().unwrap()[POLICY_KEY]).unwrap()
+    fn document(capacity: u32, published: Option<&PolicyDocument>, least: u64) -> PolicyDocument {
+        policy_document(&resource(capacity), published, least, 1, Timestamp::UNIX_EPOCH)
     }
 
     #[test]
     fn the_policy_is_one_small_config_map_owned_by_its_resource() {
-        let map = policy_config_map(&resource(100), None, Timestamp::UNIX_EPOCH).unwrap();
-        insta::assert_yaml_snapshot!(map);
+        let map = policy_config_map(&resource(100), &document(100, None, 0));
+        insta::assert_yaml_snapshot!(map.body);
     }
 
     #[test]
-    fn nothing_is_built_when_nothing_changed() {
-        let published = document(&policy_config_map(&resource(100), None, Timestamp::UNIX_EPOCH).unwrap());
-        assert_eq!(policy_config_map(&resource(100), Some(&published), Timestamp::now()), None);
+    fn nothing_changes_when_nothing_changed() {
+        let first = document(100, None, 0);
+        assert_eq!(document(100, Some(&first), 0), first);
+        let map = policy_config_map(&resource(100), &first);
+        assert_eq!(published(&map.body), Some(first));
     }
 
     #[test]
-    fn an_edit_takes_the_next_revision_under_the_same_name() {
-        let first = policy_config_map(&resource(100), None, Timestamp::UNIX_EPOCH).unwrap();
-        let second =
-            policy_config_map(&resource(50), Some(&document(&first)), Timestamp::UNIX_EPOCH).unwrap();
-        assert_eq!(second.metadata, first.metadata);
-        assert_eq!((document(&first).revision, document(&second).revision), (1, 2));
-        assert!(document(&second).supersedes(&document(&first)));
+    fn an_edit_takes_the_next_revision() {
+        let first = document(100, None, 0);
+        let second = document(50, Some(&first), 0);
+        assert_eq!((first.revision, second.revision), (1, 2));
+        assert!(second.supersedes(&first));
+    }
+
+    #[test]
+    fn revisions_go_on_where_the_published_one_was_lost() {
+        assert_eq!(document(100, None, 7).revision, 8);
+    }
+
+    #[test]
+    fn what_cannot_be_read_counts_as_not_published() {
+        for data in [json!({}), json!({"policy.json": "{"}), json!({"other": "{}"})] {
+            assert_eq!(published(&json!({ "data": data })), None);
+        }
     }
 }

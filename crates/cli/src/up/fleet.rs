@@ -99,7 +99,7 @@ impl Fleet {
         let mut resource = document.resource.clone();
         resource.metadata.uid = Some(format!("{}/{}", self.run, document.name()));
         resource.metadata.generation = Some(previous.map_or(1, |previous| previous.generation + 1));
-        compile(&resource, previous, Timestamp::now())
+        compile(&resource, previous, 1, Timestamp::now())
     }
 
     /// Starts a service for every document, all at once. Every port that is taken is told, not the

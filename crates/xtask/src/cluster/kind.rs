@@ -61,8 +61,9 @@ impl Kind {
         Command::new(if in_folder.exists() { in_folder } else { program.into() })
     }
 
-    pub(super) fn signal(&self, program: &str, signal: &str) -> Result<(), String> {
-        succeed(Command::new("docker").args(["exec", NODE, "pkill", signal, "-x", program]))
+    /// Runs a command in the node.
+    pub(super) fn inside(&self, words: &[&str]) -> Result<(), String> {
+        succeed(Command::new("docker").args(["exec", NODE]).args(words))
     }
 
     fn runs(&self) -> Result<bool, String> {

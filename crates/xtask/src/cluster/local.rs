@@ -71,6 +71,7 @@ impl Local {
             ("ip", "iproute2"),
             ("mount", "mount"),
             ("nsenter", "util-linux"),
+            ("pkill", "procps"),
         ] {
             provide(program, package)?;
         }
@@ -178,10 +179,9 @@ impl Local {
         Err(format!("ctr: {}", String::from_utf8_lossy(&output.stderr).trim()))
     }
 
-    pub(super) fn signal(&self, program: &str, signal: &str) -> Result<(), String> {
+    /// Runs a command among the cluster's processes.
+    pub(super) fn inside(&self, words: &[&str]) -> Result<(), String> {
         let holder = Holder::find(&self.state()).ok_or("no cluster runs; start one: cargo xtask cluster up")?;
-        let processes = holder.processes()?;
-        let (_, id) = processes.iter().find(|(name, _)| name == program).ok_or(format!("{program} does not run"))?;
-        succeed(Command::new("kill").args([signal, &id.to_string()]))
+        succeed(holder.inside(Path::new(words[0])).args(&words[1..]))
     }
 }

@@ -1,0 +1,51 @@
+//! `cargo xtask e2e`: the product on a real cluster.
+
+use std::process::Command;
+
+use crate::{
+    cluster::Cluster,
+    image,
+    run::{cargo, succeed},
+};
+
+/// The images of a test cluster, made and known to its nodes.
+pub(crate) fn load_images(cluster: &Cluster) -> Result<(), String> {
+    for archive in [image::phase6()?.0, image::redis()?, image::postgres()?, image::load()?] {
+        cluster.load_image(&archive)?;
+    }
+    Ok(())
+}
+
+/// Runs the suite with this machine's cluster, which is started if need be and left running.
+pub(crate) fn run(filters: &[&str]) -> Result<(), String> {
+    succeed(&mut prepared(filters)?)
+}
+
+/// The suite with everything that it needs, ready to be started.
+pub(crate) fn prepared(filters: &[&str]) -> Result<Command, String> {
+    let cluster = Cluster::of_this_machine();
+    cluster.up()?;
+    load_images(&cluster)?;
+    // Built outside, where the registry can be reached.
+    succeed(&mut suite(&["--no-run"]))?;
+    let this = std::env::current_exe().map_err(|error| format!("cannot tell where this program is: {error}"))?;
+    let inner = suite(&[]);
+    let mut command = cluster.command(&inner.get_program().to_string_lossy())?;
+    command.args(inner.get_args()).arg("--").args(filters);
+    command.env("PHASE6_E2E", "1").env("PHASE6_E2E_CONTROL", this).env("CARGO_NET_OFFLINE", "true");
+    Ok(command)
+}
+
+/// Runs the suite with another cluster. Its images must be where that cluster finds them.
+pub(crate) fn run_with(kubeconfig: &str, filters: &[&str]) -> Result<(), String> {
+    let mut command = suite(&[]);
+    command.arg("--").args(filters);
+    let this = std::env::current_exe().map_err(|error| format!("cannot tell where this program is: {error}"))?;
+    succeed(command.env("KUBECONFIG", kubeconfig).env("PHASE6_E2E", "1").env("PHASE6_E2E_CONTROL", this))
+}
+
+fn suite(more: &[&str]) -> Command {
+    let mut command = cargo(&["test", "--quiet", "--locked", "--package", "phase6-tests", "--test", "e2e"]);
+    command.args(more);
+    command
+}

@@ -1,0 +1,47 @@
+//! What can go wrong in a reconcile. All of it is tried again.
+
+/// Why a reconcile did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The API server did not do what it was asked.
+    #[error("cannot {what}: {source}")]
+    Api {
+        /// What was asked, as in "apply Service budget".
+        what: String,
+        /// What it said.
+        source: Box<kube::Error>,
+    },
+    /// An object with the name of ours belongs to somebody else.
+    #[error("{kind} {name} exists and does not belong to this resource; rename or remove one of them")]
+    NameTaken {
+        /// Its kind.
+        kind: String,
+        /// Its name.
+        name: String,
+    },
+    /// Another replica of the operator writes now.
+    #[error("this replica is not the leader any more")]
+    NotLeader,
+}
+
+impl Error {
+    pub(crate) fn api(what: impl Into<String>) -> impl FnOnce(kube::Error) -> Self {
+        let what = what.into();
+        move |source| Self::Api { what, source: Box::new(source) }
+    }
+
+    /// One word of a closed set, for a metric.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Api { source, .. } => match &**source {
+                kube::Error::Api(status) if status.code == 409 => "conflict",
+                kube::Error::Api(status) if status.code == 403 => "forbidden",
+                kube::Error::Api(status) if status.code == 422 => "invalid",
+                kube::Error::Api(_) => "api",
+                _ => "connection",
+            },
+            Self::NameTaken { .. } => "name_taken",
+            Self::NotLeader => "not_leader",
+        }
+    }
+}

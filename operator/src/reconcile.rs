@@ -1,0 +1,438 @@
+//! Fetch, validate, build, apply, report: one resource, from what it asks for to what its status says.
+//!
+//! Everything is read from watches, so that a reconcile which finds nothing to do makes no call.
+//! Only the policy is hurried: it is published before anything else is looked at, and the replicas are
+//! asked at once. A reconcile never waits long for them; while they do not agree it comes back, more
+//! and more slowly, and a new edit is published in between.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    ResourceExt,
+    api::DynamicObject,
+    runtime::{controller::Action, reflector::ObjectRef},
+};
+use parking_lot::Mutex;
+use phase6_crds::{Phase6Service, Phase6ServiceStatus, check, differences};
+use phase6_policy::PolicyDocument;
+use serde_json::json;
+
+use crate::{
+    apply::{Applier, Version},
+    build::{self, Kind, build, policy_config_map, policy_document},
+    difference::Step,
+    error::Error,
+    events::News,
+    replicas::{self, Answer, Replica},
+    report::{self, Observed},
+    run::Shared,
+    world::{World, resource_api},
+};
+
+/// A settled resource is looked at again after so long, for what no watch tells.
+const AGAIN: Duration = Duration::from_secs(60);
+/// For how long a reconcile itself waits for replicas after it published.
+const AT_ONCE: Duration = Duration::from_millis(150);
+/// Pauses between asking replicas: the first and the longest. In between, a fifth of the time that
+/// has passed since publishing.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(5));
+/// Pauses after errors: the first and the longest.
+const ERROR_PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+
+/// Reconciles the resources of one scope.
+pub struct Reconciler {
+    shared: Arc<Shared>,
+    world: World,
+    memory: Mutex<HashMap<ObjectRef<DynamicObject>, Memory>>,
+}
+
+/// What is known of a resource beyond what the watches have shown yet. May be lost: all of it can be
+/// read again.
+#[derive(Clone, Default)]
+struct Memory {
+    /// What was published last, the version of its object, and when.
+    published: Option<(PolicyDocument, Version, Instant)>,
+    /// The status that was written last, and the resource's version with it.
+    status: Option<(Phase6ServiceStatus, Version)>,
+    /// The generation that was found to keep the rules.
+    valid: Option<(String, i64)>,
+    /// Failures since the last success.
+    failures: u32,
+}
+
+impl Reconciler {
+    /// Reads from `world`.
+    pub fn new(shared: Arc<Shared>, world: World) -> Self {
+        Self { shared, world, memory: Mutex::default() }
+    }
+
+    /// Reconciles once.
+    ///
+    /// # Errors
+    ///
+    /// The API server refused something or could not be reached; [`Self::failed`] says when to try again.
+    pub async fn reconcile(self: Arc<Self>, object: Arc<DynamicObject>) -> Result<Action, Error> {
+        self.world.known().await;
+        self.shared.warm();
+        if !self.shared.leadership.is_held() {
+            // Whoever begins to lead looks at everything.
+            return Ok(Action::await_change());
+        }
+        let metrics = &self.shared.metrics;
+        metrics.resources.set(self.world.resources().len() as i64);
+        metrics.active.inc();
+        let begun = Instant::now();
+        let result = self.work(&object).await;
+        metrics.active.dec();
+        metrics.ended(result.as_ref().map(|_| ()), begun.elapsed());
+        if result.is_ok() {
+            self.remember(&object, |memory| memory.failures = 0);
+        }
+        result
+    }
+
+    /// When to try again after an error.
+    pub fn failed(&self, object: &DynamicObject, error: &Error) -> Action {
+        let failures = self.remember(object, |memory| {
+            memory.failures = memory.failures.saturating_add(1);
+            memory.failures
+        });
+        let name = object.name_any();
+        tracing::warn!(namespace = object.namespace(), name, failures, %error, "not reconciled");
+        let pause = ERROR_PAUSES.0.saturating_mul(1 << (failures - 1).min(16)).min(ERROR_PAUSES.1);
+        // Many that failed together do not come back together.
+        Action::requeue(pause.mul_f64(0.75 + 0.5 * fraction(object)))
+    }
+
+    async fn work(&self, object: &DynamicObject) -> Result<Action, Error> {
+        if object.metadata.deletion_timestamp.is_some() {
+            // What belongs to it goes by its owner references.
+            return Ok(Action::await_change());
+        }
+        let resource = match self.validate(object) {
+            Ok(resource) => resource,
+            Err(complaint) => return self.refuse(object, &complaint).await,
+        };
+        let namespace = resource.namespace().unwrap_or_default();
+        let (name, uid) = (resource.name_any(), resource.uid().unwrap_or_default());
+        let applier = self.applier(&namespace, (&name, &uid));
+        match self.bring_about(&resource, object, &applier).await {
+            Err(error @ Error::NameTaken { .. }) => {
+                let previous = self.last_status(&resource, object);
+                let generation = resource.metadata.generation;
+                let status = report::blocked(previous.as_ref(), generation, &error.to_string(), Timestamp::now());
+                self.report(&applier, object, previous.as_ref(), status).await?;
+                Err(error)
+            }
+            other => other,
+        }
+    }
+
+    async fn bring_about(
+        &self,
+        resource: &Phase6Service,
+        object: &DynamicObject,
+        applier: &Applier<'_>,
+    ) -> Result<Action, Error> {
+        let mut news = Vec::new();
+        let pods = self.world.pods(applier.namespace, applier.owner.0);
+        let ready = replicas::ready(pods.iter().map(AsRef::as_ref), resource.spec.service.port());
+        let previous = self.last_status(resource, object);
+        let (document, since) = self.publish(resource, object, previous.as_ref(), ready.len(), applier, &mut news).await?;
+        let changed = self.bring_objects(resource, previous.as_ref(), applier, &mut news).await?;
+        let (ready, answers) = self.ask(resource, applier, &document, ready, since).await;
+        let deployment = self.world.object(Kind::Deployment, applier.namespace, applier.owner.0);
+        let mut seen = resource.clone();
+        seen.status.clone_from(&previous);
+        let status = report::status(&Observed {
+            resource: &seen,
+            document: &document,
+            deployment: deployment.as_ref(),
+            replicas: &ready,
+            answers: &answers,
+            pods: pods.iter().filter(|pod| is_counted(pod)).count(),
+            now: Timestamp::now(),
+        });
+        let applied = is_applied(&status);
+        if let Some(item) = told_when_applied(previous.as_ref(), &status) {
+            let took = status.policy.as_ref().and_then(|policy| policy.propagation_ms);
+            self.shared.metrics.propagation.observe(took.unwrap_or_default() as f64 / 1e3);
+            news.push(item);
+        }
+        self.report(applier, object, previous.as_ref(), status).await?;
+        self.shared.events.tell(resource, &news).await;
+        Ok(match since {
+            // Something was written that the watches have not shown yet, or replicas do not agree.
+            _ if changed => Action::requeue(AGAIN),
+            Some(since) if !applied && !ready.is_empty() => Action::requeue(pause(since.elapsed())),
+            None if !applied && !ready.is_empty() => Action::requeue(PAUSES.1),
+            _ => Action::requeue(AGAIN),
+        })
+    }
+
+    /// Publishes the policy, if it is not. The moment is told if it was published by this process.
+    async fn publish(
+        &self,
+        resource: &Phase6Service,
+        object: &DynamicObject,
+        status: Option<&Phase6ServiceStatus>,
+        ready: usize,
+        applier: &Applier<'_>,
+        news: &mut Vec<News>,
+    ) -> Result<(PolicyDocument, Option<Instant>), Error> {
+        let remembered = self.remember(object, |memory| memory.published.clone());
+        let live = self.world.object(Kind::ConfigMap, applier.namespace, &build::policy_name(applier.owner.0));
+        let live_version = live.as_ref().map_or(Version::default(), |live| {
+            let text = live["metadata"]["resourceVersion"].as_str();
+            Version::parse(text)
+        });
+        let unseen = remembered.as_ref().filter(|(_, version, _)| *version > live_version);
+        let published = match unseen {
+            Some((document, ..)) => Some(document.clone()),
+            None => live.as_ref().and_then(build::published),
+        };
+        let uid = resource.uid().unwrap_or_default();
+        let told = status.and_then(|status| status.policy.as_ref()).map_or(0, |policy| policy.revision as u64);
+        let known = remembered.as_ref().filter(|(document, ..)| document.owner_uid == uid);
+        let least = known.map_or(told, |(document, ..)| document.revision.max(told));
+        // What is published counts only if it is this resource's: another one had the name before.
+        let published = published.filter(|document| document.owner_uid == uid);
+        let mut document =
+            policy_document(resource, published.as_ref(), least, ready.max(1) as u32, Timestamp::now());
+        if published.is_none()
+            && let Some((lost, ..)) = known.filter(|(lost, ..)| lost.policy == document.policy)
+        {
+            // It was removed, and nothing else is asked for: the same again.
+            document = lost.clone();
+        }
+        let is_new = published.as_ref() != Some(&document);
+        let wanted = policy_config_map(resource, &document);
+        let step = crate::difference::step(&wanted, live.as_ref());
+        if unseen.is_some() && !is_new || step == Step::Nothing {
+            let since = remembered.filter(|(kept, ..)| *kept == document).map(|(.., since)| since);
+            return Ok((document, since));
+        }
+        let follows = unseen.map_or(live_version, |(_, version, _)| *version);
+        let version = applier.publish(&wanted, follows.text().as_deref()).await?;
+        let now = Instant::now();
+        if is_new {
+            tracing::info!(
+                namespace = applier.namespace,
+                name = applier.owner.0,
+                revision = document.revision,
+                "policy published"
+            );
+            news.push(told_when_published(published.as_ref(), &document));
+        }
+        self.remember(object, |memory| memory.published = Some((document.clone(), version, now)));
+        Ok((document, Some(now)))
+    }
+
+    /// Applies everything else. True if something was written.
+    async fn bring_objects(
+        &self,
+        resource: &Phase6Service,
+        status: Option<&Phase6ServiceStatus>,
+        applier: &Applier<'_>,
+        news: &mut Vec<News>,
+    ) -> Result<bool, Error> {
+        let wanted = build(resource, &self.shared.context);
+        let mut changed = false;
+        // An autoscaler that goes must be gone before a number is set.
+        for (kind, name) in applier.prune(&wanted).await? {
+            changed = true;
+            let kind = kind.api().kind;
+            news.push(News {
+                warning: false,
+                reason: "Removed",
+                action: format!("Remove{kind}"),
+                note: format!("{kind} {name} is no longer wanted"),
+            });
+        }
+        let settled = status.and_then(|status| status.observed_generation) == resource.metadata.generation;
+        for object in &wanted {
+            let step = applier.bring(object).await?;
+            changed |= step != Step::Nothing;
+            let kind = object.kind.api().kind;
+            let name = &object.name;
+            let note = match step {
+                Step::Repair(path) => format!("{kind} {name} was changed by somebody else at {path}; put back"),
+                Step::Create if settled => format!("{kind} {name} was gone; made again"),
+                _ => continue,
+            };
+            news.push(News { warning: true, reason: "Repaired", action: format!("Repair{kind}"), note });
+        }
+        if let Some(replicas) = build::replicas(resource) {
+            changed |= applier.scale(&replicas).await?;
+        }
+        Ok(changed)
+    }
+
+    /// Asks the ready replicas, and while this is worth while again, those that are ready by then.
+    async fn ask(
+        &self,
+        resource: &Phase6Service,
+        applier: &Applier<'_>,
+        document: &PolicyDocument,
+        mut ready: Vec<Replica>,
+        since: Option<Instant>,
+    ) -> (Vec<Replica>, Vec<Answer>) {
+        let asker = &self.shared.asker;
+        loop {
+            let answers = asker.ask(&ready).await;
+            let elapsed = since.map_or(Duration::MAX, |since| since.elapsed());
+            let agreed = answers.iter().all(|answer| report::enforces(answer, document));
+            if agreed || elapsed > AT_ONCE {
+                return (ready, answers);
+            }
+            tokio::time::sleep(pause(elapsed)).await;
+            let pods = self.world.pods(applier.namespace, applier.owner.0);
+            ready = replicas::ready(pods.iter().map(AsRef::as_ref), resource.spec.service.port());
+        }
+    }
+
+    /// The resource, if it keeps the rules; else what it breaks.
+    fn validate(&self, object: &DynamicObject) -> Result<Phase6Service, String> {
+        let value = serde_json::to_value(object).map_err(|error| error.to_string())?;
+        let version = (object.uid().unwrap_or_default(), object.metadata.generation.unwrap_or_default());
+        if self.remember(object, |memory| memory.valid.as_ref() != Some(&version)) {
+            let problems = check(&json!({
+                "apiVersion": value["apiVersion"],
+                "kind": value["kind"],
+                "metadata": { "name": object.name_any() },
+                "spec": value["spec"],
+            }));
+            if !problems.is_empty() {
+                let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+                return Err(lines.join("; "));
+            }
+        }
+        let resource = serde_json::from_value(value).map_err(|error| format!("cannot be read: {error}"))?;
+        self.remember(object, |memory| memory.valid = Some(version));
+        Ok(resource)
+    }
+
+    /// Says what is wrong with a resource, and leaves everything as it is.
+    async fn refuse(&self, object: &DynamicObject, complaint: &str) -> Result<Action, Error> {
+        let namespace = object.namespace().unwrap_or_default();
+        let (name, uid) = (object.name_any(), object.uid().unwrap_or_default());
+        tracing::warn!(namespace, name, complaint, "the resource is not valid");
+        // A status that cannot be read is written anew.
+        let status: Option<Phase6ServiceStatus> = serde_json::from_value(object.data["status"].clone()).ok();
+        let previous = self.last_of(object, status);
+        let new = report::invalid(previous.as_ref(), object.metadata.generation, complaint, Timestamp::now());
+        self.report(&self.applier(&namespace, (&name, &uid)), object, previous.as_ref(), new).await?;
+        Ok(Action::await_change())
+    }
+
+    async fn report(
+        &self,
+        applier: &Applier<'_>,
+        object: &DynamicObject,
+        previous: Option<&Phase6ServiceStatus>,
+        status: Phase6ServiceStatus,
+    ) -> Result<(), Error> {
+        if previous == Some(&status) {
+            return Ok(());
+        }
+        let version = applier.report(&status).await?;
+        self.remember(object, |memory| memory.status = Some((status, version)));
+        Ok(())
+    }
+
+    fn last_status(&self, resource: &Phase6Service, object: &DynamicObject) -> Option<Phase6ServiceStatus> {
+        self.last_of(object, resource.status.clone())
+    }
+
+    /// The newest status: the one that the watch showed, or the one that was written since.
+    fn last_of(&self, object: &DynamicObject, shown: Option<Phase6ServiceStatus>) -> Option<Phase6ServiceStatus> {
+        let seen = Version::of(object);
+        let written = self.remember(object, |memory| memory.status.clone());
+        match written {
+            Some((status, version)) if version > seen => Some(status),
+            _ => shown,
+        }
+    }
+
+    fn applier<'a>(&'a self, namespace: &'a str, owner: (&'a str, &'a str)) -> Applier<'a> {
+        Applier {
+            client: &self.shared.client,
+            world: &self.world,
+            leadership: &self.shared.leadership,
+            metrics: &self.shared.metrics,
+            namespace,
+            owner,
+        }
+    }
+
+    /// Reads or changes what is remembered of a resource.
+    fn remember<R>(&self, object: &DynamicObject, act: impl FnOnce(&mut Memory) -> R) -> R {
+        let key = ObjectRef::from_obj_with(object, resource_api());
+        let mut memory = self.memory.lock();
+        // Those that are gone are forgotten now and then.
+        let store = self.world.resources();
+        if memory.len() > 2 * store.len() + 64 {
+            memory.retain(|key, _| store.get(key).is_some());
+        }
+        act(memory.entry(key).or_default())
+    }
+}
+
+/// How long to pause before replicas are asked again, so long after publishing.
+fn pause(elapsed: Duration) -> Duration {
+    (elapsed / 5).clamp(PAUSES.0, PAUSES.1)
+}
+
+/// A number from 0 to 1 that differs from resource to resource.
+fn fraction(object: &DynamicObject) -> f64 {
+    let sum = object.name_any().bytes().fold(7_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+    f64::from(sum % 1000) / 1000.0
+}
+
+/// Pods that are finished do not count as replicas.
+fn is_counted(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    pod.metadata.deletion_timestamp.is_none() && !matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+fn is_applied(status: &Phase6ServiceStatus) -> bool {
+    status.conditions.iter().any(|condition| condition.type_ == "PolicyApplied" && condition.status == "True")
+}
+
+fn told_when_published(before: Option<&PolicyDocument>, document: &PolicyDocument) -> News {
+    let revision = document.revision;
+    let note = match before {
+        None => format!("revision {revision} is published"),
+        Some(before) => {
+            let mut changes: Vec<String> =
+                differences(&before.policy, &document.policy).iter().map(ToString::to_string).collect();
+            if before.replicas != document.replicas {
+                changes.push(format!("limit divided by {} -> {}", before.replicas, document.replicas));
+            }
+            format!("revision {revision}: {}", changes.join(", "))
+        }
+    };
+    News { warning: false, reason: "PolicyPublished", action: format!("PublishRevision{revision}"), note }
+}
+
+fn told_when_applied(before: Option<&Phase6ServiceStatus>, now: &Phase6ServiceStatus) -> Option<News> {
+    let policy = now.policy.as_ref()?;
+    let took = policy.propagation_ms?;
+    let known = before.and_then(|before| before.policy.as_ref());
+    let known = known.is_some_and(|known| known.revision == policy.revision && known.propagation_ms.is_some());
+    (!known && is_applied(now)).then(|| News {
+        warning: false,
+        reason: "PolicyApplied",
+        action: format!("ConfirmRevision{}", policy.revision),
+        note: format!(
+            "revision {} is in force on all {} ready replicas, {took} ms after it was published",
+            policy.revision, policy.total_replicas
+        ),
+    })
+}

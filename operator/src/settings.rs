@@ -1,0 +1,142 @@
+//! What the operator is told when it starts. Doc comments are its help texts.
+
+#![allow(clippy::doc_markdown, reason = "help is read in a terminal, where backticks only disturb")]
+
+use std::{net::SocketAddr, str::FromStr};
+
+use clap::Parser;
+
+use crate::{
+    build::{Context, SecretKey},
+    world::Scope,
+};
+
+/// Brings Phase6Service resources about and says when every replica enforces their policy.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "phase6-operator", version)]
+pub struct Settings {
+    /// Look after these namespaces only [default: all]
+    #[arg(long, value_name = "NAME", value_delimiter = ',', env = "PHASE6_WATCH_NAMESPACES")]
+    watch_namespaces: Vec<String>,
+
+    /// Image of the services that name none
+    #[arg(long, env = "PHASE6_IMAGE")]
+    image: String,
+
+    /// When nodes fetch it: Always, IfNotPresent or Never [default: Kubernetes' own]
+    #[arg(long, value_name = "WHEN", env = "PHASE6_IMAGE_PULL_POLICY")]
+    image_pull_policy: Option<String>,
+
+    /// Secrets for fetching it, in the namespaces of the resources
+    #[arg(long, value_name = "NAME", value_delimiter = ',', env = "PHASE6_IMAGE_PULL_SECRETS")]
+    image_pull_secrets: Vec<String>,
+
+    /// Secret with the keys `api-keys` and `internal-token`, in the namespaces of the resources
+    #[arg(long, value_name = "NAME", default_value = "phase6-access", env = "PHASE6_ACCESS_SECRET")]
+    access_secret: String,
+
+    /// Secret and key of the database's URL, in the namespaces of the resources [default: each pod
+    /// has a database of its own, which it loses]
+    #[arg(long, value_name = "NAME/KEY", env = "PHASE6_DATABASE_SECRET")]
+    database_secret: Option<SecretKey>,
+
+    /// Make no NetworkPolicy
+    #[arg(long, env = "PHASE6_NO_NETWORK_POLICY")]
+    no_network_policy: bool,
+
+    /// Ports that services may connect to beside their peers, DNS and the API server
+    #[arg(
+        long, value_name = "N", value_delimiter = ',', env = "PHASE6_EGRESS_PORTS",
+        default_value = "443,5432,6379"
+    )]
+    egress_ports: Vec<u16>,
+
+    /// The namespace that the operator runs in; its Lease is there
+    #[arg(long, value_name = "NAME", default_value = "phase6-system", env = "PHASE6_NAMESPACE")]
+    namespace: String,
+
+    /// The operator's pod, as it signs its Lease and events
+    #[arg(long, value_name = "NAME", default_value = "phase6-operator", env = "PHASE6_POD_NAME")]
+    pub(crate) pod_name: String,
+
+    /// Run without an election, as the only replica
+    #[arg(long)]
+    pub(crate) no_election: bool,
+
+    /// Where to serve /healthz, /readyz and /metrics
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8080", env = "PHASE6_OPERATOR_BIND")]
+    pub(crate) bind: SocketAddr,
+}
+
+impl Settings {
+    /// The scopes, each of which gets a controller of its own.
+    pub(crate) fn scopes(&self) -> Vec<Scope> {
+        let mut names: Vec<&String> = self.watch_namespaces.iter().filter(|name| !name.is_empty()).collect();
+        names.sort();
+        names.dedup();
+        if names.is_empty() { vec![Scope::Cluster] } else { names.into_iter().cloned().map(Scope::Namespace).collect() }
+    }
+
+    /// The namespace that the operator runs in.
+    pub(crate) fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// What objects are built with. `monitors`: whether the cluster knows `ServiceMonitor`.
+    pub(crate) fn context(&self, monitors: bool) -> Context {
+        Context {
+            image: self.image.clone(),
+            pull_policy: self.image_pull_policy.clone().filter(|policy| !policy.is_empty()),
+            pull_secrets: self.image_pull_secrets.iter().filter(|name| !name.is_empty()).cloned().collect(),
+            access_secret: self.access_secret.clone(),
+            database: self.database_secret.clone(),
+            operator_namespace: self.namespace.clone(),
+            network_policy: !self.no_network_policy,
+            egress_ports: self.egress_ports.clone(),
+            monitors,
+        }
+    }
+}
+
+impl FromStr for SecretKey {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once('/') {
+            Some((name, key)) if !name.is_empty() && !key.is_empty() => {
+                Ok(Self { name: name.into(), key: key.into() })
+            }
+            _ => Err("accepted: NAME/KEY of a Secret".into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Settings::command().debug_assert();
+    }
+
+    #[test]
+    fn without_namespaces_all_are_looked_after() {
+        let scopes = |arguments: &[&str]| {
+            let all = ["phase6-operator", "--image=i"].iter().chain(arguments);
+            Settings::try_parse_from(all).expect("accepted").scopes()
+        };
+        assert_eq!(scopes(&[]), [Scope::Cluster]);
+        let two = [Scope::Namespace("a".into()), Scope::Namespace("b".into())];
+        assert_eq!(scopes(&["--watch-namespaces=b,a,b"]), two);
+    }
+
+    #[test]
+    fn a_secret_is_named_with_its_key() {
+        let secret = SecretKey { name: "db".into(), key: "url".into() };
+        assert_eq!("db/url".parse(), Ok(secret));
+        assert_eq!("db".parse::<SecretKey>(), Err("accepted: NAME/KEY of a Secret".into()));
+    }
+}

@@ -1,0 +1,49 @@
+//! Every case, in the order in which they run.
+
+mod admission;
+mod deleting;
+mod faults;
+mod install;
+mod retune;
+mod rolling;
+mod scaling;
+mod settled;
+
+use std::{future::Future, pin::Pin, sync::Arc};
+
+use crate::fleet::Fleet;
+
+type Running = Pin<Box<dyn Future<Output = ()> + Send>>;
+type Case = Box<dyn FnOnce(Arc<Fleet>) -> Running>;
+
+/// Names and cases.
+pub fn all() -> Vec<(&'static str, Case)> {
+    macro_rules! cases {
+        ($($room:ident::$name:ident),* $(,)?) => {
+            vec![$((
+                concat!(stringify!($room), "::", stringify!($name)),
+                Box::new(|fleet: Arc<Fleet>| Box::pin(async move { $room::$name(&fleet).await }) as Running) as Case,
+            )),*]
+        };
+    }
+    cases![
+        install::a_request_goes_through_web_to_budget_under_one_trace,
+        install::every_pod_keeps_to_the_restricted_standard_and_reads_only_its_policy,
+        install::people_see_what_they_ask_for,
+        admission::the_api_server_and_the_rules_in_process_agree,
+        admission::invalid_edits_are_refused_with_a_sentence,
+        admission::a_malformed_object_that_is_stored_stalls_nobody_else,
+        retune::edits_under_load_restart_nothing_and_lose_nothing,
+        retune::an_edit_is_in_force_everywhere_when_the_status_says_so,
+        retune::a_shared_limit_is_divided_among_the_ready_replicas,
+        settled::nothing_is_written_once_everything_is_as_it_should_be,
+        settled::drift_is_repaired_and_told_and_what_others_added_stays,
+        faults::a_pod_that_cannot_be_asked_is_never_counted,
+        faults::killed_pods_and_operators_leave_everything_as_it_was,
+        faults::pods_keep_their_policy_while_the_api_server_is_gone,
+        rolling::a_rolling_update_of_all_services_loses_no_request,
+        scaling::an_autoscaler_moves_replicas_and_is_left_alone,
+        deleting::what_a_resource_brought_goes_with_it,
+        deleting::uninstalling_leaves_only_definitions_and_resources,
+    ]
+}

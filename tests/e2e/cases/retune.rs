@@ -1,0 +1,144 @@
+//! Changes while everything runs: the claim that makes the product.
+
+use std::time::{Duration, Instant};
+
+use kube::{
+    Api,
+    api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    fleet::{Fleet, condition, is_true},
+    kubernetes::until,
+};
+
+fn resources(fleet: &Fleet) -> Api<DynamicObject> {
+    let kind = GroupVersionKind::gvk("phase6.dev", "v1alpha1", "Phase6Service");
+    Api::namespaced_with(fleet.client.clone(), &fleet.namespace, &ApiResource::from_gvk(&kind))
+}
+
+/// How many edits a case makes: few in CI, all by `cargo xtask prove`.
+fn edits() -> u32 {
+    if std::env::var_os("PHASE6_E2E_FULL").is_some() { 100 } else { 30 }
+}
+
+pub async fn edits_under_load_restart_nothing_and_lose_nothing(fleet: &Fleet) {
+    fleet.patch("budget", json!({"replicas": 3, "rateLimit": {"capacity": 100_000, "refillPerSecond": 10_000}})).await;
+    fleet.settle("budget").await;
+    let template = |deployment: Value| deployment["spec"]["template"].to_string();
+    let before = template(fleet.deployment("budget").await);
+    let pods = pods_and_restarts(fleet).await;
+    let urls = [format!("http://budget.{}.svc.cluster.local:3003/api/v1/status", fleet.namespace)];
+    fleet.start_load("load-retune", 100, 1500, &urls).await;
+    for edit in 0..edits() {
+        let limit = json!({"capacity": 100_000 + edit, "refillPerSecond": 10_000});
+        let ttl = format!("{}s", 1 + edit % 9);
+        let spec = json!({"rateLimit": limit, "cache": {"ttl": ttl}, "tracing": {"samplingRate": 0.01 * f64::from(edit)}});
+        fleet.patch("budget", spec).await;
+    }
+    let settled = fleet.settle("budget").await;
+    assert!(settled["status"]["policy"]["propagationMs"].as_i64().is_some(), "{settled}");
+    let load = fleet.end_load("load-retune", Duration::from_secs(60)).await;
+    assert_eq!(load.results.get("200"), Some(&load.sent), "{load:?}");
+    assert_eq!(pods_and_restarts(fleet).await, pods, "the same pods, none restarted");
+    assert_eq!(template(fleet.deployment("budget").await), before, "the pod template is untouched");
+
+    // A limit that is small enough to measure: a third in each of three pods, and no more.
+    fleet.patch("budget", json!({"rateLimit": {"capacity": 30, "refillPerSecond": 0.01}})).await;
+    fleet.settle("budget").await;
+    let urls = [format!("http://budget.{}.svc.cluster.local:3003/api/v1/budget", fleet.namespace)];
+    fleet.start_load("load-limit", 100, 400, &urls).await;
+    let load = fleet.end_load("load-limit", Duration::from_secs(60)).await;
+    let admitted = load.results.get("200").copied().unwrap_or(0);
+    assert_eq!(load.results.get("429"), Some(&(load.sent - admitted)), "{load:?}");
+    assert!((10..=30).contains(&admitted), "{load:?}");
+    let spec = json!({"rateLimit": {"capacity": 100, "refillPerSecond": 10}, "cache": {"ttl": "5s"}});
+    fleet.patch("budget", spec).await;
+    fleet.settle("budget").await;
+}
+
+async fn pods_and_restarts(fleet: &Fleet) -> Vec<(String, u64)> {
+    let mut all: Vec<(String, u64)> = fleet
+        .pods("budget")
+        .await
+        .iter()
+        .map(|pod| {
+            let restarts = pod["status"]["containerStatuses"][0]["restartCount"].as_u64().unwrap_or(0);
+            (pod["metadata"]["uid"].as_str().unwrap().to_owned(), restarts)
+        })
+        .collect();
+    all.sort();
+    all
+}
+
+pub async fn an_edit_is_in_force_everywhere_when_the_status_says_so(fleet: &Fleet) {
+    fleet.patch("budget", json!({"replicas": 3})).await;
+    fleet.settle("budget").await;
+    let resources = resources(fleet);
+    let pods: Vec<String> = fleet
+        .pods("budget")
+        .await
+        .iter()
+        .map(|pod| pod["metadata"]["name"].as_str().unwrap().to_owned())
+        .collect();
+    let mut took = Vec::new();
+    let mut told = Vec::new();
+    for edit in 0..edits() {
+        let patch = json!({"spec": {"rateLimit": {"capacity": 200 + edit}}});
+        let patched = resources.patch("budget", &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
+        let begun = Instant::now();
+        let generation = patched.metadata.generation.unwrap();
+        let resource = loop {
+            let resource = serde_json::to_value(resources.get("budget").await.unwrap()).unwrap();
+            assert_eq!(resource["metadata"]["generation"], generation, "nobody else edits");
+            if is_true(&resource, "PolicyApplied") {
+                break resource;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(20), "{resource}");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        };
+        took.push(begun.elapsed().as_secs_f64() * 1e3);
+        told.push(resource["status"]["policy"]["propagationMs"].as_i64().unwrap());
+        // The moment the status says so, every pod must.
+        let revision = resource["status"]["policy"]["revision"].as_u64().unwrap();
+        for pod in &pods {
+            let state = fleet.ask(pod, 3003, "/policyz").await.unwrap();
+            assert!(state["revision"].as_u64().unwrap() >= revision, "{pod}: {state}");
+        }
+    }
+    took.sort_by(f64::total_cmp);
+    told.sort_unstable();
+    let at = |share: f64| took[((took.len() - 1) as f64 * share) as usize];
+    println!(
+        "from the end of a patch to the acknowledged status, {} edits, three replicas: p50 {:.0} ms, p99 {:.0} ms; \
+         from publishing to agreement: p50 {} ms, p99 {} ms",
+        took.len(),
+        at(0.5),
+        at(0.99),
+        told[told.len() / 2],
+        told[(told.len() - 1) * 99 / 100],
+    );
+    let events = fleet.kubectl(&["get", "events", "--field-selector=involvedObject.name=budget", "-o", "json"]).await;
+    let events: Value = serde_json::from_str(&events).unwrap();
+    let notes: Vec<&str> =
+        events["items"].as_array().unwrap().iter().filter_map(|event| event["message"].as_str()).collect();
+    assert!(notes.iter().any(|note| note.contains("rateLimit.capacity 200 -> 201")), "{notes:?}");
+    assert!(notes.iter().any(|note| note.contains("is in force on all 3 ready replicas")), "{notes:?}");
+}
+
+pub async fn a_shared_limit_is_divided_among_the_ready_replicas(fleet: &Fleet) {
+    fleet.patch("budget", json!({"replicas": 2})).await;
+    let resource = until("the limit is divided by two", Duration::from_secs(60), || async {
+        let resource = fleet.settle("budget").await;
+        (resource["status"]["policy"]["dividedBy"] == 2).then_some(resource)
+    })
+    .await;
+    assert_eq!(resource["status"]["policy"]["applied"], "2/2");
+    fleet.patch("budget", json!({"rateLimit": {"scope": "PerReplica"}})).await;
+    let resource = fleet.settle("budget").await;
+    assert_eq!(resource["status"]["policy"]["dividedBy"], 1);
+    fleet.patch("budget", json!({"rateLimit": {"scope": "Shared"}, "replicas": 1})).await;
+    let resource = fleet.settle("budget").await;
+    assert!(condition(&resource, "Degraded").is_some_and(|condition| condition["status"] == "False"));
+}

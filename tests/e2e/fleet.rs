@@ -1,0 +1,231 @@
+//! One release of the chart with its demo, and what is asked of it.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use kube::Client;
+use phase6_tests::root;
+use serde_json::{Value, json};
+
+use crate::kubernetes::{get, run, try_run, until};
+
+/// Time for pods to come and go.
+pub const SOON: Duration = Duration::from_secs(120);
+
+pub const NAMES: [&str; 8] =
+    ["web", "training", "meta", "budget", "coach", "segmentation", "reports", "capabilities"];
+
+pub struct Fleet {
+    pub client: Client,
+    pub namespace: String,
+}
+
+/// What a load brought.
+#[derive(Debug)]
+pub struct Load {
+    pub sent: u64,
+    pub results: BTreeMap<String, u64>,
+    pub p50: f64,
+    pub p99: f64,
+}
+
+/// The values of a release in a test cluster: the images that `cargo xtask` makes.
+pub fn values() -> Vec<String> {
+    let image = |variable: &str, name: &str| std::env::var(variable).unwrap_or_else(|_| name.to_owned());
+    let phase6 = image("PHASE6_E2E_IMAGE", "localhost/phase6/phase6:dev");
+    let (repository, tag) = phase6.rsplit_once(':').unwrap();
+    [
+        format!("image.repository={repository}"),
+        format!("image.tag={tag}"),
+        "image.pullPolicy=IfNotPresent".into(),
+        "demo.enabled=true".into(),
+        format!("demo.redisImage={}", image("PHASE6_E2E_REDIS", "localhost/phase6-test/redis:1")),
+        format!("demo.postgresImage={}", image("PHASE6_E2E_POSTGRES", "localhost/phase6-test/postgres:1")),
+    ]
+    .into_iter()
+    .flat_map(|value| ["--set".to_owned(), value])
+    .collect()
+}
+
+impl Fleet {
+    /// `kubectl apply -f crds/` and `helm install`, into a namespace that enforces `restricted`.
+    pub async fn install() -> Self {
+        let client = Client::try_default().await.expect("KUBECONFIG names a cluster that answers");
+        let namespace = "phase6-e2e".to_owned();
+        let fleet = Self { client, namespace };
+        let label = "pod-security.kubernetes.io/enforce=restricted";
+        let _ = try_run("kubectl", &["create", "namespace", &fleet.namespace]).await;
+        run("kubectl", &["label", "--overwrite", "namespace", &fleet.namespace, label]).await;
+        let crds = root().join("crds");
+        run("kubectl", &["apply", "-f", &crds.to_string_lossy()]).await;
+        fleet.helm_install().await;
+        fleet
+    }
+
+    /// Installs the release, or brings it to the chart as it is.
+    pub async fn helm_install(&self) {
+        let chart = root().join("charts/phase6").to_string_lossy().into_owned();
+        let values = values();
+        let mut words = vec!["upgrade", "--install", "p6", &chart, "--namespace", &self.namespace];
+        words.extend(values.iter().map(String::as_str));
+        run("helm", &words).await;
+        for name in NAMES {
+            self.wait_for(name, "Ready").await;
+            self.wait_for(name, "PolicyApplied").await;
+        }
+    }
+
+    /// Removes everything, the definition included.
+    pub async fn remove(&self) {
+        let _ = try_run("helm", &["uninstall", "p6", "--namespace", &self.namespace]).await;
+        let _ = try_run("kubectl", &["delete", "namespace", &self.namespace]).await;
+        let crds = root().join("crds").to_string_lossy().into_owned();
+        let _ = try_run("kubectl", &["delete", "-f", &crds]).await;
+    }
+
+    /// kubectl in the release's namespace.
+    pub async fn kubectl(&self, words: &[&str]) -> String {
+        self.try_kubectl(words).await.unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    pub async fn try_kubectl(&self, words: &[&str]) -> Result<String, String> {
+        let namespace = format!("--namespace={}", self.namespace);
+        let mut all = vec![namespace.as_str()];
+        all.extend(words);
+        try_run("kubectl", &all).await
+    }
+
+    /// `kubectl wait --for=condition=...`, as users wait.
+    pub async fn wait_for(&self, name: &str, condition: &str) {
+        let condition = format!("--for=condition={condition}");
+        self.kubectl(&["wait", &condition, &format!("p6/{name}"), "--timeout=120s"]).await;
+    }
+
+    /// `kubectl patch` of a spec.
+    pub async fn patch(&self, name: &str, spec: Value) {
+        let patch = json!({ "spec": spec }).to_string();
+        self.kubectl(&["patch", "p6", name, "--type=merge", &format!("--patch={patch}")]).await;
+    }
+
+    /// An object of the namespace by its path below it, as in `apis/apps/v1 deployments budget`.
+    pub async fn object(&self, api: &str, kind: &str, name: &str) -> Option<Value> {
+        get(&self.client, &format!("/{api}/namespaces/{}/{kind}/{name}", self.namespace)).await.ok()
+    }
+
+    /// Objects of a kind.
+    pub async fn objects(&self, api: &str, kind: &str, selector: &str) -> Vec<Value> {
+        let path = format!("/{api}/namespaces/{}/{kind}?labelSelector={selector}", self.namespace);
+        let list = get(&self.client, &path).await.unwrap();
+        list["items"].as_array().unwrap().clone()
+    }
+
+    pub async fn resource(&self, name: &str) -> Value {
+        self.object("apis/phase6.dev/v1alpha1", "phase6services", name).await.unwrap()
+    }
+
+    pub async fn deployment(&self, name: &str) -> Value {
+        self.object("apis/apps/v1", "deployments", name).await.unwrap()
+    }
+
+    /// The pods of a resource that are not on their way out.
+    pub async fn pods(&self, name: &str) -> Vec<Value> {
+        let selector = format!("phase6.dev/resource%3D{name}");
+        let mut pods = self.objects("api/v1", "pods", &selector).await;
+        pods.retain(|pod| pod["metadata"]["deletionTimestamp"].is_null());
+        pods
+    }
+
+    /// What a pod says at a path, asked through the API server.
+    pub async fn ask(&self, pod: &str, port: u16, path: &str) -> Result<Value, String> {
+        get(&self.client, &format!("/api/v1/namespaces/{}/pods/{pod}:{port}/proxy{path}", self.namespace)).await
+    }
+
+    /// Waits until the operator has seen the resource as it is, all replicas are there, and all of them
+    /// enforce its policy.
+    pub async fn settle(&self, name: &str) -> Value {
+        until(&format!("{name} settles"), SOON, || async {
+            let resource = self.resource(name).await;
+            let holds = |kind| is_true(&resource, kind);
+            let seen = resource["status"]["observedGeneration"] == resource["metadata"]["generation"];
+            (seen && holds("Ready") && holds("PolicyApplied") && !holds("Reconciling")).then_some(resource)
+        })
+        .await
+    }
+
+    /// The key that the chart made.
+    pub async fn key(&self) -> String {
+        let template = "--template={{.data.key | base64decode}}";
+        self.kubectl(&["get", "secret", "phase6-access", template]).await
+    }
+
+    /// Runs a load from a pod in the cluster: `count` requests, `rate` a second, to each URL in turn.
+    pub async fn start_load(&self, name: &str, rate: u32, count: u64, urls: &[String]) {
+        let key = self.key().await;
+        let mut command = vec!["/usr/bin/load".to_owned(), rate.to_string(), count.to_string()];
+        command.extend(["--header".into(), format!("authorization: Bearer {key}")]);
+        command.extend(urls.iter().cloned());
+        let image = std::env::var("PHASE6_E2E_LOAD").unwrap_or_else(|_| "localhost/phase6-test/load:1".into());
+        let pod = json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": { "name": name, "labels": { "app.kubernetes.io/part-of": "phase6" } },
+            "spec": {
+                "restartPolicy": "Never",
+                "automountServiceAccountToken": false,
+                "terminationGracePeriodSeconds": 1,
+                "securityContext": { "runAsNonRoot": true, "seccompProfile": { "type": "RuntimeDefault" } },
+                "containers": [{
+                    "name": "load", "image": image, "imagePullPolicy": "IfNotPresent", "command": command,
+                    "securityContext": { "allowPrivilegeEscalation": false, "capabilities": { "drop": ["ALL"] } },
+                }],
+            },
+        });
+        let _ = self.try_kubectl(&["delete", "pod", name, "--ignore-not-found"]).await;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), pod.to_string()).unwrap();
+        self.kubectl(&["apply", "-f", &file.path().to_string_lossy()]).await;
+        self.kubectl(&["wait", "--for=jsonpath={.status.phase}=Running", &format!("pod/{name}"), "--timeout=60s"])
+            .await;
+    }
+
+    /// Waits for a load to end.
+    pub async fn end_load(&self, name: &str, patience: Duration) -> Load {
+        until(&format!("{name} ends"), patience, || async {
+            let pod = self.object("api/v1", "pods", name).await?;
+            (pod["status"]["phase"] == "Succeeded").then_some(())
+        })
+        .await;
+        let told = self.kubectl(&["logs", name]).await;
+        self.kubectl(&["delete", "pod", name]).await;
+        let told: Value = serde_json::from_str(told.trim()).unwrap_or_else(|error| panic!("{error}: {told}"));
+        Load {
+            sent: told["sent"].as_u64().unwrap(),
+            results: serde_json::from_value(told["results"].clone()).unwrap(),
+            p50: told["p50"].as_f64().unwrap(),
+            p99: told["p99"].as_f64().unwrap(),
+        }
+    }
+
+    /// Prints what helps to understand a failure.
+    pub async fn explain(&self) {
+        for words in [
+            &["get", "p6,pods", "-o", "wide"][..],
+            &["get", "events", "--sort-by=.lastTimestamp"],
+            &["logs", "-l", "app.kubernetes.io/name=phase6-operator", "--tail=15", "--prefix"],
+        ] {
+            let told = self.try_kubectl(words).await.unwrap_or_else(|error| error);
+            let last: Vec<&str> = told.lines().rev().take(40).collect();
+            println!("{}", last.into_iter().rev().collect::<Vec<_>>().join("\n"));
+        }
+    }
+}
+
+/// A condition of a resource.
+pub fn condition<'a>(resource: &'a Value, kind: &str) -> Option<&'a Value> {
+    resource["status"]["conditions"].as_array()?.iter().find(|condition| condition["type"] == kind)
+}
+
+/// Whether a condition holds for the resource as it is now.
+pub fn is_true(resource: &Value, kind: &str) -> bool {
+    condition(resource, kind).is_some_and(|condition| {
+        condition["status"] == "True" && condition["observedGeneration"] == resource["metadata"]["generation"]
+    })
+}
