@@ -4,7 +4,7 @@
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The API server did not do what it was asked.
-    #[error("cannot {what}: {source}")]
+    #[error("cannot {what}: {}", said(source))]
     Api {
         /// What was asked, as in "apply Service budget".
         what: String,
@@ -22,6 +22,14 @@ pub enum Error {
     /// Another replica of the operator writes now.
     #[error("this replica is not the leader any more")]
     NotLeader,
+}
+
+/// What the API server said, without the envelope that it came in.
+fn said(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
+    }
 }
 
 impl Error {

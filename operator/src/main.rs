@@ -5,12 +5,19 @@ use std::process::ExitCode;
 use clap::Parser;
 use phase6_operator::{run, settings::Settings};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::{
+    filter::{LevelFilter, Targets},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let settings = Settings::parse();
-    tracing_subscriber::fmt().json().flatten_event(true).with_max_level(LevelFilter::INFO).init();
+    // The client logs every answer that is an error; where one matters, we say so ourselves.
+    let wanted = Targets::new().with_default(LevelFilter::INFO).with_target("kube_client", LevelFilter::OFF);
+    let lines = tracing_subscriber::fmt::layer().json().flatten_event(true).with_current_span(false);
+    tracing_subscriber::registry().with(lines.with_span_list(false)).with(wanted).init();
     // One provider of cryptography, whichever library asks for one.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let stop = async {

@@ -18,6 +18,7 @@ use kube::{
 use phase6_crds::Phase6Service;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio::sync::OnceCell;
 
 use crate::build::{Kind, MANAGED_BY, RESOURCE_LABEL};
 
@@ -62,6 +63,8 @@ pub struct World {
     resources: Store<DynamicObject>,
     pods: Store<Pod>,
     owned: BTreeMap<Kind, Store<DynamicObject>>,
+    /// One waits for all: a store wakes only the last of those who wait for it.
+    known: OnceCell<()>,
 }
 
 type Stream<K> = BoxStream<'static, Result<K, watcher::Error>>;
@@ -93,17 +96,19 @@ impl World {
             owned_changes.push((api, changes));
         }
         let changes = Changes { resources: resource_changes, pods: pod_changes, owned: owned_changes };
-        (Self { resources, pods, owned }, changes)
+        (Self { resources, pods, owned, known: OnceCell::new() }, changes)
     }
 
     /// Waits until every watch has shown all there is.
     pub async fn known(&self) {
-        let stores = self.owned.values().chain([&self.resources]);
-        for store in stores {
-            // A writer that is gone means that the controller is ending.
-            let _ = store.wait_until_ready().await;
-        }
-        let _ = self.pods.wait_until_ready().await;
+        let wait = async || {
+            for store in self.owned.values().chain([&self.resources]) {
+                // A writer that is gone means that the controller is ending.
+                let _ = store.wait_until_ready().await;
+            }
+            let _ = self.pods.wait_until_ready().await;
+        };
+        self.known.get_or_init(wait).await;
     }
 
     /// The resources.

@@ -28,18 +28,22 @@ pub struct Load {
     pub p99: f64,
 }
 
+/// An image that the suite was told of.
+fn image(variable: &str) -> String {
+    std::env::var(variable).unwrap_or_else(|_| panic!("{variable} names an image that the cluster can fetch"))
+}
+
 /// The values of a release in a test cluster: the images that `cargo xtask` makes.
 pub fn values() -> Vec<String> {
-    let image = |variable: &str, name: &str| std::env::var(variable).unwrap_or_else(|_| name.to_owned());
-    let phase6 = image("PHASE6_E2E_IMAGE", "localhost/phase6/phase6:dev");
+    let phase6 = image("PHASE6_E2E_IMAGE");
     let (repository, tag) = phase6.rsplit_once(':').unwrap();
     [
         format!("image.repository={repository}"),
         format!("image.tag={tag}"),
         "image.pullPolicy=IfNotPresent".into(),
         "demo.enabled=true".into(),
-        format!("demo.redisImage={}", image("PHASE6_E2E_REDIS", "localhost/phase6-test/redis:1")),
-        format!("demo.postgresImage={}", image("PHASE6_E2E_POSTGRES", "localhost/phase6-test/postgres:1")),
+        format!("demo.redisImage={}", image("PHASE6_E2E_REDIS")),
+        format!("demo.postgresImage={}", image("PHASE6_E2E_POSTGRES")),
     ]
     .into_iter()
     .flat_map(|value| ["--set".to_owned(), value])
@@ -163,7 +167,7 @@ impl Fleet {
         let mut command = vec!["/usr/bin/load".to_owned(), rate.to_string(), count.to_string()];
         command.extend(["--header".into(), format!("authorization: Bearer {key}")]);
         command.extend(urls.iter().cloned());
-        let image = std::env::var("PHASE6_E2E_LOAD").unwrap_or_else(|_| "localhost/phase6-test/load:1".into());
+        let image = image("PHASE6_E2E_LOAD");
         let pod = json!({
             "apiVersion": "v1", "kind": "Pod",
             "metadata": { "name": name, "labels": { "app.kubernetes.io/part-of": "phase6" } },

@@ -139,6 +139,8 @@ pub struct Host {
     pub access: Access,
     /// Where records are.
     pub database: DatabaseUrl,
+    /// How long to wait for records that cannot be reached yet when a service starts.
+    pub patience: Duration,
     /// Where a service without a shared cache keeps its own; none: in memory only.
     pub cache_folder: Option<PathBuf>,
     /// Addresses (`host:port`) of services by name.
@@ -193,6 +195,9 @@ pub struct Running {
     stop: CancellationToken,
     tasks: TaskTracker,
 }
+
+/// Pause between attempts to reach records that are not there yet.
+const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(500);
 
 /// Starts a service on a listening socket.
 ///
@@ -305,8 +310,22 @@ async fn open_store(
     let Some(migrations) = definition.needs.store else { return Ok(None) };
     let failed =
         |source| StartError::Store { service: definition.name, database: host.database.to_string(), source };
-    let store = Store::connect(&host.database, PoolLimits::default()).await.map_err(failed)?;
-    store.migrate(definition.name, migrations).await.map_err(failed)?;
+    let due = Instant::now() + host.patience;
+    let open = async || {
+        let store = Store::connect(&host.database, PoolLimits::default()).await?;
+        store.migrate(definition.name, migrations).await?;
+        Ok(store)
+    };
+    let store = loop {
+        match open().await {
+            Ok(store) => break store,
+            Err(error) if StoreError::is_unavailable(&error) && Instant::now() < due => {
+                tracing::warn!(service = definition.name, %error, "waiting for the database");
+                tokio::time::sleep(BETWEEN_ATTEMPTS).await;
+            }
+            Err(error) => return Err(failed(error)),
+        }
+    };
     let shown = store.clone();
     components.register(Kind::Database, "records", move || json!(shown.snapshot()));
     Ok(Some(store))

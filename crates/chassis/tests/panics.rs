@@ -55,7 +55,8 @@ async fn a_handler_that_panics_answers_500_is_counted_and_ends_nothing() {
             database: DatabaseUrl::file("unused.db"),
             cache_folder: None,
             peers: HashMap::new(),
-            connections: ConnectionLimits::default(),
+            patience: std::time::Duration::ZERO,
+        connections: ConnectionLimits::default(),
             settings: Settings::default(),
             version: "test",
         };

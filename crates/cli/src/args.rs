@@ -93,6 +93,13 @@ pub(crate) struct Serve {
     )]
     pub(crate) notice: u64,
 
+    /// How long to wait for a database that cannot be reached yet, instead of ending; from 0 to 300
+    #[arg(
+        long, value_name = "SECONDS", env = "PHASE6_WAIT_SECONDS", default_value_t = 0,
+        value_parser = clap::value_parser!(u64).range(..=300)
+    )]
+    pub(crate) wait: u64,
+
     #[command(flatten)]
     pub(crate) common: Common,
 }

@@ -4,6 +4,7 @@ use std::{
     collections::HashMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::Path,
+    time::Duration,
 };
 
 use phase6_chassis::{Access, ApiKeys, ConnectionLimits, Host, InternalToken, Settings};
@@ -16,7 +17,11 @@ use crate::{args::Common, ending::Ending};
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// What the services of this process get.
-pub(crate) fn host(common: &Common, peers: HashMap<String, Vec<String>>) -> Result<Host, Ending> {
+pub(crate) fn host(
+    common: &Common,
+    peers: HashMap<String, Vec<String>>,
+    patience: Duration,
+) -> Result<Host, Ending> {
     let settings = Settings::from_environment();
     let keys = match &common.api_keys {
         Some(file) => read_keys(file)?,
@@ -49,6 +54,7 @@ pub(crate) fn host(common: &Common, peers: HashMap<String, Vec<String>>) -> Resu
     Ok(Host {
         access: Access { keys, internal, trusted_proxies: common.trusted_proxies.clone() },
         database,
+        patience,
         cache_folder: Some(common.data.join("cache")),
         peers,
         connections: ConnectionLimits::default(),

@@ -27,7 +27,7 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Ending> {
         return Err(Ending::Usage(format!("NAME is {}; accepted: {}", arguments.name, names())));
     };
     let mut stopping = Stopping::listen()?;
-    let host = host(&arguments.common, peers(&arguments.peer)?)?;
+    let host = host(&arguments.common, peers(&arguments.peer)?, Duration::from_secs(arguments.wait))?;
     let port = arguments.port.unwrap_or(definition.port);
     let listener =
         listen(arguments.common.bind, port, definition.name, "choose another one with --port N").await?;

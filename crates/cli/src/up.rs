@@ -31,7 +31,7 @@ pub(crate) async fn run(arguments: Up) -> Result<(), Ending> {
     let started = Instant::now();
     log::begin(arguments.common.log);
     check(&arguments)?;
-    let host = running::host(&arguments.common, fleet::peers(&arguments))?;
+    let host = running::host(&arguments.common, fleet::peers(&arguments), std::time::Duration::ZERO)?;
     let paths = paths(&arguments)?;
     // From before the files are read: a save in between must not be missed.
     let mut watch = FileWatch::new(&paths);

@@ -8,12 +8,20 @@ use crate::{
     run::{cargo, succeed},
 };
 
-/// The images of a test cluster, made and known to its nodes.
-pub(crate) fn load_images(cluster: &Cluster) -> Result<(), String> {
-    for archive in [image::phase6()?.0, image::redis()?, image::postgres()?, image::load()?] {
-        cluster.load_image(&archive)?;
+/// The images of a test cluster, made and known to its nodes: the product's, and by what variable the
+/// suite is told of each.
+pub(crate) fn load_images(cluster: &Cluster) -> Result<Vec<(&'static str, String)>, String> {
+    image::build()?;
+    let images = [
+        ("PHASE6_E2E_IMAGE", image::phase6()?),
+        ("PHASE6_E2E_REDIS", image::redis()?),
+        ("PHASE6_E2E_POSTGRES", image::postgres()?),
+        ("PHASE6_E2E_LOAD", image::load()?),
+    ];
+    for (_, image) in &images {
+        cluster.load_image(&image.archive)?;
     }
-    Ok(())
+    Ok(images.into_iter().map(|(variable, image)| (variable, image.reference)).collect())
 }
 
 /// Runs the suite with this machine's cluster, which is started if need be and left running.
@@ -25,14 +33,14 @@ pub(crate) fn run(filters: &[&str]) -> Result<(), String> {
 pub(crate) fn prepared(filters: &[&str]) -> Result<Command, String> {
     let cluster = Cluster::of_this_machine();
     cluster.up()?;
-    load_images(&cluster)?;
+    let images = load_images(&cluster)?;
     // Built outside, where the registry can be reached.
     succeed(&mut suite(&["--no-run"]))?;
     let this = std::env::current_exe().map_err(|error| format!("cannot tell where this program is: {error}"))?;
     let inner = suite(&[]);
     let mut command = cluster.command(&inner.get_program().to_string_lossy())?;
     command.args(inner.get_args()).arg("--").args(filters);
-    command.env("PHASE6_E2E", "1").env("PHASE6_E2E_CONTROL", this).env("CARGO_NET_OFFLINE", "true");
+    command.envs(images).env("PHASE6_E2E", "1").env("PHASE6_E2E_CONTROL", this).env("CARGO_NET_OFFLINE", "true");
     Ok(command)
 }
 
@@ -45,7 +53,7 @@ pub(crate) fn run_with(kubeconfig: &str, filters: &[&str]) -> Result<(), String>
 }
 
 fn suite(more: &[&str]) -> Command {
-    let mut command = cargo(&["test", "--quiet", "--locked", "--package", "phase6-tests", "--test", "e2e"]);
+    let mut command = cargo(&["test", "--quiet", "--locked", "--workspace", "--test", "e2e"]);
     command.args(more);
     command
 }

@@ -7,61 +7,66 @@
 use std::path::{Path, PathBuf};
 
 use crate::{
-    oci::Image,
+    oci::{Image, Written},
     run::{cargo, find, root, succeed},
     servers::{install, postgres_folder, provide},
 };
 
-/// What the chart and the tests call the product's image.
-pub(crate) const PHASE6: &str = "localhost/phase6/phase6:dev";
 /// Nobody's user and group, as in other images of this kind.
 const NOBODY: u32 = 65532;
 const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// Builds the product's image and says where it is.
 pub(crate) fn run() -> Result<(), String> {
-    let (archive, digest) = phase6()?;
-    let size = archive.metadata().map_err(|error| error.to_string())?.len();
-    println!("{}\n{PHASE6}\n{digest}\n{:.1} MB", archive.display(), size as f64 / 1e6);
+    build()?;
+    let written = phase6()?;
+    let size = written.archive.metadata().map_err(|error| error.to_string())?.len();
+    println!("{}", written.archive.display());
+    println!("{}\n{}\n{:.1} MB", written.reference, written.digest, size as f64 / 1e6);
     Ok(())
 }
 
-/// The product's image and its digest.
-pub(crate) fn phase6() -> Result<(PathBuf, String), String> {
-    let packages = ["--package", "phase6-cli", "--package", "phase6-operator"];
-    succeed(cargo(&["build", "--release", "--locked", "--quiet"]).args(packages))?;
+/// Builds all programs that go into images, in one go: then they share what they are built from.
+pub(crate) fn build() -> Result<(), String> {
+    let programs = ["--bin", "phase6", "--bin", "phase6-operator", "--bin", "load"];
+    succeed(cargo(&["build", "--release", "--locked", "--quiet", "--workspace"]).args(programs))
+}
+
+fn built(program: &str) -> PathBuf {
+    root().join("target/release").join(program)
+}
+
+/// The product's image, of what is built.
+pub(crate) fn phase6() -> Result<Written, String> {
     if !Path::new(AUTHORITIES).is_file() {
         install("ca-certificates")?;
     }
-    let built = root().join("target/release");
-    let image = named(PHASE6, NOBODY)
+    let image = named("localhost/phase6/phase6:dev-{digest}", NOBODY)
         .entrypoint(&["/usr/bin/phase6"])
-        .program("/usr/bin/phase6", &built.join("phase6"))?
-        .program("/usr/bin/phase6-operator", &built.join("phase6-operator"))?
+        .program("/usr/bin/phase6", &built("phase6"))?
+        .program("/usr/bin/phase6-operator", &built("phase6-operator"))?
         .file(AUTHORITIES, Path::new(AUTHORITIES))?;
     write(&image, "phase6")
 }
 
-/// What makes load in tests.
-pub(crate) fn load() -> Result<PathBuf, String> {
-    succeed(&mut cargo(&["build", "--release", "--locked", "--quiet", "--package", "phase6-tests", "--bin", "load"]))?;
-    let image = named("localhost/phase6-test/load:1", NOBODY)
-        .program("/usr/bin/load", &root().join("target/release/load"))?;
-    Ok(write(&image, "load")?.0)
+/// What makes load in tests, of what is built.
+pub(crate) fn load() -> Result<Written, String> {
+    let image = named("localhost/phase6-test/load:{digest}", NOBODY).program("/usr/bin/load", &built("load"))?;
+    write(&image, "load")
 }
 
 /// A Redis for tests.
-pub(crate) fn redis() -> Result<PathBuf, String> {
+pub(crate) fn redis() -> Result<Written, String> {
     provide("redis-server", "redis-server")?;
     let server = find("redis-server").ok_or("redis-server is installed but not found")?;
     let image = named("localhost/phase6-test/redis:1", NOBODY)
         .entrypoint(&["/usr/bin/redis-server"])
         .program("/usr/bin/redis-server", &server)?;
-    Ok(write(&image, "redis")?.0)
+    write(&image, "redis")
 }
 
 /// A PostgreSQL for tests, which understands what the chart tells the official image.
-pub(crate) fn postgres() -> Result<PathBuf, String> {
+pub(crate) fn postgres() -> Result<Written, String> {
     if postgres_folder().is_none() {
         install("postgresql")?;
     }
@@ -77,6 +82,8 @@ pub(crate) fn postgres() -> Result<PathBuf, String> {
         .file("/start.sh", &root().join("tests/cluster/images/postgres.sh"))?
         .link("/usr/lib/postgresql/bin", &bin.to_string_lossy())
         .tree(&shared, Path::new(&shared))?;
+    // The server knows times of day by their zone's file.
+    image = image.file("/usr/share/zoneinfo/UTC", Path::new("/usr/share/zoneinfo/UTC"))?;
     for applet in ["sh", "rm"] {
         image = image.link(&format!("/bin/{applet}"), "busybox");
     }
@@ -88,7 +95,7 @@ pub(crate) fn postgres() -> Result<PathBuf, String> {
         let library = version.join("lib").join(library);
         image = image.program(&library.to_string_lossy(), &library)?;
     }
-    Ok(write(&image, "postgres")?.0)
+    write(&image, "postgres")
 }
 
 /// An image with one user, who is told names by files and by DNS.
@@ -101,10 +108,8 @@ fn named(reference: &str, user: u32) -> Image {
         .folder("/tmp", 0o1777, 0)
 }
 
-fn write(image: &Image, name: &str) -> Result<(PathBuf, String), String> {
+fn write(image: &Image, name: &str) -> Result<Written, String> {
     let folder = root().join("target/images");
     std::fs::create_dir_all(&folder).map_err(|error| format!("cannot make {}: {error}", folder.display()))?;
-    let archive = folder.join(format!("{name}.tar"));
-    let digest = image.write(&archive)?;
-    Ok((archive, digest))
+    image.write(&folder.join(format!("{name}.tar")))
 }

@@ -30,7 +30,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   e2e [--kubeconfig FILE] [NAME...]
          the product on a real cluster: this machine's, or another one
   image  make the product's image as an archive, without Docker
-  crd    write crds/phase6services.yaml from the types
+  crd    write the definition of the resource from the types
 ";
 
 fn main() -> ExitCode {
@@ -60,13 +60,16 @@ fn main() -> ExitCode {
 }
 
 fn crd() -> Result<(), String> {
-    let path = run::root().join("crds/phase6services.yaml");
     let text = phase6_crds::definition_yaml();
-    if std::fs::read_to_string(&path).is_ok_and(|committed| committed == text) {
-        println!("{} is up to date", path.display());
-        return Ok(());
+    // Helm installs the chart's copy where there is none, and never touches it again.
+    for path in ["crds/phase6services.yaml", "charts/phase6/crds/phase6services.yaml"] {
+        let path = run::root().join(path);
+        if std::fs::read_to_string(&path).is_ok_and(|committed| committed == text) {
+            println!("{} is up to date", path.display());
+            continue;
+        }
+        std::fs::write(&path, &text).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+        println!("wrote {}", path.display());
     }
-    std::fs::write(&path, text).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
-    println!("wrote {}", path.display());
     Ok(())
 }

@@ -27,7 +27,7 @@ enum Entry {
 
 /// An image that is being put together.
 pub(crate) struct Image {
-    /// `localhost/NAME:TAG`.
+    /// `localhost/NAME:TAG`; `{digest}` in it stands for the beginning of the image's own.
     reference: String,
     entries: BTreeMap<String, Entry>,
     config: Value,
@@ -47,14 +47,6 @@ impl Image {
     /// User and group, as numbers.
     pub(crate) fn user(self, id: u32) -> Self {
         self.set("User", json!(format!("{id}:{id}")))
-    }
-
-    /// An environment variable of whatever runs.
-    pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
-        let all = self.config["Env"].as_array().cloned().unwrap_or_default();
-        let all: Vec<Value> = all.into_iter().chain([json!(format!("{name}={value}"))]).collect();
-        self.config["Env"] = json!(all);
-        self
     }
 
     fn set(mut self, key: &str, value: Value) -> Self {
@@ -120,8 +112,8 @@ impl Image {
         self.entries.insert(path, entry);
     }
 
-    /// Writes the archive and tells the image's digest.
-    pub(crate) fn write(&self, archive: &Path) -> Result<String, String> {
+    /// Writes the archive.
+    pub(crate) fn write(&self, archive: &Path) -> Result<Written, String> {
         let about = |error: std::io::Error| format!("cannot write {}: {error}", archive.display());
         let layer = self.layer().map_err(about)?;
         let config = json!({
@@ -139,9 +131,11 @@ impl Image {
         });
         let manifest = manifest.to_string().into_bytes();
         let mut listed = descriptor("application/vnd.oci.image.manifest.v1+json", &manifest);
-        let (_, tag) = self.reference.rsplit_once(':').ok_or("an image's name needs a tag")?;
+        let digest = digest(&manifest);
+        let reference = self.reference.replace("{digest}", &digest["sha256:".len()..][..12]);
+        let (_, tag) = reference.rsplit_once(':').ok_or("an image's name needs a tag")?;
         listed["annotations"] = json!({
-            "io.containerd.image.name": self.reference,
+            "io.containerd.image.name": reference,
             "org.opencontainers.image.ref.name": tag,
         });
         let index = json!({
@@ -149,7 +143,6 @@ impl Image {
             "mediaType": "application/vnd.oci.image.index.v1+json",
             "manifests": [listed],
         });
-        let result = digest(&manifest);
         let blob = |content: &[u8]| format!("blobs/sha256/{}", hex(content));
         let files: BTreeMap<String, Vec<u8>> = [
             (blob(&layer.packed), layer.packed),
@@ -167,7 +160,7 @@ impl Image {
         }
         out.into_inner().and_then(|mut file| file.flush()).map_err(about)?;
         std::fs::rename(&unfinished, archive).map_err(about)?;
-        Ok(result)
+        Ok(Written { archive: archive.to_owned(), reference, digest })
     }
 
     fn layer(&self) -> std::io::Result<Layer> {
@@ -190,6 +183,17 @@ impl Image {
         packer.write_all(&plain)?;
         Ok(Layer { packed: packer.finish()?, plain })
     }
+}
+
+/// An image as an archive.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Written {
+    /// The file.
+    pub(crate) archive: PathBuf,
+    /// What it is called where it is loaded.
+    pub(crate) reference: String,
+    /// Its digest.
+    pub(crate) digest: String,
 }
 
 struct Layer {
@@ -250,17 +254,19 @@ mod tests {
     fn the_same_content_gives_the_same_archive() {
         let folder = tempfile::tempdir().expect("a folder");
         let write = |name: &str| {
-            let image = Image::new("localhost/example:1")
+            let image = Image::new("localhost/example:{digest}")
                 .user(65532)
                 .entrypoint(&["/bin/example"])
                 .text("/etc/passwd", "nobody:x:65532:65532::/:/none\n")
                 .folder("/data", 0o700, 65532)
                 .link("/bin/sh", "/bin/example");
             let archive = folder.path().join(name);
-            (image.write(&archive).expect("an archive"), std::fs::read(archive).expect("written"))
+            let written = image.write(&archive).expect("an archive");
+            (written.digest, written.reference, std::fs::read(archive).expect("written"))
         };
         let (first, second) = (write("a.tar"), write("b.tar"));
-        assert!(first.0.starts_with("sha256:"));
+        let (digest, reference, _) = &first;
+        assert_eq!(*reference, format!("localhost/example:{}", &digest["sha256:".len()..][..12]));
         assert_eq!(first, second);
     }
 

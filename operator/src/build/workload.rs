@@ -27,6 +27,9 @@ const DATA: &str = "/var/lib/phase6";
 const API_KEYS: &str = "api-keys";
 const INTERNAL_TOKEN: &str = "internal-token";
 
+/// How long a new pod waits for its database, in seconds.
+const START: i32 = 60;
+
 // A pod that is told to stop goes through these, one after another, in seconds. All of them together
 // end before `GRACE`, when Kubernetes kills.
 /// The pod is still ready, while everybody learns that it is leaving.
@@ -127,6 +130,7 @@ fn container(resource: &Phase6Service, context: &Context) -> Container {
             format!("--api-keys={ACCESS}/{API_KEYS}"),
             format!("--data={DATA}"),
             format!("--notice={NOTICE}"),
+            format!("--wait={START}"),
         ]),
         env: Some(environment(context)),
         ports: Some(vec![ContainerPort {
@@ -135,7 +139,7 @@ fn container(resource: &Phase6Service, context: &Context) -> Container {
             protocol: Some("TCP".into()),
             ..ContainerPort::default()
         }]),
-        startup_probe: Some(probe("/livez", 1, 60)),
+        startup_probe: Some(probe("/livez", 1, START + 15)),
         readiness_probe: Some(probe("/readyz", 1, 2)),
         liveness_probe: Some(probe("/livez", 10, 3)),
         lifecycle: Some(Lifecycle {

@@ -36,7 +36,10 @@ pub async fn a_rolling_update_of_all_services_loses_no_request(fleet: &Fleet) {
         }
     }
     let load = fleet.end_load("load-rolling", Duration::from_secs(count / 200 + 120)).await;
-    println!("rolling update of all eight under {} requests: {load:?}", load.sent);
+    println!(
+        "rolling update of all eight under {} requests at 200/s: {:?}, p50 {:.1} ms, p99 {:.1} ms",
+        load.sent, load.results, load.p50, load.p99
+    );
     assert_eq!(load.results.get("200"), Some(&load.sent), "{load:?}");
     for name in NAMES {
         fleet.patch(name, json!({"replicas": 1, "resources": null})).await;

@@ -307,6 +307,7 @@ pub async fn rig_with_keys(providers: &[&str], settings: &[(&str, &str)], keys: 
         database: DatabaseUrl::file(folder.path().join("phase6.db")),
         cache_folder: None,
         peers: HashMap::new(),
+        patience: std::time::Duration::ZERO,
         connections: ConnectionLimits::default(),
         settings: Settings::from_iter(all),
         version: "test",
