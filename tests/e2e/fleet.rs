@@ -59,17 +59,36 @@ impl Fleet {
         let label = "pod-security.kubernetes.io/enforce=restricted";
         let _ = try_run("kubectl", &["create", "namespace", &fleet.namespace]).await;
         run("kubectl", &["label", "--overwrite", "namespace", &fleet.namespace, label]).await;
-        let crds = root().join("crds");
-        run("kubectl", &["apply", "-f", &crds.to_string_lossy()]).await;
+        fleet.apply_definition().await;
         fleet.helm_install().await;
         fleet
+    }
+
+    /// `kubectl apply -f crds/`; returns once its rules are in force.
+    pub async fn apply_definition(&self) {
+        run("kubectl", &["apply", "-f", &root().join("crds").to_string_lossy()]).await;
+        let wrong = json!({
+            "apiVersion": "phase6.dev/v1alpha1", "kind": "Phase6Service", "metadata": {"name": "wrong"},
+            "spec": {"service": "none"},
+        });
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), wrong.to_string()).unwrap();
+        let path = file.path().to_string_lossy().into_owned();
+        until("the definition's rules are in force", SOON, || async {
+            let words = ["apply", "--dry-run=server", "--validate=false", "-f", &path];
+            let error = self.try_kubectl(&words).await.err()?;
+            error.contains("Unsupported value").then_some(())
+        })
+        .await;
     }
 
     /// Installs the release, or brings it to the chart as it is.
     pub async fn helm_install(&self) {
         let chart = root().join("charts/phase6").to_string_lossy().into_owned();
         let values = values();
-        let mut words = vec!["upgrade", "--install", "p6", &chart, "--namespace", &self.namespace];
+        // What people edited by hand in the demo's resources is set back.
+        let mut words =
+            vec!["upgrade", "--install", "p6", &chart, "--namespace", &self.namespace, "--force-conflicts"];
         words.extend(values.iter().map(String::as_str));
         run("helm", &words).await;
         for name in NAMES {
@@ -216,7 +235,7 @@ impl Fleet {
             &["logs", "-l", "app.kubernetes.io/name=phase6-operator", "--tail=15", "--prefix"],
         ] {
             let told = self.try_kubectl(words).await.unwrap_or_else(|error| error);
-            let last: Vec<&str> = told.lines().rev().take(40).collect();
+            let last: Vec<&str> = told.lines().rev().take(20).collect();
             println!("{}", last.into_iter().rev().collect::<Vec<_>>().join("\n"));
         }
     }

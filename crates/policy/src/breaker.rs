@@ -12,7 +12,11 @@ use crate::duration::{Duration, duration_rule};
 pub struct CircuitBreaker {
     /// Share of failed calls in the window at which the breaker opens, from 0.01 to 1. Default
     /// 0.5.
-    #[schemars(range(min = 0.01, max = 1.0))]
+    // API servers round a bound of a whole number down: 0 would pass the minimum.
+    #[schemars(range(min = 0.01, max = 1.0), extend("x-kubernetes-validations" = [{
+        "rule": "self >= 0.01",
+        "message": "must be from 0.01 to 1",
+    }]))]
     pub failure_ratio: f64,
 
     /// Calls that must lie in the window before the ratio counts, from 1 to 10000. Default 10.

@@ -27,7 +27,11 @@ pub struct RateLimit {
 
     /// Tokens that flow into the bucket of each key per second, from 0.001 to 1000000. Fractions
     /// are allowed: 0.5 is one token every two seconds.
-    #[schemars(range(min = 0.001, max = 1_000_000.0))]
+    // API servers round a bound of a whole number down: 0 would pass the minimum.
+    #[schemars(range(min = 0.001, max = 1_000_000.0), extend("x-kubernetes-validations" = [{
+        "rule": "self >= 0.001",
+        "message": "must be from 0.001 to 1000000",
+    }]))]
     pub refill_per_second: f64,
 
     /// Whose requests share a bucket. Default Client.
@@ -146,7 +150,11 @@ pub struct Override {
     pub capacity: i64,
 
     /// Tokens per second, from 0.001 to 1000000.
-    #[schemars(range(min = 0.001, max = 1_000_000.0))]
+    // API servers round a bound of a whole number down: 0 would pass the minimum.
+    #[schemars(range(min = 0.001, max = 1_000_000.0), extend("x-kubernetes-validations" = [{
+        "rule": "self >= 0.001",
+        "message": "must be from 0.001 to 1000000",
+    }]))]
     pub refill_per_second: f64,
 }
 

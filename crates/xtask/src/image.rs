@@ -51,7 +51,9 @@ pub(crate) fn phase6() -> Result<Written, String> {
 
 /// What makes load in tests, of what is built.
 pub(crate) fn load() -> Result<Written, String> {
-    let image = named("localhost/phase6-test/load:{digest}", NOBODY).program("/usr/bin/load", &built("load"))?;
+    let image = named("localhost/phase6-test/load:{digest}", NOBODY)
+        .program("/usr/bin/load", &built("load"))?
+        .file(AUTHORITIES, Path::new(AUTHORITIES))?;
     write(&image, "load")
 }
 

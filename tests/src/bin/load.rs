@@ -42,6 +42,7 @@ async fn main() -> ExitCode {
         eprintln!("usage: load RATE COUNT [--header 'NAME: VALUE'] URL...");
         return ExitCode::from(2);
     };
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let client = reqwest::Client::builder()
         .timeout(PATIENCE)
         .no_proxy()
@@ -49,7 +50,13 @@ async fn main() -> ExitCode {
         // A connection that was cut while it was idle is no request of ours: only requests count.
         .retry(reqwest::retry::never())
         .build();
-    let Ok(client) = client else { return ExitCode::FAILURE };
+    let client = match client {
+        Ok(client) => client,
+        Err(error) => {
+            eprintln!("error: {}", innermost(&error));
+            return ExitCode::FAILURE;
+        }
+    };
     let seen = Arc::new(Mutex::new(Seen::default()));
     let mut ticks = tokio::time::interval(Duration::from_secs_f64(1.0 / wanted.rate));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
