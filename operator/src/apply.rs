@@ -143,14 +143,12 @@ impl Applier<'_> {
         self.may_write()?;
         let (name, _) = self.owner;
         let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), self.namespace, &resource_api());
-        let body = json!({
-            "apiVersion": "phase6.dev/v1alpha1",
-            "kind": "Phase6Service",
-            "metadata": { "name": name },
-            "status": status,
-        });
-        let parameters = PatchParams::apply(STATUS_MANAGER).force();
-        match api.patch_status(name, &parameters, &Patch::Apply(&body)).await {
+        // The whole status is ours. Server-side apply would refuse to touch a resource whose spec does
+        // not fit its schema, which is the one whose status matters most.
+        let replace = json!([{ "op": "add", "path": "/status", "value": status }]);
+        let replace = serde_json::from_value(replace).expect("a patch of one operation");
+        let parameters = PatchParams { field_manager: Some(STATUS_MANAGER.into()), ..PatchParams::default() };
+        match api.patch_status(name, &parameters, &Patch::Json::<()>(replace)).await {
             // It was removed in the meantime.
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(Version::default()),
             Err(error) => Err(Error::api(format!("write the status of {name}"))(error)),

