@@ -3,12 +3,11 @@
 //! Events of one reason and action within six minutes are folded into one by those who show them, so
 //! the action carries what tells one from another.
 
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
     Client,
-    core::Resource,
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
-use phase6_crds::Phase6Service;
 
 /// Longest note that the API takes, with room for what it is cut with.
 const LONGEST_NOTE: usize = 1000;
@@ -39,7 +38,7 @@ impl Events {
     }
 
     /// Tells it all, in order.
-    pub async fn tell(&self, resource: &Phase6Service, news: &[News]) {
+    pub async fn tell(&self, resource: &ObjectReference, news: &[News]) {
         for item in news {
             let event = Event {
                 type_: if item.warning { EventType::Warning } else { EventType::Normal },
@@ -48,7 +47,7 @@ impl Events {
                 action: item.action.clone(),
                 secondary: None,
             };
-            if let Err(error) = self.recorder.publish(&event, &resource.object_ref(&())).await {
+            if let Err(error) = self.recorder.publish(&event, resource).await {
                 tracing::warn!(%error, reason = item.reason, "an event could not be written");
             }
         }

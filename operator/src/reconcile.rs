@@ -14,7 +14,7 @@ use std::{
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
-    ResourceExt,
+    Resource, ResourceExt,
     api::DynamicObject,
     runtime::{controller::Action, reflector::ObjectRef},
 };
@@ -166,7 +166,7 @@ impl Reconciler {
             news.push(item);
         }
         self.report(applier, object, previous.as_ref(), status).await?;
-        self.shared.events.tell(resource, &news).await;
+        self.shared.events.tell(&resource.object_ref(&()), &news).await;
         Ok(match since {
             // Something was written that the watches have not shown yet, or replicas do not agree.
             _ if changed => Action::requeue(AGAIN),
@@ -327,7 +327,22 @@ impl Reconciler {
         let status: Option<Phase6ServiceStatus> = serde_json::from_value(object.data["status"].clone()).ok();
         let previous = self.last_of(object, status);
         let new = report::invalid(previous.as_ref(), object.metadata.generation, complaint, Timestamp::now());
-        self.report(&self.applier(&namespace, (&name, &uid)), object, previous.as_ref(), new).await?;
+        let generation = object.metadata.generation.unwrap_or_default();
+        let news = News {
+            warning: true,
+            reason: "InvalidSpec",
+            action: format!("RefuseGeneration{generation}"),
+            note: format!("{complaint}; what runs stays as it is"),
+        };
+        let told = previous.as_ref() == Some(&new);
+        match self.report(&self.applier(&namespace, (&name, &uid)), object, previous.as_ref(), new).await {
+            // The API server takes no status of an object whose types do not fit its definition.
+            Err(error) if error.reason() != "invalid" => return Err(error),
+            _ => {}
+        }
+        if !told {
+            self.shared.events.tell(&object.object_ref(&resource_api()), &[news]).await;
+        }
         Ok(Action::await_change())
     }
 

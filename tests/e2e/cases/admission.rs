@@ -166,17 +166,21 @@ pub async fn a_malformed_object_that_is_stored_stalls_nobody_else(fleet: &Fleet)
         json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
     let loose = json!({"spec": {"versions": versions}}).to_string();
     fleet.kubectl(&["patch", "crd", definition, "--type=merge", "-p", &loose]).await;
-    let stored = json!({
-        "apiVersion": "phase6.dev/v1alpha1", "kind": "Phase6Service", "metadata": {"name": "malformed"},
-        "spec": {"service": "budget", "replicas": 1, "cache": {"ttl": 5}, "rateLimit": "none"},
-    });
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), stored.to_string()).unwrap();
-    let path = file.path().to_string_lossy().into_owned();
-    until("the malformed object is stored", Duration::from_secs(30), || async {
-        fleet.try_kubectl(&["apply", "--validate=false", "-f", &path]).await.ok()
-    })
-    .await;
+    let store = async |name: &str, spec: Value| {
+        let stored = json!({
+            "apiVersion": "phase6.dev/v1alpha1", "kind": "Phase6Service", "metadata": {"name": name}, "spec": spec,
+        });
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), stored.to_string()).unwrap();
+        let path = file.path().to_string_lossy().into_owned();
+        until("the malformed object is stored", Duration::from_secs(30), || async {
+            fleet.try_kubectl(&["apply", "--validate=false", "-f", &path]).await.ok()
+        })
+        .await;
+    };
+    // A value that no rule allows, and one of another type.
+    store("malformed", json!({"service": "budget", "tracing": {"samplingRate": 7}})).await;
+    store("untyped", json!({"service": "budget", "cache": {"ttl": 5}, "rateLimit": "none"})).await;
     fleet.apply_definition().await;
 
     let stalled = until("the status says what is wrong", Duration::from_secs(30), || async {
@@ -186,9 +190,15 @@ pub async fn a_malformed_object_that_is_stored_stalls_nobody_else(fleet: &Fleet)
     })
     .await;
     assert_eq!(stalled["reason"], "InvalidSpec");
-    assert!(stalled["message"].as_str().unwrap().contains("spec.cache.ttl"), "{stalled}");
+    assert!(stalled["message"].as_str().unwrap().contains("spec.tracing.samplingRate is 7"), "{stalled}");
+    // The API server takes no status of an object whose types do not fit: an event says it.
+    until("an event says what is wrong", Duration::from_secs(30), || async {
+        let told = fleet.kubectl(&["get", "events", "--field-selector=involvedObject.name=untyped"]).await;
+        told.contains("spec.cache.ttl is 5; accepted: a duration").then_some(())
+    })
+    .await;
     fleet.patch("meta", json!({"tracing": {"samplingRate": 0.33}})).await;
     fleet.settle("meta").await;
     assert!(fleet.pods("malformed").await.is_empty());
-    fleet.kubectl(&["delete", "p6", "malformed"]).await;
+    fleet.kubectl(&["delete", "p6", "malformed", "untyped"]).await;
 }

@@ -94,12 +94,15 @@ pub async fn drift_is_repaired_and_told_and_what_others_added_stays(fleet: &Flee
     // A policy that somebody wrote by hand is replaced by a higher revision.
     let policy = fleet.object("api/v1", "configmaps", "coach-policy").await.unwrap();
     let text = policy["data"]["policy.json"].as_str().unwrap();
-    let forged = text.replace("\"revision\":", "\"revision\":9");
+    let forged = text.replace("\"revision\":", "\"revision\":9").replace("\"samplingRate\":", "\"samplingRate\":0.9");
+    assert_ne!(forged, text);
     let patch = json!({"data": {"policy.json": forged}}).to_string();
     fleet.kubectl(&["patch", "configmap", "coach-policy", "--type=merge", "-p", &patch]).await;
     until("the policy is published anew", SOON, || async {
         let policy = fleet.object("api/v1", "configmaps", "coach-policy").await?;
-        (policy["data"]["policy.json"] != forged).then_some(())
+        let document: serde_json::Value = serde_json::from_str(policy["data"]["policy.json"].as_str()?).ok()?;
+        let revision = document["revision"].as_u64()?;
+        (revision > 90 && document["policy"]["tracing"]["samplingRate"] == 0.1).then_some(())
     })
     .await;
     fleet.settle("coach").await;
