@@ -94,6 +94,14 @@ impl Cluster {
         }
     }
 
+    /// Whether it is there.
+    pub(crate) fn runs(&self) -> bool {
+        match self {
+            Self::Kind(kind) => kind.runs().unwrap_or(false),
+            Self::Local(local) => local.runs(),
+        }
+    }
+
     fn status(&self) -> Result<(), String> {
         match self {
             Self::Kind(kind) => kind.status(),

@@ -26,14 +26,18 @@ pub(crate) fn load_images(cluster: &Cluster) -> Result<Vec<(&'static str, String
 
 /// Runs the suite with this machine's cluster, which is started if need be and left running.
 pub(crate) fn run(filters: &[&str]) -> Result<(), String> {
-    succeed(&mut prepared(filters)?)
+    succeed(&mut prepared(&Cluster::of_this_machine(), filters)?)
+}
+
+/// Runs the suite at its full count, which takes longer than CI may.
+pub(crate) fn prove() -> Result<(), String> {
+    succeed(prepared(&Cluster::of_this_machine(), &[])?.env("PHASE6_E2E_FULL", "1"))
 }
 
 /// The suite with everything that it needs, ready to be started.
-pub(crate) fn prepared(filters: &[&str]) -> Result<Command, String> {
-    let cluster = Cluster::of_this_machine();
+pub(crate) fn prepared(cluster: &Cluster, filters: &[&str]) -> Result<Command, String> {
     cluster.up()?;
-    let images = load_images(&cluster)?;
+    let images = load_images(cluster)?;
     // Built outside, where the registry can be reached.
     succeed(&mut suite(&["--no-run"]))?;
     let this = std::env::current_exe().map_err(|error| format!("cannot tell where this program is: {error}"))?;

@@ -4,7 +4,8 @@
 //! * `bench`: every benchmark; writes the table in `docs/performance.md`. `bench --smoke` only shows
 //!   that they run.
 //! * `cluster`: a real Kubernetes to test on.
-//! * `e2e`: the product on that cluster.
+//! * `e2e`, `prove`: the product on that cluster.
+//! * `demo`: a fleet on it, to play with.
 //! * `image`: the product's image, without Docker.
 //! * `crd`: writes the definition of the custom resource anew.
 
@@ -12,6 +13,7 @@
 
 mod bench;
 mod cluster;
+mod demo;
 mod e2e;
 mod image;
 mod oci;
@@ -23,12 +25,15 @@ use std::process::ExitCode;
 
 const USAGE: &str = "usage: cargo xtask COMMAND
 
-  test   run every test, with PostgreSQL and Redis servers of its own
+  test [--without-cluster]
+         run every test, with PostgreSQL and Redis servers and a Kubernetes of its own
+  demo   from nothing to a fleet on a cluster to play with
   bench  measure, and write the table in docs/performance.md; --smoke: only see that it runs
   cluster COMMAND
          a Kubernetes to test on; without COMMAND, what it can do
   e2e [--kubeconfig FILE] [NAME...]
          the product on a real cluster: this machine's, or another one
+  prove  the same at its full count, which takes longer
   image  make the product's image as an archive, without Docker
   crd    write the definition of the resource from the types
 ";
@@ -37,12 +42,15 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match words.as_slice() {
-        ["test"] => test::run(),
+        ["test"] => test::run(test::Extent::Whole),
+        ["test", "--without-cluster"] => test::run(test::Extent::WithoutCluster),
         ["bench"] => bench::run(bench::Effort::Measure),
         ["bench", "--smoke"] => bench::run(bench::Effort::Smoke),
         ["cluster", ..] => cluster::run(&arguments[1..]),
         ["e2e", "--kubeconfig", file, filters @ ..] => e2e::run_with(file, filters),
         ["e2e", filters @ ..] => e2e::run(filters),
+        ["prove"] => e2e::prove(),
+        ["demo"] => demo::run(),
         ["image"] => image::run(),
         ["crd"] => crd(),
         _ => {

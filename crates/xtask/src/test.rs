@@ -6,9 +6,20 @@ use std::{
 };
 
 use crate::{
+    cluster::{self, Cluster},
+    e2e,
     run::{cargo, succeed},
     servers,
 };
+
+/// Whether the product is tested on a cluster as well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// It is.
+    Whole,
+    /// It is not, and somebody said so.
+    WithoutCluster,
+}
 
 /// What has passed and what has not.
 #[derive(Default)]
@@ -18,9 +29,9 @@ struct Tally {
     names: Vec<String>,
 }
 
-/// Runs format check, lints and every test, those that need servers included. Ends with one line
-/// `N passed, N failed`.
-pub(crate) fn run() -> Result<(), String> {
+/// Runs format check, lints and every test, those that need servers or a cluster included. Ends with
+/// one line `N passed, N failed`.
+pub(crate) fn run(extent: Extent) -> Result<(), String> {
     let postgres = servers::postgres()?;
     let redis = servers::redis()?;
     servers::provide("curl", "curl")?;
@@ -36,6 +47,12 @@ pub(crate) fn run() -> Result<(), String> {
     tests.env("PHASE6_TEST_POSTGRES", &postgres.url).env("PHASE6_TEST_REDIS", &redis.url);
     tally.tests(tests)?;
     tally.check("benchmarks run", cargo(&["xtask", "bench", "--smoke"]));
+    // The cluster brings its own.
+    drop((postgres, redis));
+    match extent {
+        Extent::Whole => tally.cluster(),
+        Extent::WithoutCluster => println!("not run: the tests on a cluster (--without-cluster)"),
+    }
     for name in &tally.names {
         println!("failed: {name}");
     }
@@ -49,6 +66,27 @@ impl Tally {
         match succeed(&mut command) {
             Ok(()) => self.passed += 1,
             Err(_) => self.fail(name),
+        }
+    }
+
+    /// Runs the product on a cluster, which is gone afterwards unless it ran before.
+    fn cluster(&mut self) {
+        if let Err(why) = cluster::available() {
+            println!("the tests on a cluster did not run: {why}; --without-cluster leaves them out");
+            self.fail("a cluster to test on");
+            return;
+        }
+        let cluster = Cluster::of_this_machine();
+        let ran_before = cluster.runs();
+        println!("checking: the product on a cluster");
+        let result = e2e::prepared(&cluster, &[]).and_then(|suite| self.tests(suite));
+        if let Err(error) = result {
+            println!("{error}");
+            self.fail("the product on a cluster");
+        }
+        if !ran_before && let Err(error) = cluster.down() {
+            println!("{error}");
+            self.fail("nothing is left of the cluster");
         }
     }
 

@@ -66,7 +66,7 @@ impl Kind {
         succeed(Command::new("docker").args(["exec", NODE]).args(words))
     }
 
-    fn runs(&self) -> Result<bool, String> {
+    pub(super) fn runs(&self) -> Result<bool, String> {
         let output = Command::new(provide("kind")?).args(["get", "clusters"]).output();
         let output = output.map_err(|error| format!("cannot start kind: {error}"))?;
         Ok(String::from_utf8_lossy(&output.stdout).lines().any(|name| name == NAME))

@@ -130,6 +130,10 @@ impl Local {
         matches!(answer, Ok(Ok(output)) if output.status.success())
     }
 
+    pub(super) fn runs(&self) -> bool {
+        Holder::find(&self.state()).is_some()
+    }
+
     pub(super) fn down(&self) -> Result<(), String> {
         let state = self.state();
         if let Some(holder) = Holder::find(&state) {
