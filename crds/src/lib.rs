@@ -12,6 +12,7 @@ mod compile;
 mod diff;
 mod explain;
 mod read;
+mod reference;
 mod resource;
 mod rules;
 
@@ -19,6 +20,7 @@ pub use compile::{compile, fingerprint};
 pub use diff::{Difference, differences};
 pub use explain::{Origin, Setting, settings};
 pub use read::{Document, Fault, doubles, read};
+pub use reference::reference_markdown;
 pub use resource::{
     Autoscaling, Phase6Service, Phase6ServiceSpec, Phase6ServiceStatus, PolicyStatus, ServiceName,
 };

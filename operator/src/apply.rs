@@ -142,7 +142,8 @@ impl Applier<'_> {
     pub async fn report(&self, status: &Phase6ServiceStatus) -> Result<Version, Error> {
         self.may_write()?;
         let (name, _) = self.owner;
-        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), self.namespace, &resource_api());
+        let api: Api<DynamicObject> =
+            Api::namespaced_with(self.client.clone(), self.namespace, &resource_api());
         // The whole status is ours. Server-side apply would refuse to touch a resource whose spec does
         // not fit its schema, which is the one whose status matters most.
         let replace = json!([{ "op": "add", "path": "/status", "value": status }]);
@@ -174,7 +175,13 @@ impl Applier<'_> {
         }
     }
 
-    async fn patch(&self, kind: Kind, name: &str, manager: &str, body: &Value) -> Result<DynamicObject, Error> {
+    async fn patch(
+        &self,
+        kind: Kind,
+        name: &str,
+        manager: &str,
+        body: &Value,
+    ) -> Result<DynamicObject, Error> {
         self.may_write()?;
         let parameters = PatchParams::apply(manager).force();
         let result = self.api(kind).patch(name, &parameters, &Patch::Apply(body)).await;

@@ -48,7 +48,8 @@ pub fn sealed(wanted: &Object) -> Value {
 
 fn fingerprint(body: &Value) -> String {
     let digest = Sha256::digest(body.to_string().as_bytes());
-    digest[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    let start = digest[..8].try_into().expect("a digest has 32 bytes");
+    format!("{:016x}", u64::from_be_bytes(start))
 }
 
 /// The path of the first wanted value that `live` does not have.

@@ -6,19 +6,19 @@
 //! ```
 //!
 //! [`build`], [`difference`] and [`report`] are pure: what is seen goes in, what should be comes out.
-//! [`world`] keeps what the watches show, [`apply`] writes, [`replicas`] asks pods, [`reconcile`] puts
-//! one after the other, and [`run`] is the program around it. Whatever is interrupted is done by the
+//! `world` keeps what the watches show, `apply` writes, [`replicas`] asks pods, `reconcile` puts one
+//! after the other, and [`run`] is the program around it. Whatever is interrupted is done by the
 //! next reconcile: nothing is remembered that the cluster does not hold.
 
-pub mod apply;
+mod apply;
 pub mod build;
 pub mod difference;
-pub mod error;
-pub mod events;
-pub mod metrics;
-pub mod reconcile;
+mod error;
+mod events;
+mod metrics;
+mod reconcile;
 pub mod replicas;
 pub mod report;
 pub mod run;
 pub mod settings;
-pub mod world;
+mod world;

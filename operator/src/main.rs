@@ -22,7 +22,8 @@ async fn main() -> ExitCode {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let stop = async {
         let asked = |kind| signal(kind).map_err(|error| tracing::error!(%error, "signals cannot be heard"));
-        let (Ok(mut terminate), Ok(mut interrupt)) = (asked(SignalKind::terminate()), asked(SignalKind::interrupt()))
+        let (Ok(mut terminate), Ok(mut interrupt)) =
+            (asked(SignalKind::terminate()), asked(SignalKind::interrupt()))
         else {
             return std::future::pending().await;
         };

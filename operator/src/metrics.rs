@@ -41,12 +41,27 @@ impl Default for Metrics {
         };
         let gauge = |name: &str, help: &str| registered(&registry, IntGauge::new(name, help));
         let histogram = |name: &str, help: &str, buckets: &[f64]| {
-            registered(&registry, Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.into())))
+            registered(
+                &registry,
+                Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.into())),
+            )
         };
         Self {
-            reconciles: counter("phase6_operator_reconciles_total", "Reconciles that ended, by result.", "result"),
-            errors: counter("phase6_operator_reconcile_errors_total", "Reconciles that failed, by reason.", "reason"),
-            writes: counter("phase6_operator_writes_total", "Objects written to the API server, by kind.", "kind"),
+            reconciles: counter(
+                "phase6_operator_reconciles_total",
+                "Reconciles that ended, by result.",
+                "result",
+            ),
+            errors: counter(
+                "phase6_operator_reconcile_errors_total",
+                "Reconciles that failed, by reason.",
+                "reason",
+            ),
+            writes: counter(
+                "phase6_operator_writes_total",
+                "Objects written to the API server, by kind.",
+                "kind",
+            ),
             duration: histogram(
                 "phase6_operator_reconcile_duration_seconds",
                 "Time of a reconcile, the wait for replicas included.",
@@ -106,7 +121,11 @@ pub(crate) fn pages(shared: Arc<Shared>) -> Router {
 
 /// Ready: every watch has shown all there is, so that this replica could take over at once.
 async fn readyz(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
-    if shared.is_warm() { (StatusCode::OK, "ok\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "watches are starting\n") }
+    if shared.is_warm() {
+        (StatusCode::OK, "ok\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "watches are starting\n")
+    }
 }
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {

@@ -36,7 +36,7 @@ use crate::{
 };
 
 /// A settled resource is looked at again after so long, for what no watch tells.
-const AGAIN: Duration = Duration::from_secs(60);
+const AGAIN: Duration = Duration::from_mins(1);
 /// For how long a reconcile itself waits for replicas after it published.
 const AT_ONCE: Duration = Duration::from_millis(150);
 /// Pauses between asking replicas: the first and the longest. In between, a fifth of the time that
@@ -126,7 +126,8 @@ impl Reconciler {
             Err(error @ Error::NameTaken { .. }) => {
                 let previous = self.last_status(&resource, object);
                 let generation = resource.metadata.generation;
-                let status = report::blocked(previous.as_ref(), generation, &error.to_string(), Timestamp::now());
+                let status =
+                    report::blocked(previous.as_ref(), generation, &error.to_string(), Timestamp::now());
                 self.report(&applier, object, previous.as_ref(), status).await?;
                 Err(error)
             }
@@ -144,7 +145,8 @@ impl Reconciler {
         let pods = self.world.pods(applier.namespace, applier.owner.0);
         let ready = replicas::ready(pods.iter().map(AsRef::as_ref), resource.spec.service.port());
         let previous = self.last_status(resource, object);
-        let (document, since) = self.publish(resource, object, previous.as_ref(), ready.len(), applier, &mut news).await?;
+        let (document, since) =
+            self.publish(resource, object, previous.as_ref(), ready.len(), applier, &mut news).await?;
         let changed = self.bring_objects(resource, previous.as_ref(), applier, &mut news).await?;
         let (ready, answers) = self.ask(resource, applier, &document, ready, since).await;
         let deployment = self.world.object(Kind::Deployment, applier.namespace, applier.owner.0);
@@ -187,7 +189,8 @@ impl Reconciler {
         news: &mut Vec<News>,
     ) -> Result<(PolicyDocument, Option<Instant>), Error> {
         let remembered = self.remember(object, |memory| memory.published.clone());
-        let live = self.world.object(Kind::ConfigMap, applier.namespace, &build::policy_name(applier.owner.0));
+        let live =
+            self.world.object(Kind::ConfigMap, applier.namespace, &build::policy_name(applier.owner.0));
         let live_version = live.as_ref().map_or(Version::default(), |live| {
             let text = live["metadata"]["resourceVersion"].as_str();
             Version::parse(text)
@@ -198,7 +201,8 @@ impl Reconciler {
             None => live.as_ref().and_then(build::published),
         };
         let uid = resource.uid().unwrap_or_default();
-        let told = status.and_then(|status| status.policy.as_ref()).map_or(0, |policy| policy.revision as u64);
+        let told =
+            status.and_then(|status| status.policy.as_ref()).map_or(0, |policy| policy.revision as u64);
         let known = remembered.as_ref().filter(|(document, ..)| document.owner_uid == uid);
         let least = known.map_or(told, |(document, ..)| document.revision.max(told));
         // What is published counts only if it is this resource's: another one had the name before.
@@ -262,7 +266,9 @@ impl Reconciler {
             let kind = object.kind.api().kind;
             let name = &object.name;
             let note = match step {
-                Step::Repair(path) => format!("{kind} {name} was changed by somebody else at {path}; put back"),
+                Step::Repair(path) => {
+                    format!("{kind} {name} was changed by somebody else at {path}; put back")
+                }
                 Step::Create if settled => format!("{kind} {name} was gone; made again"),
                 _ => continue,
             };
@@ -366,7 +372,11 @@ impl Reconciler {
     }
 
     /// The newest status: the one that the watch showed, or the one that was written since.
-    fn last_of(&self, object: &DynamicObject, shown: Option<Phase6ServiceStatus>) -> Option<Phase6ServiceStatus> {
+    fn last_of(
+        &self,
+        object: &DynamicObject,
+        shown: Option<Phase6ServiceStatus>,
+    ) -> Option<Phase6ServiceStatus> {
         let seen = Version::of(object);
         let written = self.remember(object, |memory| memory.status.clone());
         match written {
@@ -406,7 +416,8 @@ fn pause(elapsed: Duration) -> Duration {
 
 /// A number from 0 to 1 that differs from resource to resource.
 fn fraction(object: &DynamicObject) -> f64 {
-    let sum = object.name_any().bytes().fold(7_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+    let sum =
+        object.name_any().bytes().fold(7_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
     f64::from(sum % 1000) / 1000.0
 }
 
@@ -440,7 +451,8 @@ fn told_when_applied(before: Option<&Phase6ServiceStatus>, now: &Phase6ServiceSt
     let policy = now.policy.as_ref()?;
     let took = policy.propagation_ms?;
     let known = before.and_then(|before| before.policy.as_ref());
-    let known = known.is_some_and(|known| known.revision == policy.revision && known.propagation_ms.is_some());
+    let known =
+        known.is_some_and(|known| known.revision == policy.revision && known.propagation_ms.is_some());
     (!known && is_applied(now)).then(|| News {
         warning: false,
         reason: "PolicyApplied",

@@ -102,7 +102,9 @@ impl Asker {
         let mut body = Vec::new();
         loop {
             match response.chunk().await {
-                Ok(Some(chunk)) if body.len() + chunk.len() <= LONGEST_ANSWER => body.extend_from_slice(&chunk),
+                Ok(Some(chunk)) if body.len() + chunk.len() <= LONGEST_ANSWER => {
+                    body.extend_from_slice(&chunk);
+                }
                 Ok(Some(_)) => return Answer::Silent("its answer is too long".into()),
                 Ok(None) => break,
                 Err(error) => return silent(error),

@@ -53,7 +53,10 @@ pub fn status(observed: &Observed<'_>) -> Phase6ServiceStatus {
         observed_generation: generation,
         replicas: observed.pods as i32,
         ready_replicas: observed.replicas.len() as i32,
-        selector: format!("{RESOURCE_LABEL}={}", observed.resource.metadata.name.as_deref().unwrap_or_default()),
+        selector: format!(
+            "{RESOURCE_LABEL}={}",
+            observed.resource.metadata.name.as_deref().unwrap_or_default()
+        ),
         policy: Some(policy),
         conditions: conditions(previous, facts, generation, observed.now),
     }
@@ -133,7 +136,8 @@ impl Progress {
             (condition["type"] == "Progressing" && condition["status"] == "False")
                 || (condition["type"] == "ReplicaFailure" && condition["status"] == "True")
         });
-        let given_up = given_up.map(|condition| clipped(condition["message"].as_str().unwrap_or("no progress")));
+        let given_up =
+            given_up.map(|condition| clipped(condition["message"].as_str().unwrap_or("no progress")));
         Self { desired, ready: number("status", "readyReplicas"), rolled_out, given_up }
     }
 
@@ -204,7 +208,8 @@ fn applied(observed: &Observed<'_>, progress: &Progress) -> Fact {
         Answer::Enforces(state) => match &state.error {
             Some(error) => fact(false, "ReplicaRefuses", clipped(&format!("{}: {error}", replica.name))),
             None => {
-                let behind = format!("{} enforces revision {}, not {revision} yet", replica.name, state.revision);
+                let behind =
+                    format!("{} enforces revision {}, not {revision} yet", replica.name, state.revision);
                 fact(false, "Propagating", behind)
             }
         },
@@ -227,14 +232,16 @@ fn policy(observed: &Observed<'_>) -> PolicyStatus {
     let document = observed.document;
     let total = observed.replicas.len() as i32;
     let applied = observed.answers.iter().filter(|answer| enforces(answer, document)).count() as i32;
-    let errors = observed.replicas.iter().zip(observed.answers).filter_map(|(replica, answer)| match answer {
-        Answer::Silent(why) => Some(format!("{}: {why}", replica.name)),
-        Answer::Enforces(state) => Some(format!("{}: {}", replica.name, state.error.as_ref()?)),
-    });
+    let errors =
+        observed.replicas.iter().zip(observed.answers).filter_map(|(replica, answer)| match answer {
+            Answer::Silent(why) => Some(format!("{}: {why}", replica.name)),
+            Answer::Enforces(state) => Some(format!("{}: {}", replica.name, state.error.as_ref()?)),
+        });
     let last_error = errors.map(|error| clipped(&error)).next();
     let before = observed.resource.status.as_ref().and_then(|status| status.policy.as_ref());
     // Measured once, at the moment when it came true.
-    let known = before.filter(|before| before.revision == document.revision as i64 && before.hash == document.hash);
+    let known =
+        before.filter(|before| before.revision == document.revision as i64 && before.hash == document.hash);
     let propagation_ms = known.and_then(|known| known.propagation_ms).or_else(|| {
         let published: Timestamp = document.published_at.parse().ok()?;
         let took = observed.now.duration_since(published).as_millis() as i64;
@@ -277,7 +284,8 @@ fn conditions<const N: usize>(
                 reason: fact.reason.into(),
                 message: fact.message,
                 observed_generation: generation,
-                last_transition_time: since.map_or_else(|| now.clone(), |since| since.last_transition_time.clone()),
+                last_transition_time: since
+                    .map_or_else(|| now.clone(), |since| since.last_transition_time.clone()),
             }
         })
         .collect();
@@ -289,4 +297,145 @@ fn conditions<const N: usize>(
 fn clipped(text: &str) -> String {
     let end = text.char_indices().nth(LONGEST_TEXT).map_or(text.len(), |(at, _)| at);
     if end == text.len() { text.to_owned() } else { format!("{}…", &text[..end]) }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{build::policy_document, replicas::State};
+
+    fn resource(status: Option<Phase6ServiceStatus>) -> Phase6Service {
+        let mut resource: Phase6Service = serde_json::from_value(json!({
+            "apiVersion": "phase6.dev/v1alpha1",
+            "kind": "Phase6Service",
+            "metadata": {"name": "budget", "namespace": "learning", "uid": "2b1c", "generation": 3},
+            "spec": {"service": "budget", "rateLimit": {"capacity": 100, "refillPerSecond": 10}},
+        }))
+        .unwrap();
+        resource.status = status;
+        resource
+    }
+
+    fn deployment(desired: i64, ready: i64) -> Value {
+        json!({
+            "metadata": {"generation": 1},
+            "spec": {"replicas": desired},
+            "status": {"observedGeneration": 1, "replicas": desired, "updatedReplicas": desired, "readyReplicas": ready},
+        })
+    }
+
+    fn says(revision: u64) -> Answer {
+        Answer::Enforces(State { uid: "2b1c".into(), revision, error: None })
+    }
+
+    /// What is told after a second, of replicas that answer so.
+    fn told(previous: Option<Phase6ServiceStatus>, desired: i64, answers: &[Answer]) -> Phase6ServiceStatus {
+        let resource = resource(previous);
+        let document = policy_document(&resource, None, 6, 1, Timestamp::UNIX_EPOCH);
+        let replica = |i| Replica { name: format!("budget-{i}"), address: String::new() };
+        let replicas: Vec<Replica> = (0..answers.len()).map(replica).collect();
+        status(&Observed {
+            resource: &resource,
+            document: &document,
+            deployment: Some(&deployment(desired, answers.len() as i64)),
+            replicas: &replicas,
+            answers,
+            pods: answers.len(),
+            now: Timestamp::from_second(1).unwrap(),
+        })
+    }
+
+    fn condition<'a>(status: &'a Phase6ServiceStatus, kind: &str) -> (&'a str, &'a str, &'a str) {
+        let found = status.conditions.iter().find(|condition| condition.type_ == kind).unwrap();
+        (&found.status, &found.reason, &found.message)
+    }
+
+    #[test]
+    fn applied_is_said_only_when_every_ready_replica_says_so() {
+        let all = told(None, 2, &[says(7), says(7)]);
+        let applied = condition(&all, "PolicyApplied");
+        assert_eq!(applied, ("True", "EnforcedEverywhere", "revision 7 is enforced by all 2 ready replicas"));
+        let policy = all.policy.as_ref().unwrap();
+        assert_eq!((policy.applied.as_str(), policy.propagation_ms), ("2/2", Some(1000)));
+        assert_eq!(condition(&all, "Ready").0, "True");
+
+        let some = told(None, 2, &[says(7), says(6)]);
+        let applied = condition(&some, "PolicyApplied");
+        assert_eq!(applied, ("False", "Propagating", "budget-1 enforces revision 6, not 7 yet"));
+        let policy = some.policy.as_ref().unwrap();
+        assert_eq!((policy.applied.as_str(), policy.propagation_ms), ("1/2", None));
+    }
+
+    #[test]
+    fn a_replica_of_another_resource_does_not_count() {
+        let other = Answer::Enforces(State { uid: "other".into(), revision: 9, error: None });
+        assert_eq!(condition(&told(None, 1, &[other]), "PolicyApplied").0, "False");
+    }
+
+    #[test]
+    fn a_replica_that_is_silent_or_refuses_is_named() {
+        let silent = told(None, 2, &[says(7), Answer::Silent("no answer in time".into())]);
+        let applied = condition(&silent, "PolicyApplied");
+        assert_eq!(applied, ("False", "ReplicaSilent", "budget-1 cannot be asked: no answer in time"));
+        assert_eq!(condition(&silent, "Degraded").0, "True");
+        assert_eq!(silent.policy.unwrap().last_error.as_deref(), Some("budget-1: no answer in time"));
+
+        let error = Some("capacity is -5".to_owned());
+        let refusing = Answer::Enforces(State { uid: "2b1c".into(), revision: 6, error });
+        let refused = told(None, 1, &[refusing]);
+        assert_eq!(
+            condition(&refused, "PolicyApplied"),
+            ("False", "ReplicaRefuses", "budget-0: capacity is -5")
+        );
+    }
+
+    #[test]
+    fn without_replicas_it_is_true_only_if_none_is_wanted() {
+        assert_eq!(condition(&told(None, 1, &[]), "PolicyApplied").1, "NoReadyReplicas");
+        assert_eq!(condition(&told(None, 1, &[]), "PolicyApplied").0, "False");
+        let none = told(None, 0, &[]);
+        assert_eq!(
+            (condition(&none, "PolicyApplied").0, condition(&none, "PolicyApplied").1),
+            ("True", "ScaledToZero")
+        );
+    }
+
+    #[test]
+    fn times_are_those_of_the_flip_and_the_same_sight_gives_the_same_status() {
+        let first = told(None, 1, &[says(7)]);
+        assert_eq!(told(Some(first.clone()), 1, &[says(7)]), first);
+        let mut earlier = first.clone();
+        for condition in &mut earlier.conditions {
+            condition.last_transition_time = Time(k8s_openapi::jiff::Timestamp::from_second(-5).unwrap());
+        }
+        earlier.policy.as_mut().unwrap().propagation_ms = Some(41);
+        let again = told(Some(earlier.clone()), 1, &[says(7)]);
+        assert_eq!(again, earlier, "neither the time of a flip nor that of the propagation moves");
+        let flipped = told(Some(earlier), 1, &[says(6)]);
+        let applied = flipped.conditions.iter().find(|condition| condition.type_ == "PolicyApplied").unwrap();
+        assert_eq!(applied.last_transition_time.0.as_second(), 1);
+    }
+
+    #[test]
+    fn a_resource_that_breaks_its_rules_keeps_what_was_known_of_it() {
+        let before = told(None, 1, &[says(7)]);
+        let after =
+            invalid(Some(&before), Some(4), "spec.cache.ttl is 5", Timestamp::from_second(9).unwrap());
+        assert_eq!(after.policy, before.policy);
+        assert_eq!(condition(&after, "Stalled"), ("True", "InvalidSpec", "spec.cache.ttl is 5"));
+        assert_eq!(condition(&after, "Degraded"), condition(&before, "Degraded"));
+    }
+
+    #[test]
+    fn a_deployment_that_gave_up_is_told_as_stalled() {
+        let mut deployment = deployment(2, 1);
+        deployment["status"]["conditions"] =
+            json!([{"type": "Progressing", "status": "False", "message": "has timed out progressing"}]);
+        let progress = Progress::of(Some(&deployment));
+        assert_eq!(progress.stalled().message, "has timed out progressing");
+        assert!(!progress.ready().holds && progress.reconciling().holds);
+    }
 }

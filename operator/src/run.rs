@@ -101,7 +101,9 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()>) -> Result<(
     let kinds = kube::discovery::Discovery::new(client.clone());
     let kinds = kinds.filter(&["phase6.dev", "monitoring.coreos.com"]).run().await;
     let kinds = kinds.map_err(|error| Ended::NoCluster(error.to_string()))?;
-    let knows = |group: &str, kind: &str| kinds.get(group).is_some_and(|group| group.recommended_kind(kind).is_some());
+    let knows = |group: &str, kind: &str| {
+        kinds.get(group).is_some_and(|group| group.recommended_kind(kind).is_some())
+    };
     if !knows("phase6.dev", "Phase6Service") {
         return Err(Ended::NoDefinition);
     }
@@ -125,7 +127,8 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()>) -> Result<(
     let (ending, ended) = watch::channel(false);
     let scopes = settings.scopes();
     tracing::info!(?scopes, monitors, image = shared.context.image, "operator runs");
-    let controllers = scopes.iter().map(|scope| control(Arc::clone(&shared), scope, held.clone(), ended.clone()));
+    let controllers =
+        scopes.iter().map(|scope| control(Arc::clone(&shared), scope, held.clone(), ended.clone()));
     let mut controllers = pin!(join_all(controllers.collect::<Vec<_>>()));
     let leading = pin!(show_leadership(Arc::clone(&shared), held.clone()));
     let mut election = pin!(async {
@@ -230,7 +233,8 @@ async fn control(
             let leads = *held.borrow_and_update();
             Some((leads, held))
         });
-        controller = controller.reconcile_all_on(begins.filter(|leads| std::future::ready(*leads)).map(|_| ()));
+        controller =
+            controller.reconcile_all_on(begins.filter(|leads| std::future::ready(*leads)).map(|_| ()));
     }
     let reconciler = Arc::new(Reconciler::new(shared, world));
     let done = controller.run(

@@ -46,7 +46,10 @@ pub struct Settings {
 
     /// Ports that services may connect to beside their peers, DNS and the API server
     #[arg(
-        long, value_name = "N", value_delimiter = ',', env = "PHASE6_EGRESS_PORTS",
+        long,
+        value_name = "N",
+        value_delimiter = ',',
+        env = "PHASE6_EGRESS_PORTS",
         default_value = "443,5432,6379"
     )]
     egress_ports: Vec<u16>,
@@ -74,7 +77,11 @@ impl Settings {
         let mut names: Vec<&String> = self.watch_namespaces.iter().filter(|name| !name.is_empty()).collect();
         names.sort();
         names.dedup();
-        if names.is_empty() { vec![Scope::Cluster] } else { names.into_iter().cloned().map(Scope::Namespace).collect() }
+        if names.is_empty() {
+            vec![Scope::Cluster]
+        } else {
+            names.into_iter().cloned().map(Scope::Namespace).collect()
+        }
     }
 
     /// The namespace that the operator runs in.

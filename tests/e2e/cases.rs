@@ -2,6 +2,7 @@
 
 mod admission;
 mod deleting;
+mod documents;
 mod faults;
 mod install;
 mod retune;
@@ -44,6 +45,7 @@ pub fn all() -> Vec<(&'static str, Case)> {
         rolling::a_rolling_update_of_all_services_loses_no_request,
         scaling::an_autoscaler_moves_replicas_and_is_left_alone,
         deleting::what_a_resource_brought_goes_with_it,
+        documents::people_can_follow_the_documents,
         deleting::uninstalling_leaves_only_definitions_and_resources,
     ]
 }

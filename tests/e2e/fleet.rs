@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::kubernetes::{get, run, try_run, until};
 
 /// Time for pods to come and go.
-pub const SOON: Duration = Duration::from_secs(120);
+pub const SOON: Duration = Duration::from_mins(2);
 
 pub const NAMES: [&str; 8] =
     ["web", "training", "meta", "budget", "coach", "segmentation", "reports", "capabilities"];
@@ -159,7 +159,8 @@ impl Fleet {
 
     /// What a pod says at a path, asked through the API server.
     pub async fn ask(&self, pod: &str, port: u16, path: &str) -> Result<Value, String> {
-        get(&self.client, &format!("/api/v1/namespaces/{}/pods/{pod}:{port}/proxy{path}", self.namespace)).await
+        get(&self.client, &format!("/api/v1/namespaces/{}/pods/{pod}:{port}/proxy{path}", self.namespace))
+            .await
     }
 
     /// Waits until the operator has seen the resource as it is, all replicas are there, and all of them
@@ -205,8 +206,13 @@ impl Fleet {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), pod.to_string()).unwrap();
         self.kubectl(&["apply", "-f", &file.path().to_string_lossy()]).await;
-        self.kubectl(&["wait", "--for=jsonpath={.status.phase}=Running", &format!("pod/{name}"), "--timeout=60s"])
-            .await;
+        self.kubectl(&[
+            "wait",
+            "--for=jsonpath={.status.phase}=Running",
+            &format!("pod/{name}"),
+            "--timeout=60s",
+        ])
+        .await;
     }
 
     /// Waits for a load to end.

@@ -8,7 +8,7 @@ use serde_json::Value;
 use tokio::{process::Command, time::Instant};
 
 /// Longest time for a command.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_mins(5);
 
 /// Runs a program, and tells what it printed if it succeeds.
 pub async fn try_run(program: &str, arguments: &[&str]) -> Result<String, String> {

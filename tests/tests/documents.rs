@@ -17,7 +17,16 @@ use phase6_tests::{
 use rustix::process::Signal;
 
 /// Commands of developers, and which line of which file runs them. The others are run here.
-const RUN_ELSEWHERE: [(&str, &str, &str); 8] = [
+const RUN_ELSEWHERE: [(&str, &str, &str); 16] = [
+    ("cargo xtask test --without-cluster", "crates/xtask/src/test.rs", "Extent::WithoutCluster"),
+    ("cargo xtask demo", "crates/xtask/src/test.rs", "demo::run()"),
+    ("cargo xtask e2e", "crates/xtask/src/test.rs", "e2e::prepared("),
+    // The same suite, at another count.
+    ("cargo xtask prove", "crates/xtask/src/test.rs", "e2e::prepared("),
+    ("cargo xtask image", "crates/xtask/src/e2e.rs", "image::phase6()?"),
+    ("cargo xtask cluster up", "crates/xtask/src/e2e.rs", "cluster.up()?"),
+    ("cargo xtask cluster down", "crates/xtask/src/test.rs", "cluster.down()"),
+    ("cargo xtask cluster exec -- kubectl get nodes", "crates/xtask/src/demo.rs", "cluster.kubectl("),
     ("cargo xtask test", ".ci/run", "exec cargo xtask test"),
     ("cargo deny check", ".ci/run", "cargo deny --offline check"),
     ("cargo fmt --all --check", "crates/xtask/src/test.rs", r#"cargo(&["fmt", "--all", "--check"])"#),
@@ -32,6 +41,14 @@ const RUN_ELSEWHERE: [(&str, &str, &str); 8] = [
     ("cargo xtask bench", "crates/xtask/src/test.rs", r#"cargo(&["xtask", "bench", "--smoke"])"#),
     ("cargo run --release -- up", "tests/tests/documents.rs", r#"["up", "--base-port""#),
 ];
+
+/// Documents whose `kubectl` and `helm` commands are run in their order on a cluster, by
+/// tests/e2e/cases/documents.rs.
+const ON_CLUSTER: [&str; 2] = ["README.md", "docs/operating.md"];
+
+fn needs_cluster(command: &str) -> bool {
+    command.starts_with("kubectl ") || command.starts_with("helm ")
+}
 
 /// A reader's terminals: a fleet in one, commands in another, in a folder like a fresh clone.
 struct Session {
@@ -98,6 +115,8 @@ impl Session {
         for command in block.commands() {
             if command.text == "cargo run --release -- up" {
                 self.hear(&command.prints, &command.place);
+            } else if needs_cluster(&command.text) {
+                // tests/e2e/cases/documents.rs runs it.
             } else if !RUN_ELSEWHERE.iter().any(|(text, ..)| *text == command.text) {
                 let printed = self.run(&command);
                 assert!(
@@ -209,6 +228,8 @@ fn every_command_in_the_documents_is_run_by_a_test() {
                 let by = RUN_ELSEWHERE.iter().find(|(text, ..)| *text == command.text);
                 let runs = by.is_some()
                     || here.contains(&command.text.as_str())
+                    || (needs_cluster(&command.text)
+                        && ON_CLUSTER.map(Path::new).contains(&document.as_path()))
                     || followed.iter().any(|followed| document == Path::new(followed));
                 assert!(runs, "{place}: nothing runs {:?}", command.text);
                 if let Some((_, file, line)) = by {

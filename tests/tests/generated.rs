@@ -5,14 +5,17 @@
 use phase6_tests::root;
 
 #[test]
-fn the_definition_is_the_one_of_the_types() {
-    let file = root().join("crds/phase6services.yaml");
-    let committed = std::fs::read_to_string(&file).unwrap_or_default();
-    assert!(
-        committed == phase6_crds::definition_yaml(),
-        "{} is not what the types say; renew it with `cargo xtask crd`",
-        file.display()
-    );
+fn the_definition_and_its_page_are_those_of_the_types() {
+    let definition = phase6_crds::definition_yaml();
+    let page = phase6_crds::reference_markdown();
+    for (file, text) in [
+        ("crds/phase6services.yaml", &definition),
+        ("charts/phase6/crds/phase6services.yaml", &definition),
+        ("docs/reference/phase6service.md", &page),
+    ] {
+        let committed = std::fs::read_to_string(root().join(file)).unwrap_or_default();
+        assert!(committed == *text, "{file} is not what the types say; renew it with `cargo xtask crd`");
+    }
 }
 
 #[test]

@@ -55,10 +55,6 @@ capabilities: {drop: [ALL]}
 - apiGroups: [phase6.dev]
   resources: [phase6services/status]
   verbs: [patch]
-# Owner references that block deletion.
-- apiGroups: [phase6.dev]
-  resources: [phase6services/finalizers]
-  verbs: [update]
 - apiGroups: [""]
   resources: [pods]
   verbs: [list, watch]

@@ -56,7 +56,7 @@ async fn a_handler_that_panics_answers_500_is_counted_and_ends_nothing() {
             cache_folder: None,
             peers: HashMap::new(),
             patience: std::time::Duration::ZERO,
-        connections: ConnectionLimits::default(),
+            connections: ConnectionLimits::default(),
             settings: Settings::default(),
             version: "test",
         };

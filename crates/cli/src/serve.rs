@@ -71,7 +71,9 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Ending> {
         };
         let now = enforcer.state();
         match result {
-            Ok(()) if (now.revision, &now.uid, &now.error) != (before.revision, &before.uid, &before.error) => {
+            Ok(())
+                if (now.revision, &now.uid, &now.error) != (before.revision, &before.uid, &before.error) =>
+            {
                 tracing::info!(revision = now.revision, hash = now.hash, "policy in force");
             }
             Ok(()) => {}

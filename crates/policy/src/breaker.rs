@@ -15,7 +15,7 @@ pub struct CircuitBreaker {
     // API servers round a bound of a whole number down: 0 would pass the minimum.
     #[schemars(range(min = 0.01, max = 1.0), extend("x-kubernetes-validations" = [{
         "rule": "self >= 0.01",
-        "message": "must be from 0.01 to 1",
+        "message": "must be a number from 0.01 to 1",
     }]))]
     pub failure_ratio: f64,
 

@@ -30,7 +30,7 @@ pub struct RateLimit {
     // API servers round a bound of a whole number down: 0 would pass the minimum.
     #[schemars(range(min = 0.001, max = 1_000_000.0), extend("x-kubernetes-validations" = [{
         "rule": "self >= 0.001",
-        "message": "must be from 0.001 to 1000000",
+        "message": "must be a number from 0.001 to 1000000",
     }]))]
     pub refill_per_second: f64,
 
@@ -74,6 +74,7 @@ impl RateLimit {
     /// The part of one of `replicas` replicas that have no state in common, so that all of them
     /// together keep to the limit. A replica admits at least one request in a burst, so more replicas
     /// than `capacity` admit one each. A limit per replica is not divided.
+    #[must_use]
     pub fn share(&self, replicas: u32) -> Self {
         let mut share = self.clone();
         if self.scope == Scope::Shared && replicas > 1 {
@@ -153,7 +154,7 @@ pub struct Override {
     // API servers round a bound of a whole number down: 0 would pass the minimum.
     #[schemars(range(min = 0.001, max = 1_000_000.0), extend("x-kubernetes-validations" = [{
         "rule": "self >= 0.001",
-        "message": "must be from 0.001 to 1000000",
+        "message": "must be a number from 0.001 to 1000000",
     }]))]
     pub refill_per_second: f64,
 }
@@ -243,7 +244,7 @@ mod tests {
     #[test]
     fn replicas_without_common_state_divide_a_shared_limit() {
         let limit: RateLimit = serde_json::from_str(
-            r#"{"capacity": 100, "refillPerSecond": 10, "overrides": [{"capacity": 2, "refillPerSecond": 1}]}"#,
+            r#"{"capacity": 100, "refillPerSecond": 10, "overrides": [{"match": {}, "capacity": 2, "refillPerSecond": 1}]}"#,
         )
         .unwrap();
         assert_eq!(limit.share(1), limit);

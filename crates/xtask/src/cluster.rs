@@ -71,7 +71,11 @@ impl Cluster {
     /// The kind of cluster that this machine can run.
     pub(crate) fn of_this_machine() -> Self {
         let folder = root().join("target/cluster");
-        if kind::docker_answers() { Self::Kind(kind::Kind::new(folder)) } else { Self::Local(local::Local::new(folder)) }
+        if kind::docker_answers() {
+            Self::Kind(kind::Kind::new(folder))
+        } else {
+            Self::Local(local::Local::new(folder))
+        }
     }
 
     /// Starts it, unless it runs. Its nodes are ready, and names and metrics are served, when this
@@ -97,14 +101,14 @@ impl Cluster {
     /// Whether it is there.
     pub(crate) fn runs(&self) -> bool {
         match self {
-            Self::Kind(kind) => kind.runs().unwrap_or(false),
+            Self::Kind(_) => kind::Kind::runs().unwrap_or(false),
             Self::Local(local) => local.runs(),
         }
     }
 
     fn status(&self) -> Result<(), String> {
         match self {
-            Self::Kind(kind) => kind.status(),
+            Self::Kind(_) => kind::Kind::status(),
             Self::Local(local) => local.status(),
         }
     }
@@ -120,7 +124,7 @@ impl Cluster {
     /// A command that reaches the cluster.
     pub(crate) fn command(&self, program: &str) -> Result<Command, String> {
         let mut command = match self {
-            Self::Kind(kind) => kind.command(program),
+            Self::Kind(_) => kind::Kind::command(program),
             Self::Local(local) => local.command(program)?,
         };
         let path = std::env::var("PATH").unwrap_or_default();
@@ -137,7 +141,7 @@ impl Cluster {
     /// Makes an image known to the nodes.
     pub(crate) fn load_image(&self, archive: &Path) -> Result<(), String> {
         match self {
-            Self::Kind(kind) => kind.load_image(archive),
+            Self::Kind(_) => kind::Kind::load_image(archive),
             Self::Local(local) => local.load_image(archive),
         }
     }
@@ -146,7 +150,7 @@ impl Cluster {
     fn signal_pods(&self, service: &str, signal: &str) -> Result<(), String> {
         let line = format!("^/usr/bin/phase6 serve {service} ");
         match self {
-            Self::Kind(kind) => kind.inside(&["pkill", signal, "-f", &line]),
+            Self::Kind(_) => kind::Kind::inside(&["pkill", signal, "-f", &line]),
             Self::Local(local) => local.inside(&["pkill", signal, "-f", &line]),
         }
     }
@@ -161,7 +165,7 @@ impl Cluster {
         };
         match self {
             // In full: the kernel keeps 15 letters of a name.
-            Self::Kind(kind) => kind.inside(&["pkill", signal, "-f", &format!("^[^ ]*{program} ")]),
+            Self::Kind(_) => kind::Kind::inside(&["pkill", signal, "-f", &format!("^[^ ]*{program} ")]),
             Self::Local(local) => local.inside(&["pkill", signal, "-f", &format!("^[^ ]*{program} ")]),
         }
     }

@@ -40,11 +40,16 @@ pub(crate) fn prepared(cluster: &Cluster, filters: &[&str]) -> Result<Command, S
     let images = load_images(cluster)?;
     // Built outside, where the registry can be reached.
     succeed(&mut suite(&["--no-run"]))?;
-    let this = std::env::current_exe().map_err(|error| format!("cannot tell where this program is: {error}"))?;
+    let this =
+        std::env::current_exe().map_err(|error| format!("cannot tell where this program is: {error}"))?;
     let inner = suite(&[]);
     let mut command = cluster.command(&inner.get_program().to_string_lossy())?;
     command.args(inner.get_args()).arg("--").args(filters);
-    command.envs(images).env("PHASE6_E2E", "1").env("PHASE6_E2E_CONTROL", this).env("CARGO_NET_OFFLINE", "true");
+    command
+        .envs(images)
+        .env("PHASE6_E2E", "1")
+        .env("PHASE6_E2E_CONTROL", this)
+        .env("CARGO_NET_OFFLINE", "true");
     Ok(command)
 }
 
@@ -52,7 +57,8 @@ pub(crate) fn prepared(cluster: &Cluster, filters: &[&str]) -> Result<Command, S
 pub(crate) fn run_with(kubeconfig: &str, filters: &[&str]) -> Result<(), String> {
     let mut command = suite(&[]);
     command.arg("--").args(filters);
-    let this = std::env::current_exe().map_err(|error| format!("cannot tell where this program is: {error}"))?;
+    let this =
+        std::env::current_exe().map_err(|error| format!("cannot tell where this program is: {error}"))?;
     succeed(command.env("KUBECONFIG", kubeconfig).env("PHASE6_E2E", "1").env("PHASE6_E2E_CONTROL", this))
 }
 

@@ -68,15 +68,19 @@ fn main() -> ExitCode {
 }
 
 fn crd() -> Result<(), String> {
-    let text = phase6_crds::definition_yaml();
-    // Helm installs the chart's copy where there is none, and never touches it again.
-    for path in ["crds/phase6services.yaml", "charts/phase6/crds/phase6services.yaml"] {
+    let definition = phase6_crds::definition_yaml();
+    for (path, text) in [
+        ("crds/phase6services.yaml", &definition),
+        // Helm installs it where there is none, and never touches it again.
+        ("charts/phase6/crds/phase6services.yaml", &definition),
+        ("docs/reference/phase6service.md", &phase6_crds::reference_markdown()),
+    ] {
         let path = run::root().join(path);
-        if std::fs::read_to_string(&path).is_ok_and(|committed| committed == text) {
+        if std::fs::read_to_string(&path).is_ok_and(|committed| committed == *text) {
             println!("{} is up to date", path.display());
             continue;
         }
-        std::fs::write(&path, &text).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+        std::fs::write(&path, text).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
         println!("wrote {}", path.display());
     }
     Ok(())

@@ -6,8 +6,9 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Write as _,
     fs::File,
-    io::{BufWriter, Write},
+    io::{BufWriter, Write as _},
     path::{Path, PathBuf},
 };
 
@@ -18,9 +19,15 @@ use tar::{EntryType, Header};
 
 /// What stands at a path of an image.
 enum Entry {
-    Folder { mode: u32, owner: u64 },
+    Folder {
+        mode: u32,
+        owner: u64,
+    },
     /// A copy of a file of this machine.
-    File { from: PathBuf, mode: u32 },
+    File {
+        from: PathBuf,
+        mode: u32,
+    },
     Text(String),
     Link(String),
 }
@@ -98,7 +105,11 @@ impl Image {
             let found = found.map_err(about)?;
             let inside = format!("{path}/{}", found.file_name().to_string_lossy());
             let is_folder = found.path().metadata().map_err(about)?.is_dir();
-            self = if is_folder { self.tree(&inside, &found.path())? } else { self.file(&inside, &found.path())? };
+            self = if is_folder {
+                self.tree(&inside, &found.path())?
+            } else {
+                self.file(&inside, &found.path())?
+            };
         }
         Ok(self)
     }
@@ -175,7 +186,9 @@ impl Image {
                 }
                 Entry::File { from, mode } => append(&mut out, path, *mode, &std::fs::read(from)?)?,
                 Entry::Text(text) => append(&mut out, path, 0o644, text.as_bytes())?,
-                Entry::Link(target) => out.append_link(&mut header(EntryType::Symlink, 0o777, 0), path, target)?,
+                Entry::Link(target) => {
+                    out.append_link(&mut header(EntryType::Symlink, 0o777, 0), path, target)?;
+                }
             }
         }
         let plain = out.into_inner()?;
@@ -201,7 +214,12 @@ struct Layer {
     packed: Vec<u8>,
 }
 
-fn append(out: &mut tar::Builder<impl Write>, path: &str, mode: u32, content: &[u8]) -> std::io::Result<()> {
+fn append(
+    out: &mut tar::Builder<impl std::io::Write>,
+    path: &str,
+    mode: u32,
+    content: &[u8],
+) -> std::io::Result<()> {
     out.append_data(&mut header(EntryType::Regular, mode, content.len() as u64), path, content)
 }
 
@@ -225,7 +243,11 @@ fn digest(content: &[u8]) -> String {
 }
 
 fn hex(content: &[u8]) -> String {
-    Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(content).iter().fold(String::with_capacity(64), |mut text, byte| {
+        // Writing to a text does not fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// This machine's architecture in the words of OCI.
@@ -243,7 +265,11 @@ fn libraries(program: &Path) -> Result<Vec<PathBuf>, String> {
     let output = output.map_err(|error| format!("cannot start ldd: {error}"))?;
     // "\tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x...)" and "\t/lib64/ld-linux-x86-64.so.2 (0x...)"
     let text = String::from_utf8_lossy(&output.stdout);
-    Ok(text.split_whitespace().filter(|word| word.starts_with('/') && !word.ends_with(':')).map(PathBuf::from).collect())
+    Ok(text
+        .split_whitespace()
+        .filter(|word| word.starts_with('/') && !word.ends_with(':'))
+        .map(PathBuf::from)
+        .collect())
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     cluster::{self, Cluster},
-    e2e,
+    demo, e2e,
     run::{cargo, succeed},
     servers,
 };
@@ -78,6 +78,14 @@ impl Tally {
         }
         let cluster = Cluster::of_this_machine();
         let ran_before = cluster.runs();
+        println!("checking: the demo");
+        match demo::run().and_then(|()| demo::remove(&cluster)) {
+            Ok(()) => self.passed += 1,
+            Err(error) => {
+                println!("{error}");
+                self.fail("the demo");
+            }
+        }
         println!("checking: the product on a cluster");
         let result = e2e::prepared(&cluster, &[]).and_then(|suite| self.tests(suite));
         if let Err(error) = result {

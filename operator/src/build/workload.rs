@@ -157,14 +157,19 @@ fn container(resource: &Phase6Service, context: &Context) -> Container {
             ..SecurityContext::default()
         }),
         volume_mounts: Some(
-            [("policy", POLICY, true), ("access", ACCESS, true), ("data", DATA, false), ("tmp", "/tmp", false)]
-                .map(|(name, path, fixed)| VolumeMount {
-                    name: name.into(),
-                    mount_path: path.into(),
-                    read_only: fixed.then_some(true),
-                    ..VolumeMount::default()
-                })
-                .into(),
+            [
+                ("policy", POLICY, true),
+                ("access", ACCESS, true),
+                ("data", DATA, false),
+                ("tmp", "/tmp", false),
+            ]
+            .map(|(name, path, fixed)| VolumeMount {
+                name: name.into(),
+                mount_path: path.into(),
+                read_only: fixed.then_some(true),
+                ..VolumeMount::default()
+            })
+            .into(),
         ),
         ..Container::default()
     }

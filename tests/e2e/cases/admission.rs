@@ -84,9 +84,11 @@ fn generated(numbers: &mut Numbers) -> Value {
         *at = if numbers.below(4) > 0 { values[0].clone() } else { numbers.of(values).clone() };
     }
     // What a section cannot be without is mostly there.
-    for (section, field, value) in
-        [("cache", "ttl", json!("5s")), ("rateLimit", "capacity", json!(9)), ("rateLimit", "refillPerSecond", json!(9))]
-    {
+    for (section, field, value) in [
+        ("cache", "ttl", json!("5s")),
+        ("rateLimit", "capacity", json!(9)),
+        ("rateLimit", "refillPerSecond", json!(9)),
+    ] {
         if spec[section].is_object() && spec[section][field].is_null() && numbers.below(10) > 0 {
             spec[section][field] = value;
         }

@@ -43,10 +43,8 @@ pub async fn uninstalling_leaves_only_definitions_and_resources(fleet: &Fleet) {
     run("helm", &["uninstall", "p6", "--namespace", &fleet.namespace]).await;
     until("all but what the remaining resource brought is gone", SOON, || async {
         let left = left(fleet).await;
-        let others: Vec<_> = left
-            .iter()
-            .filter(|name| !name.contains("mine") && *name != "Lease/phase6-operator")
-            .collect();
+        let others: Vec<_> =
+            left.iter().filter(|name| !name.contains("mine") && *name != "Lease/phase6-operator").collect();
         others.is_empty().then_some(())
     })
     .await;

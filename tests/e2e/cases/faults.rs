@@ -11,7 +11,8 @@ use crate::{
 
 /// Stops and resumes a program of the cluster, where the suite was told how.
 async fn control(verb: &str, part: &str) {
-    let program = std::env::var("PHASE6_E2E_CONTROL").expect("PHASE6_E2E_CONTROL is `cargo xtask cluster`'s program");
+    let program =
+        std::env::var("PHASE6_E2E_CONTROL").expect("PHASE6_E2E_CONTROL is `cargo xtask cluster`'s program");
     run(&program, &["cluster", verb, part]).await;
 }
 
@@ -51,14 +52,19 @@ pub async fn killed_pods_and_operators_leave_everything_as_it_was(fleet: &Fleet)
     for round in 0..rounds {
         // An edit, and the operator dies while it brings it about, a little later each time.
         let replicas = 1 + round % 2;
-        let spec = json!({"replicas": replicas, "rateLimit": {"capacity": 300 + round, "refillPerSecond": 10}});
+        let spec =
+            json!({"replicas": replicas, "rateLimit": {"capacity": 300 + round, "refillPerSecond": 10}});
         fleet.patch("reports", spec).await;
         tokio::time::sleep(Duration::from_millis(7 * round)).await;
-        let operator = ["delete", "pod", "-l", "app.kubernetes.io/name=phase6-operator", "--grace-period=0", "--force"];
+        let operator =
+            ["delete", "pod", "-l", "app.kubernetes.io/name=phase6-operator", "--grace-period=0", "--force"];
         fleet.kubectl(&operator).await;
         if round % 3 == 0 {
             let pods = fleet.pods("reports").await;
-            fleet.try_kubectl(&["delete", "pod", &name_of(&pods[0]), "--grace-period=0", "--force"]).await.ok();
+            fleet
+                .try_kubectl(&["delete", "pod", &name_of(&pods[0]), "--grace-period=0", "--force"])
+                .await
+                .ok();
         }
         // The status of before the blow may stand until another operator leads: pods are the truth.
         until("what was asked for is there", SOON, || async {
@@ -96,8 +102,9 @@ pub async fn pods_keep_their_policy_while_the_api_server_is_gone(fleet: &Fleet) 
     control("pause", "apiserver").await;
     tokio::time::sleep(Duration::from_secs(seconds)).await;
     control("resume", "apiserver").await;
-    until("the API server answers again", SOON, || async { fleet.try_kubectl(&["get", "p6"]).await.ok() }).await;
-    let load = fleet.end_load("load-orphans", Duration::from_secs(120)).await;
+    until("the API server answers again", SOON, || async { fleet.try_kubectl(&["get", "p6"]).await.ok() })
+        .await;
+    let load = fleet.end_load("load-orphans", Duration::from_mins(2)).await;
     assert_eq!(load.results.get("200"), Some(&load.sent), "{load:?}");
     let after = fleet.ask(&pods[0], 3003, "/policyz").await.unwrap();
     assert_eq!(after["uid"], before["uid"]);

@@ -24,7 +24,12 @@ fn edits() -> u32 {
 }
 
 pub async fn edits_under_load_restart_nothing_and_lose_nothing(fleet: &Fleet) {
-    fleet.patch("budget", json!({"replicas": 3, "rateLimit": {"capacity": 100_000, "refillPerSecond": 10_000}})).await;
+    fleet
+        .patch(
+            "budget",
+            json!({"replicas": 3, "rateLimit": {"capacity": 100_000, "refillPerSecond": 10_000}}),
+        )
+        .await;
     fleet.settle("budget").await;
     let template = |deployment: Value| deployment["spec"]["template"].to_string();
     let before = template(fleet.deployment("budget").await);
@@ -39,7 +44,7 @@ pub async fn edits_under_load_restart_nothing_and_lose_nothing(fleet: &Fleet) {
     }
     let settled = fleet.settle("budget").await;
     assert!(settled["status"]["policy"]["propagationMs"].as_i64().is_some(), "{settled}");
-    let load = fleet.end_load("load-retune", Duration::from_secs(60)).await;
+    let load = fleet.end_load("load-retune", Duration::from_mins(1)).await;
     assert_eq!(load.results.get("200"), Some(&load.sent), "{load:?}");
     assert_eq!(pods_and_restarts(fleet).await, pods, "the same pods, none restarted");
     assert_eq!(template(fleet.deployment("budget").await), before, "the pod template is untouched");
@@ -49,7 +54,7 @@ pub async fn edits_under_load_restart_nothing_and_lose_nothing(fleet: &Fleet) {
     fleet.settle("budget").await;
     let urls = [format!("http://budget.{}.svc.cluster.local:3003/api/v1/budget", fleet.namespace)];
     fleet.start_load("load-limit", 100, 400, &urls).await;
-    let load = fleet.end_load("load-limit", Duration::from_secs(60)).await;
+    let load = fleet.end_load("load-limit", Duration::from_mins(1)).await;
     let admitted = load.results.get("200").copied().unwrap_or(0);
     assert_eq!(load.results.get("429"), Some(&(load.sent - admitted)), "{load:?}");
     assert!((10..=30).contains(&admitted), "{load:?}");
@@ -86,7 +91,8 @@ pub async fn an_edit_is_in_force_everywhere_when_the_status_says_so(fleet: &Flee
     let mut told = Vec::new();
     for edit in 0..edits() {
         let patch = json!({"spec": {"rateLimit": {"capacity": 200 + edit}}});
-        let patched = resources.patch("budget", &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
+        let patched =
+            resources.patch("budget", &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
         let begun = Instant::now();
         let generation = patched.metadata.generation.unwrap();
         let resource = loop {
@@ -119,7 +125,8 @@ pub async fn an_edit_is_in_force_everywhere_when_the_status_says_so(fleet: &Flee
         told[told.len() / 2],
         told[(told.len() - 1) * 99 / 100],
     );
-    let events = fleet.kubectl(&["get", "events", "--field-selector=involvedObject.name=budget", "-o", "json"]).await;
+    let events =
+        fleet.kubectl(&["get", "events", "--field-selector=involvedObject.name=budget", "-o", "json"]).await;
     let events: Value = serde_json::from_str(&events).unwrap();
     let notes: Vec<&str> =
         events["items"].as_array().unwrap().iter().filter_map(|event| event["message"].as_str()).collect();
@@ -129,7 +136,7 @@ pub async fn an_edit_is_in_force_everywhere_when_the_status_says_so(fleet: &Flee
 
 pub async fn a_shared_limit_is_divided_among_the_ready_replicas(fleet: &Fleet) {
     fleet.patch("budget", json!({"replicas": 2})).await;
-    let resource = until("the limit is divided by two", Duration::from_secs(60), || async {
+    let resource = until("the limit is divided by two", Duration::from_mins(1), || async {
         let resource = fleet.settle("budget").await;
         (resource["status"]["policy"]["dividedBy"] == 2).then_some(resource)
     })

@@ -17,7 +17,9 @@ pub async fn a_rolling_update_of_all_services_loses_no_request(fleet: &Fleet) {
     }
     let mut urls: Vec<String> = ServiceName::ALL
         .iter()
-        .map(|name| format!("http://{name}.{}.svc.cluster.local:{}/api/v1/status", fleet.namespace, name.port()))
+        .map(|name| {
+            format!("http://{name}.{}.svc.cluster.local:{}/api/v1/status", fleet.namespace, name.port())
+        })
         .collect();
     // One through the gateway as well, so that its connections to a peer are replaced too.
     urls.push(format!("http://web.{}.svc.cluster.local:3000/api/v1/budget", fleet.namespace));
@@ -28,7 +30,8 @@ pub async fn a_rolling_update_of_all_services_loses_no_request(fleet: &Fleet) {
         for name in NAMES {
             // Another template: memory that differs by a little.
             let memory = format!("{}Mi", 257 + round);
-            let resources = json!({"requests": {"cpu": "20m", "memory": "48Mi"}, "limits": {"memory": memory}});
+            let resources =
+                json!({"requests": {"cpu": "20m", "memory": "48Mi"}, "limits": {"memory": memory}});
             fleet.patch(name, json!({ "resources": resources })).await;
         }
         for name in NAMES {

@@ -4,13 +4,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::{
-    fleet::Fleet,
-    kubernetes::until,
-};
+use crate::{fleet::Fleet, kubernetes::until};
 
 /// A metrics pipeline and an autoscaler take their time.
-const LONG: Duration = Duration::from_secs(240);
+const LONG: Duration = Duration::from_mins(4);
 
 pub async fn an_autoscaler_moves_replicas_and_is_left_alone(fleet: &Fleet) {
     fleet.patch("capabilities", json!({"replicas": 2})).await;
@@ -22,7 +19,7 @@ pub async fn an_autoscaler_moves_replicas_and_is_left_alone(fleet: &Fleet) {
         "autoscaling": {"minReplicas": 2, "maxReplicas": 3, "targetCpuPercent": 30},
         "resources": {"requests": {"cpu": "10m", "memory": "48Mi"}},
     });
-    let lowest = watch_lowest(fleet).await;
+    let lowest = watch_lowest(fleet);
     fleet.patch("capabilities", autoscaled).await;
     fleet.settle("capabilities").await;
     let urls = [format!("http://capabilities.{}.svc.cluster.local:3009/api/v1/status", fleet.namespace)];
@@ -55,7 +52,7 @@ impl Lowest {
     }
 }
 
-async fn watch_lowest(fleet: &Fleet) -> Lowest {
+fn watch_lowest(fleet: &Fleet) -> Lowest {
     use futures_util::StreamExt;
     use k8s_openapi::api::apps::v1::Deployment;
     use kube::runtime::{WatchStreamExt, watcher};

@@ -73,7 +73,8 @@ pub async fn drift_is_repaired_and_told_and_what_others_added_stays(fleet: &Flee
     let deployment = fleet.deployment("coach").await;
     // What others add is theirs.
     fleet.kubectl(&["annotate", "deployment", "coach", "example.com/note=kept"]).await;
-    let image = json!([{"op": "replace", "path": "/spec/template/spec/containers/0/args/0", "value": "explode"}]);
+    let image =
+        json!([{"op": "replace", "path": "/spec/template/spec/containers/0/args/0", "value": "explode"}]);
     fleet.kubectl(&["patch", "deployment", "coach", "--type=json", "-p", &image.to_string()]).await;
     fleet.kubectl(&["delete", "service", "coach", "--wait=false"]).await;
     until("the Deployment is put back", SOON, || async {
@@ -81,26 +82,30 @@ pub async fn drift_is_repaired_and_told_and_what_others_added_stays(fleet: &Flee
         (now["spec"]["template"]["spec"] == deployment["spec"]["template"]["spec"]).then_some(())
     })
     .await;
-    until("the Service is made again", SOON, || async { fleet.object("api/v1", "services", "coach").await }).await;
+    until("the Service is made again", SOON, || async { fleet.object("api/v1", "services", "coach").await })
+        .await;
     let now = fleet.deployment("coach").await;
     assert_eq!(now["metadata"]["annotations"]["example.com/note"], "kept");
     until("both are told", SOON, || async {
         let told = fleet.kubectl(&["get", "events", "--field-selector=reason=Repaired"]).await;
-        let both = told.contains("Deployment coach was changed by somebody else at spec.template.spec.containers[0].args[0]")
-            && told.contains("Service coach was gone; made again");
+        let both = told.contains(
+            "Deployment coach was changed by somebody else at spec.template.spec.containers[0].args[0]",
+        ) && told.contains("Service coach was gone; made again");
         both.then_some(())
     })
     .await;
     // A policy that somebody wrote by hand is replaced by a higher revision.
     let policy = fleet.object("api/v1", "configmaps", "coach-policy").await.unwrap();
     let text = policy["data"]["policy.json"].as_str().unwrap();
-    let forged = text.replace("\"revision\":", "\"revision\":9").replace("\"samplingRate\":", "\"samplingRate\":0.9");
+    let forged =
+        text.replace("\"revision\":", "\"revision\":9").replace("\"samplingRate\":", "\"samplingRate\":0.9");
     assert_ne!(forged, text);
     let patch = json!({"data": {"policy.json": forged}}).to_string();
     fleet.kubectl(&["patch", "configmap", "coach-policy", "--type=merge", "-p", &patch]).await;
     until("the policy is published anew", SOON, || async {
         let policy = fleet.object("api/v1", "configmaps", "coach-policy").await?;
-        let document: serde_json::Value = serde_json::from_str(policy["data"]["policy.json"].as_str()?).ok()?;
+        let document: serde_json::Value =
+            serde_json::from_str(policy["data"]["policy.json"].as_str()?).ok()?;
         let revision = document["revision"].as_u64()?;
         (revision > 90 && document["policy"]["tracing"]["samplingRate"] == 0.1).then_some(())
     })

@@ -77,7 +77,10 @@ impl PolicyObject {
         };
         let found = tokio::time::timeout(FIRST, look).await;
         if found.is_err() {
-            tracing::warn!(object = self.name, "the API server does not answer; beginning with the mounted policy");
+            tracing::warn!(
+                object = self.name,
+                "the API server does not answer; beginning with the mounted policy"
+            );
         }
         found.ok().flatten()
     }

@@ -12,7 +12,8 @@ pub(super) fn install(cluster: &Cluster) -> Result<(), String> {
         Cluster::Kind(_) => &["metrics-server"],
         Cluster::Local(_) => &["coredns", "metrics-server"],
     };
-    let found = cluster.command("kubectl")?.args(["-n", "kube-system", "get", "deployment"]).args(names).output();
+    let found =
+        cluster.command("kubectl")?.args(["-n", "kube-system", "get", "deployment"]).args(names).output();
     if found.is_ok_and(|output| output.status.success()) {
         return Ok(());
     }
@@ -33,7 +34,8 @@ pub(super) fn image(name: &str) -> Result<PathBuf, String> {
     let program = tools::provide(name)?;
     // The file that the name leads to bears its version.
     let real = program.canonicalize().map_err(|error| format!("{}: {error}", program.display()))?;
-    let archive = real.with_file_name(format!("{}.tar", real.file_name().unwrap_or_default().to_string_lossy()));
+    let archive =
+        real.with_file_name(format!("{}.tar", real.file_name().unwrap_or_default().to_string_lossy()));
     if archive.is_file() {
         return Ok(archive);
     }

@@ -36,7 +36,7 @@ impl Kind {
         for tool in ["kubectl", "helm"] {
             provide(tool)?;
         }
-        if self.runs()? {
+        if Self::runs()? {
             println!("a cluster runs already");
             return Ok(());
         }
@@ -47,26 +47,27 @@ impl Kind {
         succeed(self.kind()?.args(["delete", "cluster"]))
     }
 
-    pub(super) fn status(&self) -> Result<(), String> {
-        println!("{}", if self.runs()? { "kind's cluster phase6 runs" } else { "no cluster runs" });
+    pub(super) fn status() -> Result<(), String> {
+        println!("{}", if Self::runs()? { "kind's cluster phase6 runs" } else { "no cluster runs" });
         Ok(())
     }
 
-    pub(super) fn load_image(&self, archive: &Path) -> Result<(), String> {
-        succeed(self.kind()?.args(["load", "image-archive"]).arg(archive))
+    pub(super) fn load_image(archive: &Path) -> Result<(), String> {
+        let mut kind = Command::new(provide("kind")?);
+        succeed(kind.env("KIND_CLUSTER_NAME", NAME).args(["load", "image-archive"]).arg(archive))
     }
 
-    pub(super) fn command(&self, program: &str) -> Command {
+    pub(super) fn command(program: &str) -> Command {
         let in_folder = tools::folder().join(program);
         Command::new(if in_folder.exists() { in_folder } else { program.into() })
     }
 
     /// Runs a command in the node.
-    pub(super) fn inside(&self, words: &[&str]) -> Result<(), String> {
+    pub(super) fn inside(words: &[&str]) -> Result<(), String> {
         succeed(Command::new("docker").args(["exec", NODE]).args(words))
     }
 
-    pub(super) fn runs(&self) -> Result<bool, String> {
+    pub(super) fn runs() -> Result<bool, String> {
         let output = Command::new(provide("kind")?).args(["get", "clusters"]).output();
         let output = output.map_err(|error| format!("cannot start kind: {error}"))?;
         Ok(String::from_utf8_lossy(&output.stdout).lines().any(|name| name == NAME))

@@ -29,14 +29,14 @@ const NODE: &str = "172.31.250.2";
 /// Addresses of services. The first is the API server's.
 const SERVICES: &str = "10.96.0.0/16";
 const API_SERVICE: &str = "10.96.0.1";
-/// Where `tests/cluster/addons/coredns.yaml` puts CoreDNS.
+/// Where `tests/cluster/addons/coredns.yaml` puts the server of names.
 const DNS_SERVICE: &str = "10.96.0.10";
 /// Addresses of pods.
 const PODS: &str = "10.244.0.0/16";
 /// Control groups of everything the kubelet starts are below this one.
 const CONTROL_GROUP: &str = "phase6-test-cluster";
 /// Longest wait for a step of the start.
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_mins(1);
 
 pub(crate) struct Local {
     /// Programs and state.
@@ -100,10 +100,10 @@ impl Local {
         files::network(&holder)?;
         components::control_plane(&holder, &state)?;
         components::node(&holder, &state)?;
-        self.wait("the API server", || self.ready("/readyz"))?;
-        self.wait("containerd", || self.containers(&["version"]).is_ok())?;
+        wait("the API server", || self.ready("/readyz"))?;
+        wait("containerd", || self.containers(&["version"]).is_ok())?;
         self.load_image(&super::addons::image("pause")?)?;
-        self.wait("the node", || {
+        wait("the node", || {
             let output = self.command("kubectl").map(|mut kubectl| {
                 let wanted = "jsonpath={.items[0].status.conditions[?(@.type=='Ready')].status}";
                 kubectl.env("KUBECONFIG", self.kubeconfig()).args(["get", "nodes", "-o", wanted]).output()
@@ -112,20 +112,12 @@ impl Local {
         })
     }
 
-    fn wait(&self, what: &str, done: impl Fn() -> bool) -> Result<(), String> {
-        let due = Instant::now() + START;
-        while !done() {
-            if Instant::now() > due {
-                return Err(format!("{what} is not ready after {} s", START.as_secs()));
-            }
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        Ok(())
-    }
-
     fn ready(&self, path: &str) -> bool {
         let answer = self.command("kubectl").map(|mut kubectl| {
-            kubectl.env("KUBECONFIG", self.kubeconfig()).args(["get", "--raw", path, "--request-timeout=5s"]).output()
+            kubectl
+                .env("KUBECONFIG", self.kubeconfig())
+                .args(["get", "--raw", path, "--request-timeout=5s"])
+                .output()
         });
         matches!(answer, Ok(Ok(output)) if output.status.success())
     }
@@ -161,7 +153,8 @@ impl Local {
     }
 
     pub(super) fn command(&self, program: &str) -> Result<Command, String> {
-        let holder = Holder::find(&self.state()).ok_or("no cluster runs; start one: cargo xtask cluster up")?;
+        let holder =
+            Holder::find(&self.state()).ok_or("no cluster runs; start one: cargo xtask cluster up")?;
         let in_folder = tools::folder().join(program);
         Ok(holder.in_network(&if in_folder.exists() { in_folder } else { program.into() }))
     }
@@ -173,7 +166,8 @@ impl Local {
 
     /// containerd's client, in the folder of Kubernetes' containers.
     fn containers(&self, arguments: &[&str]) -> Result<(), String> {
-        let holder = Holder::find(&self.state()).ok_or("no cluster runs; start one: cargo xtask cluster up")?;
+        let holder =
+            Holder::find(&self.state()).ok_or("no cluster runs; start one: cargo xtask cluster up")?;
         let mut command = holder.inside(Path::new("ctr"));
         let output = command.args(["-n", "k8s.io"]).args(arguments).output();
         let output = output.map_err(|error| format!("cannot start ctr: {error}"))?;
@@ -185,7 +179,19 @@ impl Local {
 
     /// Runs a command among the cluster's processes.
     pub(super) fn inside(&self, words: &[&str]) -> Result<(), String> {
-        let holder = Holder::find(&self.state()).ok_or("no cluster runs; start one: cargo xtask cluster up")?;
+        let holder =
+            Holder::find(&self.state()).ok_or("no cluster runs; start one: cargo xtask cluster up")?;
         succeed(holder.inside(Path::new(words[0])).args(&words[1..]))
     }
+}
+
+fn wait(what: &str, done: impl Fn() -> bool) -> Result<(), String> {
+    let due = Instant::now() + START;
+    while !done() {
+        if Instant::now() > due {
+            return Err(format!("{what} is not ready after {} s", START.as_secs()));
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    Ok(())
 }

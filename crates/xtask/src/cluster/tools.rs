@@ -19,7 +19,11 @@ struct Released {
 
 const RELEASED: [Released; 4] = [
     Released { name: "coredns", package: "github.com/coredns/coredns", version: "v1.15.0" },
-    Released { name: "metrics-server", package: "sigs.k8s.io/metrics-server/cmd/metrics-server", version: "v0.9.0" },
+    Released {
+        name: "metrics-server",
+        package: "sigs.k8s.io/metrics-server/cmd/metrics-server",
+        version: "v0.9.0",
+    },
     Released { name: "helm", package: "helm.sh/helm/v4/cmd/helm", version: "v4.3.1" },
     Released { name: "kind", package: "sigs.k8s.io/kind", version: "v0.33.0" },
 ];
@@ -29,8 +33,15 @@ const RELEASED: [Released; 4] = [
 const KUBERNETES: (&str, &str, &str) = ("1", "34", "4");
 
 /// The names that the one program of `tests/cluster` is called as.
-const PARTS: [&str; 7] =
-    ["etcd", "kube-apiserver", "kube-controller-manager", "kube-proxy", "kube-scheduler", "kubectl", "kubelet"];
+const PARTS: [&str; 7] = [
+    "etcd",
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-proxy",
+    "kube-scheduler",
+    "kubectl",
+    "kubelet",
+];
 
 /// Where the programs are.
 pub(crate) fn folder() -> PathBuf {
@@ -95,7 +106,14 @@ fn release(released: &Released) -> Result<(), String> {
         println!("building {name} {version}");
         let made = folder().join("made");
         let mut go = go();
-        go.args(["install", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", &format!("{package}@{version}")]);
+        go.args([
+            "install",
+            "-trimpath",
+            "-buildvcs=false",
+            "-ldflags",
+            "-s -w",
+            &format!("{package}@{version}"),
+        ]);
         succeed(go.env("GOBIN", &made)).map_err(|error| format!("cannot build {name}: {error}"))?;
         std::fs::rename(made.join(name), folder().join(&kept))
             .map_err(|error| format!("cannot keep {name}: {error}"))?;

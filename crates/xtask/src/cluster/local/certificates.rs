@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
 };
 
 use super::{API_SERVICE, NODE};
@@ -26,9 +27,21 @@ const SUBJECTS: [Subject; 7] = [
         file: "apiserver",
         name: "kube-apiserver",
         group: None,
-        serves: &[NODE, "127.0.0.1", API_SERVICE, "kubernetes", "kubernetes.default", "kubernetes.default.svc"],
+        serves: &[
+            NODE,
+            "127.0.0.1",
+            API_SERVICE,
+            "kubernetes",
+            "kubernetes.default",
+            "kubernetes.default.svc",
+        ],
     },
-    Subject { file: "kubelet", name: "system:node:node", group: Some("system:nodes"), serves: &[NODE, NODE_NAME] },
+    Subject {
+        file: "kubelet",
+        name: "system:node:node",
+        group: Some("system:nodes"),
+        serves: &[NODE, NODE_NAME],
+    },
     // The API server when it asks a kubelet for logs.
     Subject { file: "kubelet-client", name: "kube-apiserver", group: Some("system:masters"), serves: &[] },
     Subject { file: "admin", name: "admin", group: Some("system:masters"), serves: &[] },
@@ -72,7 +85,8 @@ fn issue(folder: &Path, subject: &Subject, authority: &Issuer<'_, KeyPair>) -> R
         wanted.distinguished_name.push(DnType::OrganizationName, group);
     }
     wanted.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    wanted.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
+    wanted.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
     wanted.use_authority_key_identifier_extension = true;
     let key = KeyPair::generate().map_err(about)?;
     put(folder, &format!("{}.crt", subject.file), &wanted.signed_by(&key, authority).map_err(about)?.pem())?;

@@ -41,7 +41,16 @@ impl Holder {
             }
         }
         let mut command = Command::new("unshare");
-        command.args(["--fork", "--pid", "--mount-proc", "--mount", "--net", "--propagation", "private", "--"]);
+        command.args([
+            "--fork",
+            "--pid",
+            "--mount-proc",
+            "--mount",
+            "--net",
+            "--propagation",
+            "private",
+            "--",
+        ]);
         command.arg(pause).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
         let outer = command.spawn().map_err(|error| format!("cannot start unshare: {error}"))?.id();
         let due = Instant::now() + END;
@@ -61,7 +70,8 @@ impl Holder {
         let holder = Self { id, state: state.to_owned() };
         for (hidden, ours) in HIDDEN {
             let ours = state.join(ours);
-            std::fs::create_dir_all(&ours).map_err(|error| format!("cannot make {}: {error}", ours.display()))?;
+            std::fs::create_dir_all(&ours)
+                .map_err(|error| format!("cannot make {}: {error}", ours.display()))?;
             succeed(holder.inside(Path::new("mount")).arg("--bind").arg(ours).arg(hidden))?;
         }
         Ok(holder)
