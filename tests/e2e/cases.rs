@@ -43,6 +43,7 @@ pub fn all() -> Vec<(&'static str, Case)> {
         faults::killed_pods_and_operators_leave_everything_as_it_was,
         faults::pods_keep_their_policy_while_the_api_server_is_gone,
         rolling::a_rolling_update_of_all_services_loses_no_request,
+        rolling::an_upgrade_of_the_release_loses_no_request,
         scaling::an_autoscaler_moves_replicas_and_is_left_alone,
         deleting::what_a_resource_brought_goes_with_it,
         documents::people_can_follow_the_documents,

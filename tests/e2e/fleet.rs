@@ -29,7 +29,7 @@ pub struct Load {
 }
 
 /// An image that the suite was told of.
-fn image(variable: &str) -> String {
+pub fn image(variable: &str) -> String {
     std::env::var(variable).unwrap_or_else(|_| panic!("{variable} names an image that the cluster can fetch"))
 }
 
@@ -84,12 +84,17 @@ impl Fleet {
 
     /// Installs the release, or brings it to the chart as it is.
     pub async fn helm_install(&self) {
+        self.helm_upgrade(&[]).await;
+    }
+
+    /// The same with more words on the command line.
+    pub async fn helm_upgrade(&self, more: &[&str]) {
         let chart = root().join("charts/phase6").to_string_lossy().into_owned();
         let values = values();
         // What people edited by hand in the demo's resources is set back.
         let mut words =
             vec!["upgrade", "--install", "p6", &chart, "--namespace", &self.namespace, "--force-conflicts"];
-        words.extend(values.iter().map(String::as_str));
+        words.extend(values.iter().map(String::as_str).chain(more.iter().copied()));
         run("helm", &words).await;
         for name in NAMES {
             self.wait_for(name, "Ready").await;

@@ -14,6 +14,7 @@ pub(crate) fn load_images(cluster: &Cluster) -> Result<Vec<(&'static str, String
     image::build()?;
     let images = [
         ("PHASE6_E2E_IMAGE", image::phase6()?),
+        ("PHASE6_E2E_NEXT", image::next()?),
         ("PHASE6_E2E_REDIS", image::redis()?),
         ("PHASE6_E2E_POSTGRES", image::postgres()?),
         ("PHASE6_E2E_LOAD", image::load()?),

@@ -38,15 +38,24 @@ fn built(program: &str) -> PathBuf {
 
 /// The product's image, of what is built.
 pub(crate) fn phase6() -> Result<Written, String> {
+    phase6_as("localhost/phase6/phase6:dev-{digest}", "phase6")
+}
+
+/// The same under another tag: a release to upgrade to.
+pub(crate) fn next() -> Result<Written, String> {
+    phase6_as("localhost/phase6/phase6:next-{digest}", "next")
+}
+
+fn phase6_as(reference: &str, file: &str) -> Result<Written, String> {
     if !Path::new(AUTHORITIES).is_file() {
         install("ca-certificates")?;
     }
-    let image = named("localhost/phase6/phase6:dev-{digest}", NOBODY)
+    let image = named(reference, NOBODY)
         .entrypoint(&["/usr/bin/phase6"])
         .program("/usr/bin/phase6", &built("phase6"))?
         .program("/usr/bin/phase6-operator", &built("phase6-operator"))?
         .file(AUTHORITIES, Path::new(AUTHORITIES))?;
-    write(&image, "phase6")
+    write(&image, file)
 }
 
 /// What makes load in tests, of what is built.

@@ -17,6 +17,7 @@ use crate::{
 pub async fn people_can_follow_the_documents(fleet: &Fleet) {
     let uninstalled = try_run("helm", &["uninstall", "p6", "--namespace", &fleet.namespace, "--wait"]).await;
     uninstalled.unwrap();
+    try_run("kubectl", &["delete", "-f", &root().join("crds").to_string_lossy()]).await.unwrap();
     // A kubeconfig whose usual namespace is this one, as a reader would have chosen it.
     let config = tempfile::NamedTempFile::new().unwrap();
     std::fs::copy(std::env::var("KUBECONFIG").unwrap(), config.path()).unwrap();

@@ -5,7 +5,50 @@ use std::time::Duration;
 use phase6_crds::ServiceName;
 use serde_json::json;
 
-use crate::fleet::{Fleet, NAMES};
+use crate::{
+    fleet::{Fleet, NAMES, SOON, image},
+    kubernetes::until,
+};
+
+/// A page of every service, and one through the gateway, so that its connections to a peer are
+/// replaced too.
+fn urls(fleet: &Fleet) -> Vec<String> {
+    let at = |name: &str, port: u16, path: &str| {
+        format!("http://{name}.{}.svc.cluster.local:{port}{path}", fleet.namespace)
+    };
+    let pages = ServiceName::ALL.iter().map(|name| at(name.as_str(), name.port(), "/api/v1/status"));
+    pages.chain([at("web", 3000, "/api/v1/budget")]).collect()
+}
+
+pub async fn an_upgrade_of_the_release_loses_no_request(fleet: &Fleet) {
+    fleet.helm_upgrade(&["--set", "demo.replicas=2"]).await;
+    for name in NAMES {
+        fleet.settle(name).await;
+    }
+    fleet.start_load("load-upgrade", 200, 8_000, &urls(fleet)).await;
+    let next = image("PHASE6_E2E_NEXT");
+    let (_, tag) = next.rsplit_once(':').unwrap();
+    fleet.helm_upgrade(&["--set", "demo.replicas=2", "--set", &format!("image.tag={tag}")]).await;
+    fleet.kubectl(&["rollout", "status", "deployment/phase6-operator", "--timeout=120s"]).await;
+    for name in NAMES {
+        until("the operator asks for the new image", SOON, || async {
+            let deployment = fleet.deployment(name).await;
+            (deployment["spec"]["template"]["spec"]["containers"][0]["image"] == next).then_some(())
+        })
+        .await;
+        fleet.kubectl(&["rollout", "status", &format!("deployment/{name}"), "--timeout=120s"]).await;
+        fleet.settle(name).await;
+    }
+    let load = fleet.end_load("load-upgrade", Duration::from_mins(3)).await;
+    println!("helm upgrade under {} requests at 200/s: {:?}", load.sent, load.results);
+    // The demo's limits are in force: to be refused is an answer.
+    let answered: u64 = ["200", "429"].iter().filter_map(|status| load.results.get(*status)).sum();
+    assert_eq!(answered, load.sent, "{load:?}");
+    fleet.helm_install().await;
+    for name in NAMES {
+        fleet.settle(name).await;
+    }
+}
 
 pub async fn a_rolling_update_of_all_services_loses_no_request(fleet: &Fleet) {
     let full = std::env::var_os("PHASE6_E2E_FULL").is_some();
@@ -15,17 +58,9 @@ pub async fn a_rolling_update_of_all_services_loses_no_request(fleet: &Fleet) {
     for name in NAMES {
         fleet.settle(name).await;
     }
-    let mut urls: Vec<String> = ServiceName::ALL
-        .iter()
-        .map(|name| {
-            format!("http://{name}.{}.svc.cluster.local:{}/api/v1/status", fleet.namespace, name.port())
-        })
-        .collect();
-    // One through the gateway as well, so that its connections to a peer are replaced too.
-    urls.push(format!("http://web.{}.svc.cluster.local:3000/api/v1/budget", fleet.namespace));
     let rounds = if full { 3 } else { 1 };
     let count = if full { 50_400 } else { 9_000 };
-    fleet.start_load("load-rolling", 200, count, &urls).await;
+    fleet.start_load("load-rolling", 200, count, &urls(fleet)).await;
     for round in 0..rounds {
         for name in NAMES {
             // Another template: memory that differs by a little.
