@@ -97,15 +97,17 @@ impl Holder {
         command
     }
 
-    /// Starts a program that stays, with what it says in a file of its name.
+    /// Starts a program that stays, with what it says in a file of its name. The holder becomes its
+    /// parent: a program of this machine that waited for it would stop when it is stopped, and would
+    /// then keep its remains, and with them the namespace.
     pub(super) fn spawn(&self, program: &Path, arguments: &[String]) -> Result<(), String> {
         let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let log = self.state.join("log").join(format!("{name}.log"));
         let log = File::create(&log).map_err(|error| format!("cannot write {}: {error}", log.display()))?;
         let also = log.try_clone().map_err(|error| error.to_string())?;
-        let mut command = self.inside(program);
-        command.args(arguments).stdin(Stdio::null()).stdout(log).stderr(also).process_group(0);
-        command.spawn().map(drop).map_err(|error| format!("cannot start {name}: {error}"))
+        let mut command = self.inside(Path::new("setsid"));
+        command.arg("--fork").arg(program).args(arguments).stdin(Stdio::null()).stdout(log).stderr(also);
+        succeed(&mut command).map_err(|error| format!("cannot start {name}: {error}"))
     }
 
     /// The cluster's own programs, containers aside, with the ids that this machine knows them by.
