@@ -1,0 +1,14 @@
+# The product's image for people with Docker: both programs, the libraries that they load, nobody's
+# user, no shell. `cargo xtask image` makes the same without Docker.
+#
+#   docker build --tag phase6:dev .
+
+FROM docker.io/library/rust:1.95-bookworm AS build
+WORKDIR /source
+COPY . .
+RUN cargo build --release --locked --package phase6-cli --package phase6-operator
+
+FROM gcr.io/distroless/cc-debian12:nonroot
+COPY --from=build /source/target/release/phase6 /source/target/release/phase6-operator /usr/bin/
+USER 65532:65532
+ENTRYPOINT ["/usr/bin/phase6"]
