@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::{
-    build::{Kind, Object},
+    build::{Kind, Object, policy_name},
     difference::{Step, sealed, step},
     error::Error,
     metrics::Metrics,
@@ -79,6 +79,9 @@ impl Applier<'_> {
     /// Brings an object to what is wanted. What had to be done is told.
     pub async fn bring(&self, wanted: &Object) -> Result<Step, Error> {
         let live = self.world.object(wanted.kind, self.namespace, &wanted.name);
+        if let Some(live) = &live {
+            self.make_sure_that_it_is_ours(wanted, live)?;
+        }
         let step = step(wanted, live.as_ref());
         match step {
             Step::Nothing => return Ok(step),
@@ -158,6 +161,26 @@ impl Applier<'_> {
                 Ok(Version::of(&written))
             }
         }
+    }
+
+    /// Whether there is an object with the name of the policy's, asked of the API server.
+    pub async fn policy_exists(&self) -> Result<bool, Error> {
+        let name = policy_name(self.owner.0);
+        let found = self.api(Kind::ConfigMap).get_metadata_opt(&name).await;
+        Ok(found.map_err(Error::api(format!("look for ConfigMap {name}")))?.is_some())
+    }
+
+    /// What another owner controls is not taken over, even under our labels: it may be on its way out with
+    /// a resource that had the name before. What nobody owns, and bears our labels, is adopted.
+    pub fn make_sure_that_it_is_ours(&self, wanted: &Object, live: &Value) -> Result<(), Error> {
+        let (_, uid) = self.owner;
+        let owners = live["metadata"]["ownerReferences"].as_array();
+        let foreign =
+            owners.into_iter().flatten().any(|owner| owner["controller"] == true && owner["uid"] != uid);
+        if foreign {
+            return Err(Error::NameTaken { kind: wanted.kind.api().kind, name: wanted.name.clone() });
+        }
+        Ok(())
     }
 
     /// An object that nobody here made must not be taken over.

@@ -38,6 +38,15 @@ impl Error {
         move |source| Self::Api { what, source: Box::new(source) }
     }
 
+    /// The reason of a condition, if the API server understood us and would not.
+    pub fn refusal(&self) -> Option<&'static str> {
+        match self {
+            Self::Api { source, .. } => matches!(&**source, kube::Error::Api(_)).then_some("ApplyRefused"),
+            Self::NameTaken { .. } => Some("NameTaken"),
+            Self::NotLeader => None,
+        }
+    }
+
     /// One word of a closed set, for a metric.
     pub fn reason(&self) -> &'static str {
         match self {

@@ -13,6 +13,7 @@
 mod apply;
 pub mod build;
 pub mod difference;
+mod election;
 mod error;
 mod events;
 mod metrics;

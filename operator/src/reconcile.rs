@@ -122,17 +122,7 @@ impl Reconciler {
         let namespace = resource.namespace().unwrap_or_default();
         let (name, uid) = (resource.name_any(), resource.uid().unwrap_or_default());
         let applier = self.applier(&namespace, (&name, &uid));
-        match self.bring_about(&resource, object, &applier).await {
-            Err(error @ Error::NameTaken { .. }) => {
-                let previous = self.last_status(&resource, object);
-                let generation = resource.metadata.generation;
-                let status =
-                    report::blocked(previous.as_ref(), generation, &error.to_string(), Timestamp::now());
-                self.report(&applier, object, previous.as_ref(), status).await?;
-                Err(error)
-            }
-            other => other,
-        }
+        self.bring_about(&resource, object, &applier).await
     }
 
     async fn bring_about(
@@ -145,9 +135,24 @@ impl Reconciler {
         let pods = self.world.pods(applier.namespace, applier.owner.0);
         let ready = replicas::ready(pods.iter().map(AsRef::as_ref), resource.spec.service.port());
         let previous = self.last_status(resource, object);
-        let (document, since) =
-            self.publish(resource, object, previous.as_ref(), ready.len(), applier, &mut news).await?;
-        let changed = self.bring_objects(resource, previous.as_ref(), applier, &mut news).await?;
+        let published =
+            self.publish(resource, object, previous.as_ref(), ready.len(), applier, &mut news).await;
+        let (document, since) = match published {
+            Ok(published) => published,
+            Err(error) => {
+                if let Some(reason) = error.refusal() {
+                    let generation = resource.metadata.generation;
+                    let told = (reason, &*error.to_string());
+                    let status = report::unpublished(previous.as_ref(), generation, told, Timestamp::now());
+                    self.report(applier, object, previous.as_ref(), status).await?;
+                }
+                return Err(error);
+            }
+        };
+        let brought = self.bring_objects(resource, previous.as_ref(), applier, &mut news).await;
+        // The policy is out, whatever became of the rest: what replicas say of it is told.
+        let sentence = brought.as_ref().err().map(ToString::to_string);
+        let reason = brought.as_ref().err().and_then(Error::refusal);
         let (ready, answers) = self.ask(resource, applier, &document, ready, since).await;
         let deployment = self.world.object(Kind::Deployment, applier.namespace, applier.owner.0);
         let mut seen = resource.clone();
@@ -159,6 +164,7 @@ impl Reconciler {
             replicas: &ready,
             answers: &answers,
             pods: pods.iter().filter(|pod| is_counted(pod)).count(),
+            trouble: reason.zip(sentence.as_deref()),
             now: Timestamp::now(),
         });
         let applied = is_applied(&status);
@@ -169,9 +175,8 @@ impl Reconciler {
         }
         self.report(applier, object, previous.as_ref(), status).await?;
         self.shared.events.tell(&resource.object_ref(&()), &news).await;
+        brought?;
         Ok(match since {
-            // Something was written that the watches have not shown yet, or replicas do not agree.
-            _ if changed => Action::requeue(AGAIN),
             Some(since) if !applied && !ready.is_empty() => Action::requeue(pause(since.elapsed())),
             None if !applied && !ready.is_empty() => Action::requeue(PAUSES.1),
             _ => Action::requeue(AGAIN),
@@ -188,9 +193,16 @@ impl Reconciler {
         applier: &Applier<'_>,
         news: &mut Vec<News>,
     ) -> Result<(PolicyDocument, Option<Instant>), Error> {
-        let remembered = self.remember(object, |memory| memory.published.clone());
+        let mut remembered = self.remember(object, |memory| memory.published.clone());
         let live =
             self.world.object(Kind::ConfigMap, applier.namespace, &build::policy_name(applier.owner.0));
+        if let Some((_, version, _)) = &mut remembered
+            && live.is_none()
+            && !applier.policy_exists().await?
+        {
+            // Not yet shown, and removed, look the same from here.
+            *version = Version::default();
+        }
         let live_version = live.as_ref().map_or(Version::default(), |live| {
             let text = live["metadata"]["resourceVersion"].as_str();
             Version::parse(text)
@@ -222,6 +234,9 @@ impl Reconciler {
             let since = remembered.filter(|(kept, ..)| *kept == document).map(|(.., since)| since);
             return Ok((document, since));
         }
+        if let Some(live) = &live {
+            applier.make_sure_that_it_is_ours(&wanted, live)?;
+        }
         let follows = unseen.map_or(live_version, |(_, version, _)| *version);
         let version = applier.publish(&wanted, follows.text().as_deref()).await?;
         let now = Instant::now();
@@ -238,19 +253,17 @@ impl Reconciler {
         Ok((document, Some(now)))
     }
 
-    /// Applies everything else. True if something was written.
+    /// Applies everything else.
     async fn bring_objects(
         &self,
         resource: &Phase6Service,
         status: Option<&Phase6ServiceStatus>,
         applier: &Applier<'_>,
         news: &mut Vec<News>,
-    ) -> Result<bool, Error> {
+    ) -> Result<(), Error> {
         let wanted = build(resource, &self.shared.context);
-        let mut changed = false;
         // An autoscaler that goes must be gone before a number is set.
         for (kind, name) in applier.prune(&wanted).await? {
-            changed = true;
             let kind = kind.api().kind;
             news.push(News {
                 warning: false,
@@ -262,7 +275,6 @@ impl Reconciler {
         let settled = status.and_then(|status| status.observed_generation) == resource.metadata.generation;
         for object in &wanted {
             let step = applier.bring(object).await?;
-            changed |= step != Step::Nothing;
             let kind = object.kind.api().kind;
             let name = &object.name;
             let note = match step {
@@ -275,9 +287,9 @@ impl Reconciler {
             news.push(News { warning: true, reason: "Repaired", action: format!("Repair{kind}"), note });
         }
         if let Some(replicas) = build::replicas(resource) {
-            changed |= applier.scale(&replicas).await?;
+            applier.scale(&replicas).await?;
         }
-        Ok(changed)
+        Ok(())
     }
 
     /// Asks the ready replicas, and while this is worth while again, those that are ready by then.

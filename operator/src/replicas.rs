@@ -39,6 +39,8 @@ pub struct State {
     pub uid: String,
     /// Its revision.
     pub revision: u64,
+    /// Its fingerprint.
+    pub hash: String,
     /// Why a newer one was refused, if it was.
     pub error: Option<String>,
 }

@@ -30,6 +30,8 @@ pub struct Observed<'a> {
     pub replicas: &'a [Replica],
     /// What each of them said.
     pub answers: &'a [Answer],
+    /// Why not everything could be brought about: a reason and a sentence.
+    pub trouble: Option<(&'static str, &'a str)>,
     /// How many pods there are, ready or not.
     pub pods: usize,
     /// The time.
@@ -44,7 +46,10 @@ pub fn status(observed: &Observed<'_>) -> Phase6ServiceStatus {
     let facts = [
         progress.ready(),
         progress.reconciling(),
-        progress.stalled(),
+        match observed.trouble {
+            Some((reason, sentence)) => Fact::new("Stalled", true, reason, clipped(sentence)),
+            None => progress.stalled(),
+        },
         applied(observed, &progress),
         degraded(observed, &progress),
     ];
@@ -83,16 +88,16 @@ pub fn invalid(
     }
 }
 
-/// The status of a resource that cannot have what it needs, because it is somebody else's.
-pub fn blocked(
+/// The status of a resource whose policy could not be published.
+pub fn unpublished(
     previous: Option<&Phase6ServiceStatus>,
     generation: Option<i64>,
-    complaint: &str,
+    (reason, sentence): (&'static str, &str),
     now: Timestamp,
 ) -> Phase6ServiceStatus {
     let facts = [
-        Fact::new("Ready", false, "NameTaken", complaint),
-        Fact::new("Stalled", true, "NameTaken", complaint),
+        Fact::new("Stalled", true, reason, clipped(sentence)),
+        Fact::new("PolicyApplied", false, reason, "the newest policy could not be published"),
     ];
     let kept = previous.cloned().unwrap_or_default();
     Phase6ServiceStatus { conditions: conditions(previous, facts, generation, now), ..kept }
@@ -178,7 +183,8 @@ impl Progress {
 /// Whether an answer says that the newest policy is enforced.
 pub fn enforces(answer: &Answer, document: &PolicyDocument) -> bool {
     matches!(answer, Answer::Enforces(state)
-        if state.uid == document.owner_uid && state.revision >= document.revision && state.error.is_none())
+        if (&state.uid, state.revision, &state.hash) == (&document.owner_uid, document.revision, &document.hash)
+            && state.error.is_none())
 }
 
 fn applied(observed: &Observed<'_>, progress: &Progress) -> Fact {
@@ -327,8 +333,12 @@ mod tests {
         })
     }
 
+    fn hash() -> String {
+        policy_document(&resource(None), None, 6, 1, Timestamp::UNIX_EPOCH).hash
+    }
+
     fn says(revision: u64) -> Answer {
-        Answer::Enforces(State { uid: "2b1c".into(), revision, error: None })
+        Answer::Enforces(State { uid: "2b1c".into(), revision, hash: hash(), error: None })
     }
 
     /// What is told after a second, of replicas that answer so.
@@ -344,6 +354,7 @@ mod tests {
             replicas: &replicas,
             answers,
             pods: answers.len(),
+            trouble: None,
             now: Timestamp::from_second(1).unwrap(),
         })
     }
@@ -371,8 +382,14 @@ mod tests {
 
     #[test]
     fn a_replica_of_another_resource_does_not_count() {
-        let other = Answer::Enforces(State { uid: "other".into(), revision: 9, error: None });
+        let other = Answer::Enforces(State { uid: "other".into(), revision: 7, hash: hash(), error: None });
         assert_eq!(condition(&told(None, 1, &[other]), "PolicyApplied").0, "False");
+    }
+
+    #[test]
+    fn another_policy_under_the_same_number_does_not_count() {
+        let other = State { uid: "2b1c".into(), revision: 7, hash: "other".into(), error: None };
+        assert_eq!(condition(&told(None, 1, &[Answer::Enforces(other)]), "PolicyApplied").0, "False");
     }
 
     #[test]
@@ -384,7 +401,7 @@ mod tests {
         assert_eq!(silent.policy.unwrap().last_error.as_deref(), Some("budget-1: no answer in time"));
 
         let error = Some("capacity is -5".to_owned());
-        let refusing = Answer::Enforces(State { uid: "2b1c".into(), revision: 6, error });
+        let refusing = Answer::Enforces(State { uid: "2b1c".into(), revision: 6, hash: hash(), error });
         let refused = told(None, 1, &[refusing]);
         assert_eq!(
             condition(&refused, "PolicyApplied"),

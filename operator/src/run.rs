@@ -1,6 +1,7 @@
 //! The program: election, controllers, pages, and an orderly end.
 
 use std::{
+    convert::Infallible,
     pin::pin,
     sync::{
         Arc,
@@ -18,12 +19,12 @@ use kube::{
         reflector::ObjectRef,
     },
 };
-use kube_lease_manager::{LeaseManagerBuilder, LeaseParams};
 use tokio::{net::TcpListener, sync::watch};
 
 use crate::{
     apply::Leadership,
     build::{Context, RESOURCE_LABEL},
+    election::elect,
     events::Events,
     metrics::{Metrics, pages},
     reconcile::Reconciler,
@@ -32,11 +33,6 @@ use crate::{
     world::{Changes, Scope, World, resource_api},
 };
 
-/// A leader that falls silent is followed by another one after this many seconds.
-const LEASE_SECONDS: u64 = 10;
-/// It renews this long before the end.
-const RENEW_SECONDS: u64 = 3;
-const LEASE: &str = "phase6-operator";
 /// So many resources are reconciled at a time.
 const AT_A_TIME: u16 = 16;
 /// Longest wait for one answer of the API server; watches say themselves how long they last.
@@ -97,7 +93,8 @@ impl Shared {
 ///
 /// What kept it from starting or made it end; a restart is the right answer to all of it.
 pub async fn run(settings: Settings, stop: impl Future<Output = ()>) -> Result<(), Ended> {
-    let client = connect().await?;
+    let config = infer().await?;
+    let client = connect(config.clone())?;
     let kinds = kube::discovery::Discovery::new(client.clone());
     let kinds = kinds.filter(&["phase6.dev", "monitoring.coreos.com"]).run().await;
     let kinds = kinds.map_err(|error| Ended::NoCluster(error.to_string()))?;
@@ -111,7 +108,7 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()>) -> Result<(
 
     let listener = TcpListener::bind(settings.bind).await;
     let listener = listener.map_err(|source| Ended::NoListener { address: settings.bind, source })?;
-    let election = if settings.no_election { None } else { Some(elect(&client, &settings).await?) };
+    let election = if settings.no_election { None } else { Some(elect(config, &settings)?) };
     let (held, election) = election.unzip();
     let shared = Arc::new(Shared {
         context: settings.context(monitors),
@@ -127,67 +124,54 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()>) -> Result<(
     let (ending, ended) = watch::channel(false);
     let scopes = settings.scopes();
     tracing::info!(?scopes, monitors, image = shared.context.image, "operator runs");
-    let controllers =
-        scopes.iter().map(|scope| control(Arc::clone(&shared), scope, held.clone(), ended.clone()));
-    let mut controllers = pin!(join_all(controllers.collect::<Vec<_>>()));
-    let leading = pin!(show_leadership(Arc::clone(&shared), held.clone()));
+    let is_elected = election.is_some();
     let mut election = pin!(async {
         match election {
-            Some(task) => match task.await {
-                Ok(Ok(_)) => "it was let go".to_owned(),
-                Ok(Err(error)) => error.to_string(),
-                Err(error) => error.to_string(),
-            },
+            Some(task) => task.await.map_or_else(|error| error.to_string(), |()| "it was let go".to_owned()),
             None => std::future::pending().await,
         }
     });
-    let result = tokio::select! {
-        () = stop => Ok(()),
-        _ = &mut controllers => Err(Ended::ControllersEnded),
-        () = leading => Ok(()),
-        why = &mut election => Err(Ended::ElectionEnded(why)),
+    let result = {
+        let controllers =
+            scopes.iter().map(|scope| control(Arc::clone(&shared), scope, held.clone(), ended.clone()));
+        let mut controllers = pin!(join_all(controllers.collect::<Vec<_>>()));
+        let result = tokio::select! {
+            () = stop => Ok(()),
+            _ = &mut controllers => Err(Ended::ControllersEnded),
+            never = show_leadership(&shared, held.clone()) => match never {},
+            why = &mut election => Err(Ended::ElectionEnded(why)),
+        };
+        tracing::info!("stopping");
+        let _ = ending.send(true);
+        if result.is_ok() && tokio::time::timeout(END, &mut controllers).await.is_err() {
+            tracing::warn!("reconciles were still under way");
+        }
+        result
     };
-    tracing::info!("stopping");
-    let _ = ending.send(true);
-    if result.is_ok() && tokio::time::timeout(END, &mut controllers).await.is_err() {
-        tracing::warn!("reconciles were still under way");
-    }
-    // The last receivers go: the election lets the Lease go at once, for the next leader.
+    serving.abort();
+    let _ = serving.await;
+    // The last receivers go: the election lets the Lease go, for the next leader.
     drop((held, shared));
-    if result.is_ok() {
-        serving.abort();
-        let _ = serving.await;
-        let _ = tokio::time::timeout(END, election).await;
+    if result.is_ok() && is_elected && tokio::time::timeout(END, election).await.is_err() {
+        tracing::warn!("the Lease could not be let go; it ends by itself");
     }
     result
 }
 
-async fn connect() -> Result<Client, Ended> {
-    let about = |error: &dyn std::fmt::Display| Ended::NoCluster(error.to_string());
-    let mut config = Config::infer().await.map_err(|error| about(&error))?;
+async fn infer() -> Result<Config, Ended> {
+    let mut config = Config::infer().await.map_err(|error| Ended::NoCluster(error.to_string()))?;
     config.connect_timeout = Some(Duration::from_secs(5));
     config.read_timeout = Some(PATIENCE);
     config.write_timeout = Some(PATIENCE);
-    Client::try_from(config).map_err(|error| about(&error))
+    Ok(config)
 }
 
-type Election = (
-    watch::Receiver<bool>,
-    tokio::task::JoinHandle<Result<kube_lease_manager::LeaseManager, kube_lease_manager::LeaseManagerError>>,
-);
-
-async fn elect(client: &Client, settings: &Settings) -> Result<Election, Ended> {
-    let parameters = LeaseParams::new(&settings.pod_name, LEASE_SECONDS, RENEW_SECONDS);
-    let manager = LeaseManagerBuilder::new(client.clone(), LEASE)
-        .with_namespace(settings.namespace())
-        .with_parameters(parameters)
-        .build()
-        .await
-        .map_err(|error| Ended::NoCluster(format!("the Lease {LEASE}: {error}")))?;
-    Ok(manager.watch().await)
+fn connect(config: Config) -> Result<Client, Ended> {
+    Client::try_from(config).map_err(|error| Ended::NoCluster(error.to_string()))
 }
 
-async fn show_leadership(shared: Arc<Shared>, held: Option<watch::Receiver<bool>>) {
+/// Shows who leads, in a metric and the log.
+async fn show_leadership(shared: &Shared, held: Option<watch::Receiver<bool>>) -> Infallible {
     let Some(mut held) = held else {
         shared.metrics.leader.set(1);
         return std::future::pending().await;

@@ -9,6 +9,7 @@ mod retune;
 mod rolling;
 mod scaling;
 mod settled;
+mod speed;
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
@@ -30,20 +31,25 @@ pub fn all() -> Vec<(&'static str, Case)> {
     cases![
         install::a_request_goes_through_web_to_budget_under_one_trace,
         install::every_pod_keeps_to_the_restricted_standard_and_reads_only_its_policy,
+        install::the_chart_is_well_formed_and_renders_what_it_did,
         install::people_see_what_they_ask_for,
         admission::the_api_server_and_the_rules_in_process_agree,
         admission::invalid_edits_are_refused_with_a_sentence,
         admission::a_malformed_object_that_is_stored_stalls_nobody_else,
+        admission::an_object_of_somebody_else_is_not_taken_over,
         retune::edits_under_load_restart_nothing_and_lose_nothing,
         retune::an_edit_is_in_force_everywhere_when_the_status_says_so,
         retune::a_shared_limit_is_divided_among_the_ready_replicas,
         settled::nothing_is_written_once_everything_is_as_it_should_be,
         settled::drift_is_repaired_and_told_and_what_others_added_stays,
         faults::a_pod_that_cannot_be_asked_is_never_counted,
+        faults::edits_are_in_force_while_the_kubelet_stands_still,
         faults::killed_pods_and_operators_leave_everything_as_it_was,
         faults::pods_keep_their_policy_while_the_api_server_is_gone,
         rolling::a_rolling_update_of_all_services_loses_no_request,
         rolling::an_upgrade_of_the_release_loses_no_request,
+        install::one_namespace_is_enough,
+        speed::many_resources_reach_their_state,
         scaling::an_autoscaler_moves_replicas_and_is_left_alone,
         deleting::what_a_resource_brought_goes_with_it,
         documents::people_can_follow_the_documents,

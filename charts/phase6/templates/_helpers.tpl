@@ -35,6 +35,11 @@ phase6-database/url
 {{- end -}}
 {{- end }}
 
+{{/* Not empty if the demo brings a database. */}}
+{{- define "phase6.demoDatabase" -}}
+{{- if and .Values.demo.enabled (not .Values.database.url) (not .Values.database.existingSecret) }}yes{{ end -}}
+{{- end }}
+
 {{/* The strictest pod security. */}}
 {{- define "phase6.podSecurity" -}}
 runAsNonRoot: true

@@ -28,13 +28,14 @@ pub fn policy_document(
     replicas: u32,
     now: Timestamp,
 ) -> PolicyDocument {
-    match (compile(resource, published, replicas, now), published) {
-        (None, Some(published)) => published.clone(),
-        (Some(mut document), _) => {
+    // A copy of an old document says what is wanted under a number that replicas are past.
+    let published = published.filter(|published| published.revision >= least);
+    match compile(resource, published, replicas, now) {
+        Some(mut document) => {
             document.revision = document.revision.max(least + 1);
             document
         }
-        (None, None) => unreachable!("without a published policy there is always a new one"),
+        None => published.expect("without a published policy there is always a new one").clone(),
     }
 }
 
@@ -104,6 +105,13 @@ mod tests {
     #[test]
     fn revisions_go_on_where_the_published_one_was_lost() {
         assert_eq!(document(100, None, 7).revision, 8);
+    }
+
+    #[test]
+    fn an_old_copy_of_the_same_policy_is_published_anew() {
+        let first = document(100, None, 0);
+        assert_eq!(document(100, Some(&first), 1), first);
+        assert_eq!(document(100, Some(&first), 7).revision, 8);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use phase6_crds::check;
 use serde_json::{Value, json};
 
 use crate::{
-    fleet::{Fleet, condition},
+    fleet::{Fleet, SOON, condition},
     kubernetes::until,
 };
 
@@ -203,4 +203,27 @@ pub async fn a_malformed_object_that_is_stored_stalls_nobody_else(fleet: &Fleet)
     fleet.settle("meta").await;
     assert!(fleet.pods("malformed").await.is_empty());
     fleet.kubectl(&["delete", "p6", "malformed", "untyped"]).await;
+}
+
+pub async fn an_object_of_somebody_else_is_not_taken_over(fleet: &Fleet) {
+    fleet.kubectl(&["create", "service", "clusterip", "taken", "--tcp=80:80"]).await;
+    let wanted = json!({
+        "apiVersion": "phase6.dev/v1alpha1", "kind": "Phase6Service", "metadata": {"name": "taken"},
+        "spec": {"service": "meta", "replicas": 0},
+    });
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), wanted.to_string()).unwrap();
+    fleet.kubectl(&["apply", "-f", &file.path().to_string_lossy()]).await;
+    let stalled = until("the status says whose it is", SOON, || async {
+        let resource = fleet.resource("taken").await;
+        condition(&resource, "Stalled").filter(|stalled| stalled["status"] == "True").cloned()
+    })
+    .await;
+    assert_eq!(stalled["reason"], "NameTaken");
+    assert!(stalled["message"].as_str().unwrap().contains("Service taken exists"), "{stalled}");
+    let service = fleet.object("api/v1", "services", "taken").await.unwrap();
+    assert_eq!(service["spec"]["ports"][0]["port"], 80, "it is as it was");
+    fleet.kubectl(&["delete", "service", "taken"]).await;
+    fleet.settle("taken").await;
+    fleet.kubectl(&["delete", "p6", "taken"]).await;
 }

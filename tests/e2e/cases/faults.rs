@@ -47,6 +47,25 @@ pub async fn a_pod_that_cannot_be_asked_is_never_counted(fleet: &Fleet) {
     fleet.settle("meta").await;
 }
 
+/// Pods hear of a policy from the API server, not from their node.
+pub async fn edits_are_in_force_while_the_kubelet_stands_still(fleet: &Fleet) {
+    fleet.settle("training").await;
+    control("pause", "kubelet").await;
+    for edit in 1..=5 {
+        fleet.patch("training", json!({"tracing": {"samplingRate": 0.1 * f64::from(edit)}})).await;
+        fleet.settle("training").await;
+    }
+    control("resume", "kubelet").await;
+    fleet.patch("training", json!({"tracing": {"samplingRate": 0.15}})).await;
+    fleet.settle("training").await;
+    until("the node is ready again", SOON, || async {
+        let ready = "{.items[*].status.conditions[?(@.type=='Ready')].status}";
+        let told = fleet.kubectl(&["get", "nodes", "-o", &format!("jsonpath={ready}")]).await;
+        (!told.contains("False") && !told.contains("Unknown")).then_some(())
+    })
+    .await;
+}
+
 pub async fn killed_pods_and_operators_leave_everything_as_it_was(fleet: &Fleet) {
     let rounds = if std::env::var_os("PHASE6_E2E_FULL").is_some() { 50 } else { 6 };
     for round in 0..rounds {

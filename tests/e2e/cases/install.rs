@@ -3,9 +3,11 @@
 use http::Request;
 use serde_json::json;
 
+use phase6_tests::root;
+
 use crate::{
     fleet::{Fleet, NAMES},
-    kubernetes::try_run,
+    kubernetes::{run, try_run},
 };
 
 pub async fn a_request_goes_through_web_to_budget_under_one_trace(fleet: &Fleet) {
@@ -63,6 +65,65 @@ pub async fn every_pod_keeps_to_the_restricted_standard_and_reads_only_its_polic
     assert!(!may("phase6-operator", &["get", "secrets"]).await);
     assert!(!may("phase6-operator", &["create", "pods"]).await);
     assert!(!may("phase6-operator", &["patch", "phase6services"]).await);
+}
+
+/// The values that the snapshots below are rendered with: no Secret with a random key.
+const RENDERED: [&[&str]; 3] = [
+    &["--set", "access.existingSecret=access,database.existingSecret=database"],
+    &[
+        "--set",
+        "access.existingSecret=access,database.existingSecret=database,image.tag=2,image.pullPolicy=Always",
+        "--set",
+        "operator.watchNamespaces={a,b},networkPolicy.enabled=false,imagePullSecrets={registry}",
+    ],
+    &["--set", "access.existingSecret=access,database.existingSecret=database,demo.enabled=true"],
+];
+
+pub async fn the_chart_is_well_formed_and_renders_what_it_did(_fleet: &Fleet) {
+    let chart = root().join("charts/phase6").to_string_lossy().into_owned();
+    run("helm", &["lint", "--strict", &chart]).await;
+    for (i, values) in RENDERED.iter().enumerate() {
+        let mut words =
+            vec!["template", "phase6", &chart, "--namespace", "phase6-system", "--kube-version", "1.34.0"];
+        words.extend(*values);
+        insta::assert_snapshot!(format!("chart-{i}"), run("helm", &words).await);
+    }
+    for wrong in ["database.urll=x", "operator.replicas=0", "image.pullPolicy=Sometimes", "demo.enabled=yes"]
+    {
+        let refused =
+            try_run("helm", &["template", "phase6", &chart, "--kube-version", "1.34.0", "--set", wrong])
+                .await;
+        assert!(refused.is_err(), "{wrong} is accepted");
+    }
+}
+
+/// With `watchNamespaces` the operator has rights, and sees resources, only there.
+pub async fn one_namespace_is_enough(fleet: &Fleet) {
+    let only = format!("operator.watchNamespaces={{{}}}", fleet.namespace);
+    fleet.helm_upgrade(&["--set", &only]).await;
+    fleet.kubectl(&["rollout", "status", "deployment/phase6-operator", "--timeout=120s"]).await;
+    let roles = run("kubectl", &["get", "clusterroles", "-o", "name"]).await;
+    assert!(!roles.contains("phase6"), "{roles}");
+    fleet.patch("meta", json!({"tracing": {"samplingRate": 0.44}})).await;
+    fleet.settle("meta").await;
+    let elsewhere = json!({
+        "apiVersion": "phase6.dev/v1alpha1", "kind": "Phase6Service", "metadata": {"name": "elsewhere"},
+        "spec": {"service": "meta", "replicas": 0},
+    });
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), elsewhere.to_string()).unwrap();
+    let path = file.path().to_string_lossy().into_owned();
+    run("kubectl", &["apply", "--namespace", "default", "-f", &path]).await;
+    // An edit that is brought about here shows that there was time to see the other one.
+    fleet.patch("meta", json!({"tracing": {"samplingRate": 0.45}})).await;
+    fleet.settle("meta").await;
+    let status =
+        run("kubectl", &["get", "p6", "elsewhere", "--namespace", "default", "-o", "jsonpath={.status}"])
+            .await;
+    assert_eq!(status, "");
+    run("kubectl", &["delete", "--namespace", "default", "-f", &path]).await;
+    fleet.helm_install().await;
+    fleet.kubectl(&["rollout", "status", "deployment/phase6-operator", "--timeout=120s"]).await;
 }
 
 pub async fn people_see_what_they_ask_for(fleet: &Fleet) {

@@ -94,6 +94,15 @@ pub async fn drift_is_repaired_and_told_and_what_others_added_stays(fleet: &Flee
         both.then_some(())
     })
     .await;
+    // A policy that is gone comes back as it was: no replica sees a difference.
+    let before = fleet.object("api/v1", "configmaps", "coach-policy").await.unwrap();
+    fleet.kubectl(&["delete", "configmap", "coach-policy"]).await;
+    let after = until("the policy is there again", SOON, || async {
+        fleet.object("api/v1", "configmaps", "coach-policy").await
+    })
+    .await;
+    assert_eq!(after["data"], before["data"]);
+    fleet.settle("coach").await;
     // A policy that somebody wrote by hand is replaced by a higher revision.
     let policy = fleet.object("api/v1", "configmaps", "coach-policy").await.unwrap();
     let text = policy["data"]["policy.json"].as_str().unwrap();

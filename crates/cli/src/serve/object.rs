@@ -43,6 +43,9 @@ impl PolicyObject {
         };
         let mut config = Config::infer().await.map_err(|error| no_cluster(error.to_string()))?;
         config.connect_timeout = Some(FIRST);
+        // Longer than a watch lasts, which begins with an answer too.
+        config.read_timeout = Some(Duration::from_secs(u64::from(WATCH_SECONDS) + 5));
+        config.write_timeout = Some(FIRST);
         let client = Client::try_from(config).map_err(|error| no_cluster(error.to_string()))?;
         let pauses = ExponentialBuilder::default()
             .with_min_delay(PAUSES.0)
