@@ -72,7 +72,7 @@ const RENDERED: [&[&str]; 3] = [
     &["--set", "access.existingSecret=access,database.existingSecret=database"],
     &[
         "--set",
-        "access.existingSecret=access,database.existingSecret=database,image.tag=2,image.pullPolicy=Always",
+        "access.existingSecret=access,database.existingSecret=database,image.tag=v2,image.pullPolicy=Always",
         "--set",
         "operator.watchNamespaces={a,b},networkPolicy.enabled=false,imagePullSecrets={registry}",
     ],

@@ -35,9 +35,8 @@ pub async fn many_resources_reach_their_state(fleet: &Fleet) {
     run("kubectl", &["create", "--namespace", NAMESPACE, "--filename", &path]).await;
     let created = begun.elapsed();
     until("all are brought about", Duration::from_mins(10), || async {
-        let list =
-            get(&fleet.client, &format!("/apis/phase6.dev/v1alpha1/namespaces/{NAMESPACE}/phase6services"));
-        let list = list.await.ok()?;
+        let path = format!("/apis/phase6.dev/v1alpha1/namespaces/{NAMESPACE}/phase6services");
+        let list = get(&fleet.client, &path).await.ok()?;
         let all = list["items"].as_array()?;
         let done = all.iter().filter(|resource| is_true(resource, "PolicyApplied")).count();
         (done == count).then_some(())
