@@ -8,6 +8,8 @@ use kube::{
     Client,
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
+use phase6_crds::{Phase6ServiceStatus, differences};
+use phase6_policy::PolicyDocument;
 
 /// Longest note that the API takes, with room for what it is cut with.
 const LONGEST_NOTE: usize = 1000;
@@ -52,6 +54,46 @@ impl Events {
             }
         }
     }
+}
+
+/// Whether a status says that every ready replica enforces the policy.
+pub fn is_applied(status: &Phase6ServiceStatus) -> bool {
+    status.conditions.iter().any(|condition| condition.type_ == "PolicyApplied" && condition.status == "True")
+}
+
+/// What a published policy changes, from what to what.
+pub fn told_when_published(before: Option<&PolicyDocument>, document: &PolicyDocument) -> News {
+    let revision = document.revision;
+    let note = match before {
+        None => format!("revision {revision} is published"),
+        Some(before) => {
+            let mut changes: Vec<String> =
+                differences(&before.policy, &document.policy).iter().map(ToString::to_string).collect();
+            if before.replicas != document.replicas {
+                changes.push(format!("limit divided by {} -> {}", before.replicas, document.replicas));
+            }
+            format!("revision {revision}: {}", changes.join(", "))
+        }
+    };
+    News { warning: false, reason: "PolicyPublished", action: format!("PublishRevision{revision}"), note }
+}
+
+/// That a policy is in force everywhere, the first time that a status says so.
+pub fn told_when_applied(before: Option<&Phase6ServiceStatus>, now: &Phase6ServiceStatus) -> Option<News> {
+    let policy = now.policy.as_ref()?;
+    let took = policy.propagation_ms?;
+    let known = before.and_then(|before| before.policy.as_ref());
+    let known =
+        known.is_some_and(|known| known.revision == policy.revision && known.propagation_ms.is_some());
+    (!known && is_applied(now)).then(|| News {
+        warning: false,
+        reason: "PolicyApplied",
+        action: format!("ConfirmRevision{}", policy.revision),
+        note: format!(
+            "revision {} is in force on all {} ready replicas, {took} ms after it was published",
+            policy.revision, policy.total_replicas
+        ),
+    })
 }
 
 fn clipped(text: &str) -> String {

@@ -19,7 +19,7 @@ use kube::{
     runtime::{controller::Action, reflector::ObjectRef},
 };
 use parking_lot::Mutex;
-use phase6_crds::{Phase6Service, Phase6ServiceStatus, check, differences};
+use phase6_crds::{Phase6Service, Phase6ServiceStatus, check};
 use phase6_policy::PolicyDocument;
 use serde_json::json;
 
@@ -28,7 +28,7 @@ use crate::{
     build::{self, Kind, build, policy_config_map, policy_document},
     difference::Step,
     error::Error,
-    events::News,
+    events::{News, is_applied, told_when_applied, told_when_published},
     replicas::{self, Answer, Replica},
     report::{self, Observed},
     run::Shared,
@@ -437,41 +437,4 @@ fn fraction(object: &DynamicObject) -> f64 {
 fn is_counted(pod: &Pod) -> bool {
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
     pod.metadata.deletion_timestamp.is_none() && !matches!(phase, Some("Succeeded" | "Failed"))
-}
-
-fn is_applied(status: &Phase6ServiceStatus) -> bool {
-    status.conditions.iter().any(|condition| condition.type_ == "PolicyApplied" && condition.status == "True")
-}
-
-fn told_when_published(before: Option<&PolicyDocument>, document: &PolicyDocument) -> News {
-    let revision = document.revision;
-    let note = match before {
-        None => format!("revision {revision} is published"),
-        Some(before) => {
-            let mut changes: Vec<String> =
-                differences(&before.policy, &document.policy).iter().map(ToString::to_string).collect();
-            if before.replicas != document.replicas {
-                changes.push(format!("limit divided by {} -> {}", before.replicas, document.replicas));
-            }
-            format!("revision {revision}: {}", changes.join(", "))
-        }
-    };
-    News { warning: false, reason: "PolicyPublished", action: format!("PublishRevision{revision}"), note }
-}
-
-fn told_when_applied(before: Option<&Phase6ServiceStatus>, now: &Phase6ServiceStatus) -> Option<News> {
-    let policy = now.policy.as_ref()?;
-    let took = policy.propagation_ms?;
-    let known = before.and_then(|before| before.policy.as_ref());
-    let known =
-        known.is_some_and(|known| known.revision == policy.revision && known.propagation_ms.is_some());
-    (!known && is_applied(now)).then(|| News {
-        warning: false,
-        reason: "PolicyApplied",
-        action: format!("ConfirmRevision{}", policy.revision),
-        note: format!(
-            "revision {} is in force on all {} ready replicas, {took} ms after it was published",
-            policy.revision, policy.total_replicas
-        ),
-    })
 }
