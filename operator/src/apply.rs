@@ -76,21 +76,22 @@ pub struct Applier<'a> {
 }
 
 impl Applier<'_> {
-    /// Brings an object to what is wanted. What had to be done is told.
-    pub async fn bring(&self, wanted: &Object) -> Result<Step, Error> {
+    /// Brings an object to what is wanted. What had to be done is told, and what is there now if that was
+    /// more than nothing.
+    pub async fn bring(&self, wanted: &Object) -> Result<(Step, Option<Value>), Error> {
         let live = self.world.object(wanted.kind, self.namespace, &wanted.name);
         if let Some(live) = &live {
             self.make_sure_that_it_is_ours(wanted, live)?;
         }
         let step = step(wanted, live.as_ref());
         match step {
-            Step::Nothing => return Ok(step),
+            Step::Nothing => return Ok((step, None)),
             Step::Create => self.make_sure_that_it_is_free(wanted).await?,
             Step::Change | Step::Repair(_) => {}
         }
         let body = sealed(wanted);
-        self.patch(wanted.kind, &wanted.name, wanted.kind.manager(), &body).await?;
-        Ok(step)
+        let written = self.patch(wanted.kind, &wanted.name, wanted.kind.manager(), &body).await?;
+        Ok((step, serde_json::to_value(written).ok()))
     }
 
     /// Publishes a policy in place of the version that it follows, and tells the version it now has. If
@@ -107,16 +108,16 @@ impl Applier<'_> {
         Ok(Version::of(&written))
     }
 
-    /// Sets the number of replicas, if it is another one.
-    pub async fn scale(&self, wanted: &Value) -> Result<bool, Error> {
+    /// Sets the number of replicas, if it is another one. The Deployment is told if it was.
+    pub async fn scale(&self, wanted: &Value) -> Result<Option<Value>, Error> {
         let (name, _) = self.owner;
         let live = self.world.object(Kind::Deployment, self.namespace, name);
         let count = &wanted["spec"]["replicas"];
         if live.is_some_and(|live| live["spec"]["replicas"] == *count) {
-            return Ok(false);
+            return Ok(None);
         }
-        self.patch(Kind::Deployment, name, REPLICAS_MANAGER, wanted).await?;
-        Ok(true)
+        let written = self.patch(Kind::Deployment, name, REPLICAS_MANAGER, wanted).await?;
+        Ok(serde_json::to_value(written).ok())
     }
 
     /// Removes objects of this resource that are no longer wanted.

@@ -19,7 +19,7 @@ mod scaling;
 mod workload;
 
 pub use object::{Kind, Object};
-pub use policy::{POLICY_KEY, policy_config_map, policy_document, policy_name, published};
+pub use policy::{policy_config_map, policy_document, policy_name, published};
 pub use scaling::replicas;
 
 use std::collections::BTreeMap;

@@ -1,12 +1,14 @@
 //! Which replica of the operator writes: the one that holds the Lease.
 //!
 //! A holder that could not renew says at once that it does not hold it any more, well before another
-//! replica may take it.
+//! replica may take it. The Lease is the release's: it is never made here, so that it goes with the rest.
 
 use std::time::Duration;
 
 use kube::{Client, Config};
-use kube_lease_manager::{LeaseManager, LeaseManagerBuilder, LeaseManagerError, LeaseParams};
+use kube_lease_manager::{
+    LeaseCreateMode, LeaseManager, LeaseManagerBuilder, LeaseManagerError, LeaseParams,
+};
 use tokio::{sync::watch, task::JoinHandle};
 
 use crate::{run::Ended, settings::Settings};
@@ -37,6 +39,7 @@ pub(crate) fn elect(
         while !sender.is_closed() {
             let parameters = LeaseParams::new(&identity, DURATION, GRACE);
             let builder = LeaseManagerBuilder::new(client.clone(), LEASE).with_namespace(&namespace);
+            let builder = builder.with_create_mode(LeaseCreateMode::UseExistent);
             let result = match builder.with_parameters(parameters).build().await {
                 Ok(manager) => hold(&manager, &sender).await,
                 Err(error) => Err(error),

@@ -38,10 +38,14 @@ impl Error {
         move |source| Self::Api { what, source: Box::new(source) }
     }
 
-    /// The reason of a condition, if the API server understood us and would not.
+    /// The reason of a condition, if the API server understood us and would not. That another writer was
+    /// faster, or that it has too much to do, passes.
     pub fn refusal(&self) -> Option<&'static str> {
         match self {
-            Self::Api { source, .. } => matches!(&**source, kube::Error::Api(_)).then_some("ApplyRefused"),
+            Self::Api { source, .. } => match &**source {
+                kube::Error::Api(status) if !matches!(status.code, 409 | 429) => Some("ApplyRefused"),
+                _ => None,
+            },
             Self::NameTaken { .. } => Some("NameTaken"),
             Self::NotLeader => None,
         }

@@ -6,29 +6,24 @@
 //! and more slowly, and a new edit is published in between.
 
 use std::{
-    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
-use kube::{
-    Resource, ResourceExt,
-    api::DynamicObject,
-    runtime::{controller::Action, reflector::ObjectRef},
-};
-use parking_lot::Mutex;
+use kube::{Resource, ResourceExt, api::DynamicObject, runtime::controller::Action};
 use phase6_crds::{Phase6Service, Phase6ServiceStatus, check};
 use phase6_policy::PolicyDocument;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     apply::{Applier, Version},
-    build::{self, Kind, build, policy_config_map, policy_document},
+    build::{self, Kind, build},
     difference::Step,
     error::Error,
-    events::{News, is_applied, told_when_applied, told_when_published},
+    events::{News, is_applied, told_when_applied},
+    memory::Memories,
     replicas::{self, Answer, Replica},
     report::{self, Observed},
     run::Shared,
@@ -48,28 +43,14 @@ const ERROR_PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration
 /// Reconciles the resources of one scope.
 pub struct Reconciler {
     shared: Arc<Shared>,
-    world: World,
-    memory: Mutex<HashMap<ObjectRef<DynamicObject>, Memory>>,
-}
-
-/// What is known of a resource beyond what the watches have shown yet. May be lost: all of it can be
-/// read again.
-#[derive(Clone, Default)]
-struct Memory {
-    /// What was published last, the version of its object, and when.
-    published: Option<(PolicyDocument, Version, Instant)>,
-    /// The status that was written last, and the resource's version with it.
-    status: Option<(Phase6ServiceStatus, Version)>,
-    /// The generation that was found to keep the rules.
-    valid: Option<(String, i64)>,
-    /// Failures since the last success.
-    failures: u32,
+    pub(crate) world: World,
+    pub(crate) memories: Memories,
 }
 
 impl Reconciler {
     /// Reads from `world`.
     pub fn new(shared: Arc<Shared>, world: World) -> Self {
-        Self { shared, world, memory: Mutex::default() }
+        Self { shared, memories: Memories::of(world.resources()), world }
     }
 
     /// Reconciles once.
@@ -92,14 +73,14 @@ impl Reconciler {
         metrics.active.dec();
         metrics.ended(result.as_ref().map(|_| ()), begun.elapsed());
         if result.is_ok() {
-            self.remember(&object, |memory| memory.failures = 0);
+            self.memories.with(&object, |memory| memory.failures = 0);
         }
         result
     }
 
     /// When to try again after an error.
     pub fn failed(&self, object: &DynamicObject, error: &Error) -> Action {
-        let failures = self.remember(object, |memory| {
+        let failures = self.memories.with(object, |memory| {
             memory.failures = memory.failures.saturating_add(1);
             memory.failures
         });
@@ -134,7 +115,7 @@ impl Reconciler {
         let mut news = Vec::new();
         let pods = self.world.pods(applier.namespace, applier.owner.0);
         let ready = replicas::ready(pods.iter().map(AsRef::as_ref), resource.spec.service.port());
-        let previous = self.last_status(resource, object);
+        let previous = self.memories.newest_status(object, resource.status.clone());
         let published =
             self.publish(resource, object, previous.as_ref(), ready.len(), applier, &mut news).await;
         let (document, since) = match published {
@@ -149,12 +130,14 @@ impl Reconciler {
                 return Err(error);
             }
         };
-        let brought = self.bring_objects(resource, previous.as_ref(), applier, &mut news).await;
+        let mut written = None;
+        let brought = self.bring_objects(resource, previous.as_ref(), applier, &mut news, &mut written).await;
         // The policy is out, whatever became of the rest: what replicas say of it is told.
         let sentence = brought.as_ref().err().map(ToString::to_string);
         let reason = brought.as_ref().err().and_then(Error::refusal);
         let (ready, answers) = self.ask(resource, applier, &document, ready, since).await;
-        let deployment = self.world.object(Kind::Deployment, applier.namespace, applier.owner.0);
+        let shown = self.world.object(Kind::Deployment, applier.namespace, applier.owner.0);
+        let deployment = newer(shown, written);
         let mut seen = resource.clone();
         seen.status.clone_from(&previous);
         let status = report::status(&Observed {
@@ -183,83 +166,14 @@ impl Reconciler {
         })
     }
 
-    /// Publishes the policy, if it is not. The moment is told if it was published by this process.
-    async fn publish(
-        &self,
-        resource: &Phase6Service,
-        object: &DynamicObject,
-        status: Option<&Phase6ServiceStatus>,
-        ready: usize,
-        applier: &Applier<'_>,
-        news: &mut Vec<News>,
-    ) -> Result<(PolicyDocument, Option<Instant>), Error> {
-        let mut remembered = self.remember(object, |memory| memory.published.clone());
-        let live =
-            self.world.object(Kind::ConfigMap, applier.namespace, &build::policy_name(applier.owner.0));
-        if let Some((_, version, _)) = &mut remembered
-            && live.is_none()
-            && !applier.policy_exists().await?
-        {
-            // Not yet shown, and removed, look the same from here.
-            *version = Version::default();
-        }
-        let live_version = live.as_ref().map_or(Version::default(), |live| {
-            let text = live["metadata"]["resourceVersion"].as_str();
-            Version::parse(text)
-        });
-        let unseen = remembered.as_ref().filter(|(_, version, _)| *version > live_version);
-        let published = match unseen {
-            Some((document, ..)) => Some(document.clone()),
-            None => live.as_ref().and_then(build::published),
-        };
-        let uid = resource.uid().unwrap_or_default();
-        let told =
-            status.and_then(|status| status.policy.as_ref()).map_or(0, |policy| policy.revision as u64);
-        let known = remembered.as_ref().filter(|(document, ..)| document.owner_uid == uid);
-        let least = known.map_or(told, |(document, ..)| document.revision.max(told));
-        // What is published counts only if it is this resource's: another one had the name before.
-        let published = published.filter(|document| document.owner_uid == uid);
-        let mut document =
-            policy_document(resource, published.as_ref(), least, ready.max(1) as u32, Timestamp::now());
-        if published.is_none()
-            && let Some((lost, ..)) = known.filter(|(lost, ..)| lost.policy == document.policy)
-        {
-            // It was removed, and nothing else is asked for: the same again.
-            document = lost.clone();
-        }
-        let is_new = published.as_ref() != Some(&document);
-        let wanted = policy_config_map(resource, &document);
-        let step = crate::difference::step(&wanted, live.as_ref());
-        if unseen.is_some() && !is_new || step == Step::Nothing {
-            let since = remembered.filter(|(kept, ..)| *kept == document).map(|(.., since)| since);
-            return Ok((document, since));
-        }
-        if let Some(live) = &live {
-            applier.make_sure_that_it_is_ours(&wanted, live)?;
-        }
-        let follows = unseen.map_or(live_version, |(_, version, _)| *version);
-        let version = applier.publish(&wanted, follows.text().as_deref()).await?;
-        let now = Instant::now();
-        if is_new {
-            tracing::info!(
-                namespace = applier.namespace,
-                name = applier.owner.0,
-                revision = document.revision,
-                "policy published"
-            );
-            news.push(told_when_published(published.as_ref(), &document));
-        }
-        self.remember(object, |memory| memory.published = Some((document.clone(), version, now)));
-        Ok((document, Some(now)))
-    }
-
-    /// Applies everything else.
+    /// Applies everything else. The Deployment is told as it was written last, if it was.
     async fn bring_objects(
         &self,
         resource: &Phase6Service,
         status: Option<&Phase6ServiceStatus>,
         applier: &Applier<'_>,
         news: &mut Vec<News>,
+        written: &mut Option<Value>,
     ) -> Result<(), Error> {
         let wanted = build(resource, &self.shared.context);
         // An autoscaler that goes must be gone before a number is set.
@@ -274,7 +188,10 @@ impl Reconciler {
         }
         let settled = status.and_then(|status| status.observed_generation) == resource.metadata.generation;
         for object in &wanted {
-            let step = applier.bring(object).await?;
+            let (step, now) = applier.bring(object).await?;
+            if object.kind == Kind::Deployment {
+                *written = now;
+            }
             let kind = object.kind.api().kind;
             let name = &object.name;
             let note = match step {
@@ -287,7 +204,7 @@ impl Reconciler {
             news.push(News { warning: true, reason: "Repaired", action: format!("Repair{kind}"), note });
         }
         if let Some(replicas) = build::replicas(resource) {
-            applier.scale(&replicas).await?;
+            *written = applier.scale(&replicas).await?.or(written.take());
         }
         Ok(())
     }
@@ -319,7 +236,7 @@ impl Reconciler {
     fn validate(&self, object: &DynamicObject) -> Result<Phase6Service, String> {
         let value = serde_json::to_value(object).map_err(|error| error.to_string())?;
         let version = (object.uid().unwrap_or_default(), object.metadata.generation.unwrap_or_default());
-        if self.remember(object, |memory| memory.valid.as_ref() != Some(&version)) {
+        if self.memories.with(object, |memory| memory.valid.as_ref() != Some(&version)) {
             let problems = check(&json!({
                 "apiVersion": value["apiVersion"],
                 "kind": value["kind"],
@@ -332,7 +249,7 @@ impl Reconciler {
             }
         }
         let resource = serde_json::from_value(value).map_err(|error| format!("cannot be read: {error}"))?;
-        self.remember(object, |memory| memory.valid = Some(version));
+        self.memories.with(object, |memory| memory.valid = Some(version));
         Ok(resource)
     }
 
@@ -343,7 +260,7 @@ impl Reconciler {
         tracing::warn!(namespace, name, complaint, "the resource is not valid");
         // A status that cannot be read is written anew.
         let status: Option<Phase6ServiceStatus> = serde_json::from_value(object.data["status"].clone()).ok();
-        let previous = self.last_of(object, status);
+        let previous = self.memories.newest_status(object, status);
         let new = report::invalid(previous.as_ref(), object.metadata.generation, complaint, Timestamp::now());
         let generation = object.metadata.generation.unwrap_or_default();
         let news = News {
@@ -375,26 +292,8 @@ impl Reconciler {
             return Ok(());
         }
         let version = applier.report(&status).await?;
-        self.remember(object, |memory| memory.status = Some((status, version)));
+        self.memories.with(object, |memory| memory.status = Some((status, version)));
         Ok(())
-    }
-
-    fn last_status(&self, resource: &Phase6Service, object: &DynamicObject) -> Option<Phase6ServiceStatus> {
-        self.last_of(object, resource.status.clone())
-    }
-
-    /// The newest status: the one that the watch showed, or the one that was written since.
-    fn last_of(
-        &self,
-        object: &DynamicObject,
-        shown: Option<Phase6ServiceStatus>,
-    ) -> Option<Phase6ServiceStatus> {
-        let seen = Version::of(object);
-        let written = self.remember(object, |memory| memory.status.clone());
-        match written {
-            Some((status, version)) if version > seen => Some(status),
-            _ => shown,
-        }
     }
 
     fn applier<'a>(&'a self, namespace: &'a str, owner: (&'a str, &'a str)) -> Applier<'a> {
@@ -407,17 +306,15 @@ impl Reconciler {
             owner,
         }
     }
+}
 
-    /// Reads or changes what is remembered of a resource.
-    fn remember<R>(&self, object: &DynamicObject, act: impl FnOnce(&mut Memory) -> R) -> R {
-        let key = ObjectRef::from_obj_with(object, resource_api());
-        let mut memory = self.memory.lock();
-        // Those that are gone are forgotten now and then.
-        let store = self.world.resources();
-        if memory.len() > 2 * store.len() + 64 {
-            memory.retain(|key, _| store.get(key).is_some());
-        }
-        act(memory.entry(key).or_default())
+/// What was written a moment ago may not be shown yet: by what is shown, everything would seem done.
+fn newer(shown: Option<Value>, written: Option<Value>) -> Option<Value> {
+    let version = |object: &Value| Version::parse(object["metadata"]["resourceVersion"].as_str());
+    match (shown, written) {
+        (Some(shown), Some(written)) if version(&written) > version(&shown) => Some(written),
+        (None, written) => written,
+        (shown, _) => shown,
     }
 }
 
@@ -437,4 +334,18 @@ fn fraction(object: &DynamicObject) -> f64 {
 fn is_counted(pod: &Pod) -> bool {
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
     pod.metadata.deletion_timestamp.is_none() && !matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_counts_until_it_is_shown() {
+        let deployment = |version: u64| Some(json!({"metadata": {"resourceVersion": version.to_string()}}));
+        assert_eq!(newer(deployment(9), deployment(10)), deployment(10));
+        assert_eq!(newer(deployment(10), deployment(9)), deployment(10));
+        assert_eq!(newer(deployment(9), None), deployment(9));
+        assert_eq!(newer(None, deployment(9)), deployment(9));
+    }
 }

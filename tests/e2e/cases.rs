@@ -5,6 +5,7 @@ mod deleting;
 mod documents;
 mod faults;
 mod install;
+mod killed;
 mod retune;
 mod rolling;
 mod scaling;
@@ -37,6 +38,9 @@ pub fn all() -> Vec<(&'static str, Case)> {
         admission::invalid_edits_are_refused_with_a_sentence,
         admission::a_malformed_object_that_is_stored_stalls_nobody_else,
         admission::an_object_of_somebody_else_is_not_taken_over,
+        admission::what_a_quota_refuses_is_told_and_done_once_it_may,
+        install::a_definition_is_upgraded_under_running_resources,
+        install::monitors_are_made_where_the_cluster_knows_them,
         retune::edits_under_load_restart_nothing_and_lose_nothing,
         retune::an_edit_is_in_force_everywhere_when_the_status_says_so,
         retune::a_shared_limit_is_divided_among_the_ready_replicas,
@@ -44,6 +48,7 @@ pub fn all() -> Vec<(&'static str, Case)> {
         settled::drift_is_repaired_and_told_and_what_others_added_stays,
         faults::a_pod_that_cannot_be_asked_is_never_counted,
         faults::edits_are_in_force_while_the_kubelet_stands_still,
+        killed::an_operator_killed_around_any_write_leaves_what_a_fresh_install_gives,
         faults::killed_pods_and_operators_leave_everything_as_it_was,
         faults::pods_keep_their_policy_while_the_api_server_is_gone,
         rolling::a_rolling_update_of_all_services_loses_no_request,

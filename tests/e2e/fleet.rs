@@ -122,6 +122,13 @@ impl Fleet {
         try_run("kubectl", &all).await
     }
 
+    /// `kubectl apply` of one object.
+    pub async fn apply(&self, object: &Value) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), object.to_string()).unwrap();
+        self.kubectl(&["apply", "-f", &file.path().to_string_lossy()]).await;
+    }
+
     /// `kubectl wait --for=condition=...`, as users wait.
     pub async fn wait_for(&self, name: &str, condition: &str) {
         let condition = format!("--for=condition={condition}");
@@ -208,9 +215,7 @@ impl Fleet {
             },
         });
         let _ = self.try_kubectl(&["delete", "pod", name, "--ignore-not-found"]).await;
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), pod.to_string()).unwrap();
-        self.kubectl(&["apply", "-f", &file.path().to_string_lossy()]).await;
+        self.apply(&pod).await;
         self.kubectl(&[
             "wait",
             "--for=jsonpath={.status.phase}=Running",

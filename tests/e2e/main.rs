@@ -9,6 +9,7 @@
 
 mod cases;
 mod fleet;
+mod gate;
 mod kubernetes;
 
 use std::{process::ExitCode, sync::Arc, time::Duration};

@@ -7,6 +7,7 @@ use std::time::Duration;
 use phase6_tests::{EXAMPLE, Served, refused, until};
 use rustix::process::Signal;
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 fn document(revision: u64, policy: &str) -> String {
     format!(
@@ -95,6 +96,29 @@ async fn a_service_that_is_about_to_stop_says_so_and_still_answers() {
     for path in ["/livez", "/policyz", "/api/v1/budget"] {
         assert_eq!(served.get(path).await.unwrap().0, 200, "{path}");
     }
+    assert_eq!(served.program.end(Duration::from_secs(10)), Some(0));
+}
+
+/// Whoever keeps connections open must not have one closed under a request that is on its way.
+#[tokio::test]
+async fn a_service_that_leaves_asks_callers_to_connect_anew_and_closes_nothing_itself() {
+    let mut served = Served::start("coach", &["--notice", "300"]).await;
+    let mut idle = tokio::net::TcpStream::connect(("127.0.0.1", served.port)).await.unwrap();
+    let request = b"GET /livez HTTP/1.1\r\nhost: a\r\n\r\n";
+    let mut answer = [0; 2048];
+    idle.write_all(request).await.unwrap();
+    let read = idle.read(&mut answer).await.unwrap();
+    assert!(!String::from_utf8_lossy(&answer[..read]).contains("connection: close"));
+    served.program.signal(Signal::TERM);
+    until("it says so", || async { served.get("/readyz").await.is_some_and(|(status, _)| status == 503) })
+        .await;
+    // It stays for the one that is connected, however quiet.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    idle.write_all(request).await.unwrap();
+    let mut last = String::new();
+    idle.read_to_string(&mut last).await.unwrap();
+    assert!(last.starts_with("HTTP/1.1 200") && last.contains("connection: close"), "{last}");
+    // And ends when nobody is connected any more.
     assert_eq!(served.program.end(Duration::from_secs(10)), Some(0));
 }
 

@@ -5,6 +5,6 @@ mod body;
 mod io;
 mod phase;
 
-pub(crate) use accept::serve;
 pub use accept::{ConnectionCounts, ConnectionLimits};
+pub(crate) use accept::{Ending, serve};
 pub use body::{BodyError, BodyLimits, RequestBody};

@@ -27,7 +27,8 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::{
     Access, ApiError, Components, ConnectionLimits, Enforcer, Kind, Upstream,
     common::{self, Common, Domain},
-    describe, series, server,
+    describe, series,
+    server::{self, Ending},
     settings::Settings,
     stack::{Load, Parts, limiter, stack},
 };
@@ -190,12 +191,14 @@ pub struct Running {
     common: Arc<Common>,
     store: Option<Store>,
     cache: Cache,
-    accepting: CancellationToken,
-    cut: CancellationToken,
+    ending: Ending,
+    /// Ends what the service does beside answering.
     stop: CancellationToken,
     tasks: TaskTracker,
 }
 
+/// Pause between looks at how many are connected.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
 /// Pause between attempts to reach records that are not there yet.
 const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(500);
 
@@ -278,28 +281,17 @@ pub async fn start(
     let forgets = cache.clone();
     let stack =
         stack(Parts { name, router, enforcer, access: host.access.clone(), telemetry, limiter, cache, load });
-    let (accepting, cut) = (CancellationToken::new(), CancellationToken::new());
+    let ending = Ending::default();
     let limits = host.connections.clone();
     tasks.spawn(server::serve(
         listener,
         move |peer| stack.for_peer(peer),
         limits,
         connections,
-        accepting.clone(),
-        cut.clone(),
+        ending.clone(),
     ));
     unless_started.disarm();
-    Ok(Running {
-        definition: *definition,
-        address,
-        common,
-        store,
-        cache: forgets,
-        accepting,
-        cut,
-        stop,
-        tasks,
-    })
+    Ok(Running { definition: *definition, address, common, store, cache: forgets, ending, stop, tasks })
 }
 
 async fn open_store(
@@ -378,20 +370,29 @@ impl Running {
         &self.common.enforcer
     }
 
-    /// No longer ready from now on, so that callers notice before it stops.
+    /// No longer ready from now on, and every answer asks its caller to connect anew, so that callers
+    /// are elsewhere before it stops.
     pub fn announce_stop(&self) {
         self.common.ready.store(false, Ordering::Relaxed);
+        self.ending.leaving.store(true, Ordering::Relaxed);
+    }
+
+    /// Until nobody is connected.
+    pub async fn unused(&self) {
+        while self.common.connections.open.load(Ordering::Relaxed) > 0 {
+            tokio::time::sleep(BETWEEN_LOOKS).await;
+        }
     }
 
     /// Stops: no longer ready, and accepts no more; requests under way are finished within `grace`.
     /// True if all were.
     pub async fn stop(self, grace: Duration) -> bool {
         self.announce_stop();
-        self.accepting.cancel();
+        self.ending.stop.cancel();
         self.stop.cancel();
         self.tasks.close();
         let drained = within(grace, self.tasks.wait()).await;
-        self.cut.cancel();
+        self.ending.cut.cancel();
         within(Duration::from_secs(1), self.cache.close()).await;
         if let Some(store) = &self.store {
             within(Duration::from_secs(2), store.close()).await;

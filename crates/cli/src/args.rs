@@ -85,8 +85,8 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "PEER", value_delimiter = ',', env = "PHASE6_PEERS")]
     pub(crate) peer: Vec<String>,
 
-    /// How long to stay reachable after SIGTERM while no longer ready, so that callers notice; from 0
-    /// to 300. A second signal cuts it short
+    /// How long at most to stay reachable after SIGTERM while no longer ready and callers are asked to
+    /// connect elsewhere; from 0 to 300. A second signal cuts it short
     #[arg(
         long, value_name = "SECONDS", env = "PHASE6_NOTICE_SECONDS", default_value_t = 0,
         value_parser = clap::value_parser!(u64).range(..=300)

@@ -18,6 +18,8 @@ use crate::{
 use object::PolicyObject;
 use source::{Source, obey};
 
+/// Even if nobody is connected: those who have not seen yet that the service leaves still come.
+const LEAST_NOTICE: Duration = Duration::from_secs(3);
 /// Longest time for requests under way; below a pod's usual grace of 30 s.
 const GRACE: Duration = Duration::from_secs(25);
 
@@ -82,8 +84,14 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Ending> {
     }
     tracing::info!(notice_seconds = arguments.notice, "stopping");
     running.announce_stop();
+    let notice = Duration::from_secs(arguments.notice);
+    let nobody_is_left = async {
+        tokio::time::sleep(notice.min(LEAST_NOTICE)).await;
+        running.unused().await;
+    };
     tokio::select! {
-        () = tokio::time::sleep(Duration::from_secs(arguments.notice)) => {}
+        () = tokio::time::sleep(notice) => {}
+        () = nobody_is_left => {}
         () = stopping.asked() => tracing::info!("asked again: callers get no more notice"),
     }
     tokio::select! {

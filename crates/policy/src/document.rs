@@ -33,6 +33,9 @@ const fn one() -> u32 {
 }
 
 impl PolicyDocument {
+    /// The key of a document in its `ConfigMap`, and the name of the file that it is mounted as.
+    pub const KEY: &str = "policy.json";
+
     /// Whether this one takes the place of `current`.
     pub fn supersedes(&self, current: &Self) -> bool {
         self.owner_uid != current.owner_uid || self.revision > current.revision

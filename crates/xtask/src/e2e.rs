@@ -1,6 +1,6 @@
 //! `cargo xtask e2e`: the product on a real cluster.
 
-use std::process::Command;
+use std::{path::PathBuf, process::Command};
 
 use crate::{
     cluster::Cluster,
@@ -41,8 +41,7 @@ pub(crate) fn prepared(cluster: &Cluster, filters: &[&str]) -> Result<Command, S
     let images = load_images(cluster)?;
     // Built outside, where the registry can be reached.
     succeed(&mut suite(&["--no-run"]))?;
-    let this =
-        std::env::current_exe().map_err(|error| format!("cannot tell where this program is: {error}"))?;
+    let this = this_program()?;
     let inner = suite(&[]);
     let mut command = cluster.command(&inner.get_program().to_string_lossy())?;
     command.args(inner.get_args()).arg("--").args(filters);
@@ -50,15 +49,25 @@ pub(crate) fn prepared(cluster: &Cluster, filters: &[&str]) -> Result<Command, S
         .envs(images)
         .env("PHASE6_E2E", "1")
         .env("PHASE6_E2E_CONTROL", this)
+        .env("PHASE6_E2E_OPERATOR", image::built("phase6-operator"))
         .env("CARGO_NET_OFFLINE", "true");
     Ok(command)
+}
+
+/// This program. Where building the tests has replaced it by a newer one, Linux says so in its path.
+fn this_program() -> Result<PathBuf, String> {
+    let path =
+        std::env::current_exe().map_err(|error| format!("cannot tell where this program is: {error}"))?;
+    let text = path.to_string_lossy();
+    Ok(text.strip_suffix(" (deleted)").map_or_else(|| path.clone(), PathBuf::from))
 }
 
 /// Runs the suite with another cluster. Its images must be where that cluster finds them, and
 /// `PHASE6_E2E_CONTROL` may name a program that stops its parts.
 pub(crate) fn run_with(kubeconfig: &str, filters: &[&str]) -> Result<(), String> {
+    image::build()?;
     let mut command = suite(&[]);
-    command.arg("--").args(filters);
+    command.arg("--").args(filters).env("PHASE6_E2E_OPERATOR", image::built("phase6-operator"));
     succeed(command.env("KUBECONFIG", kubeconfig).env("PHASE6_E2E", "1"))
 }
 

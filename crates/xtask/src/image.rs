@@ -32,7 +32,8 @@ pub(crate) fn build() -> Result<(), String> {
     succeed(cargo(&["build", "--release", "--locked", "--quiet", "--workspace"]).args(programs))
 }
 
-fn built(program: &str) -> PathBuf {
+/// Where a program is that was built.
+pub(crate) fn built(program: &str) -> PathBuf {
     root().join("target/release").join(program)
 }
 

@@ -9,9 +9,6 @@ use serde_json::Value;
 
 use super::{Kind, Object, metadata};
 
-/// The one key of the `ConfigMap`; mounted, the name of the file.
-pub const POLICY_KEY: &str = "policy.json";
-
 /// Name of the `ConfigMap` of the resource `name`.
 pub fn policy_name(name: &str) -> String {
     format!("{name}-policy")
@@ -44,7 +41,7 @@ pub fn policy_config_map(resource: &Phase6Service, document: &PolicyDocument) ->
     let text = serde_json::to_string(document).expect("a policy is plain data");
     let map = ConfigMap {
         metadata: metadata(resource, policy_name(&resource.name_any())),
-        data: Some([(POLICY_KEY.to_owned(), text)].into()),
+        data: Some([(PolicyDocument::KEY.to_owned(), text)].into()),
         ..ConfigMap::default()
     };
     Object::new(Kind::ConfigMap, map)
@@ -52,7 +49,7 @@ pub fn policy_config_map(resource: &Phase6Service, document: &PolicyDocument) ->
 
 /// The document in a `ConfigMap`; none if it holds none that can be read.
 pub fn published(map: &Value) -> Option<PolicyDocument> {
-    serde_json::from_str(map["data"][POLICY_KEY].as_str()?).ok()
+    serde_json::from_str(map["data"][PolicyDocument::KEY].as_str()?).ok()
 }
 
 #[cfg(test)]

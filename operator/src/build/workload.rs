@@ -15,8 +15,9 @@ use k8s_openapi::{
 };
 use kube::ResourceExt;
 use phase6_crds::{Phase6Service, ServiceName};
+use phase6_policy::PolicyDocument;
 
-use super::{Context, Kind, Object, POLICY_KEY, labels, metadata, network::PORT, policy_name, selector};
+use super::{Context, Kind, Object, labels, metadata, network::PORT, policy_name, selector};
 
 /// Nobody in particular: the user of our image.
 const USER: i64 = 65532;
@@ -34,9 +35,10 @@ const START: i32 = 60;
 // end before `GRACE`, when Kubernetes kills.
 /// The pod is still ready, while everybody learns that it is leaving.
 const HOOK: i64 = 2;
-/// No longer ready; answers ask callers to connect anew. What is idle after it is closed, and a caller
-/// that picks such a connection at that very moment loses its request: the longer, the fewer are left.
-const NOTICE: i64 = 15;
+/// No longer ready; answers ask callers to connect anew. It ends when nobody is connected any more. What
+/// is idle until its very end is closed, and a caller that picks it just then loses a request: hence
+/// longer than the 90 seconds for which most clients keep an idle connection.
+const NOTICE: i64 = 95;
 /// Requests under way end: `GRACE` of `phase6 serve`.
 const DRAIN: i64 = 25;
 const GRACE: i64 = HOOK + NOTICE + DRAIN + 5;
@@ -126,7 +128,7 @@ fn container(resource: &Phase6Service, context: &Context) -> Container {
             "serve".into(),
             service.as_str().into(),
             "--bind=0.0.0.0".into(),
-            format!("--policy={POLICY}/{POLICY_KEY}"),
+            format!("--policy={POLICY}/{}", PolicyDocument::KEY),
             format!("--policy-object={}", policy_name(&resource.name_any())),
             format!("--api-keys={ACCESS}/{API_KEYS}"),
             format!("--data={DATA}"),

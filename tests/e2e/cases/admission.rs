@@ -211,9 +211,7 @@ pub async fn an_object_of_somebody_else_is_not_taken_over(fleet: &Fleet) {
         "apiVersion": "phase6.dev/v1alpha1", "kind": "Phase6Service", "metadata": {"name": "taken"},
         "spec": {"service": "meta", "replicas": 0},
     });
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), wanted.to_string()).unwrap();
-    fleet.kubectl(&["apply", "-f", &file.path().to_string_lossy()]).await;
+    fleet.apply(&wanted).await;
     let stalled = until("the status says whose it is", SOON, || async {
         let resource = fleet.resource("taken").await;
         condition(&resource, "Stalled").filter(|stalled| stalled["status"] == "True").cloned()
@@ -226,4 +224,25 @@ pub async fn an_object_of_somebody_else_is_not_taken_over(fleet: &Fleet) {
     fleet.kubectl(&["delete", "service", "taken"]).await;
     fleet.settle("taken").await;
     fleet.kubectl(&["delete", "p6", "taken"]).await;
+}
+
+pub async fn what_a_quota_refuses_is_told_and_done_once_it_may(fleet: &Fleet) {
+    fleet.kubectl(&["create", "quota", "no-more", "--hard=count/services=0"]).await;
+    let wanted = json!({
+        "apiVersion": "phase6.dev/v1alpha1", "kind": "Phase6Service", "metadata": {"name": "refused"},
+        "spec": {"service": "meta", "replicas": 1},
+    });
+    fleet.apply(&wanted).await;
+    let stalled = until("the status says what was refused", SOON, || async {
+        let resource = fleet.resource("refused").await;
+        condition(&resource, "Stalled").filter(|stalled| stalled["status"] == "True").cloned()
+    })
+    .await;
+    assert_eq!(stalled["reason"], "ApplyRefused");
+    let message = stalled["message"].as_str().unwrap();
+    assert!(message.contains("Service refused") && message.contains("exceeded quota: no-more"), "{message}");
+    fleet.kubectl(&["delete", "quota", "no-more"]).await;
+    let resource = fleet.settle("refused").await;
+    assert_eq!(condition(&resource, "Stalled").unwrap()["status"], "False");
+    fleet.kubectl(&["delete", "p6", "refused"]).await;
 }

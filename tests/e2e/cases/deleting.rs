@@ -36,16 +36,12 @@ pub async fn uninstalling_leaves_only_definitions_and_resources(fleet: &Fleet) {
         "apiVersion": "phase6.dev/v1alpha1", "kind": "Phase6Service", "metadata": {"name": "mine"},
         "spec": {"service": "reports", "replicas": 1},
     });
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), own.to_string()).unwrap();
-    fleet.kubectl(&["apply", "-f", &file.path().to_string_lossy()]).await;
+    fleet.apply(&own).await;
     fleet.settle("mine").await;
     run("helm", &["uninstall", "p6", "--namespace", &fleet.namespace]).await;
     until("all but what the remaining resource brought is gone", SOON, || async {
         let left = left(fleet).await;
-        let others: Vec<_> =
-            left.iter().filter(|name| !name.contains("mine") && *name != "Lease/phase6-operator").collect();
-        others.is_empty().then_some(())
+        left.iter().all(|name| name.contains("mine")).then_some(())
     })
     .await;
     run("kubectl", &["get", "crd", "phase6services.phase6.dev"]).await;
@@ -56,12 +52,7 @@ pub async fn uninstalling_leaves_only_definitions_and_resources(fleet: &Fleet) {
     // Without an operator its pods serve on, and go with the resource all the same.
     assert_eq!(fleet.pods("mine").await.len(), 1);
     fleet.kubectl(&["delete", "p6", "mine"]).await;
-    until("nothing is left", SOON, || async {
-        let left = left(fleet).await;
-        left.iter().all(|name| name == "Lease/phase6-operator").then_some(())
-    })
-    .await;
-    fleet.kubectl(&["delete", "lease", "phase6-operator", "--ignore-not-found"]).await;
+    until("nothing is left", SOON, || async { left(fleet).await.is_empty().then_some(()) }).await;
     // And a release comes back over what is left.
     fleet.helm_install().await;
     for name in NAMES {

@@ -6,8 +6,8 @@ use serde_json::json;
 use phase6_tests::root;
 
 use crate::{
-    fleet::{Fleet, NAMES},
-    kubernetes::{run, try_run},
+    fleet::{Fleet, NAMES, SOON},
+    kubernetes::{run, try_run, until},
 };
 
 pub async fn a_request_goes_through_web_to_budget_under_one_trace(fleet: &Fleet) {
@@ -143,4 +143,77 @@ pub async fn people_see_what_they_ask_for(fleet: &Fleet) {
     assert_eq!(resource["status"]["policy"]["applied"], "2/2");
     fleet.kubectl(&["scale", "p6/budget", "--replicas=1"]).await;
     fleet.settle("budget").await;
+}
+
+/// The definition that is there knows one field less than ours.
+pub async fn a_definition_is_upgraded_under_running_resources(fleet: &Fleet) {
+    let definition = "phase6services.phase6.dev";
+    let path = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/tracing/properties\
+                /targetSpansPerSecond";
+    let older = json!([{"op": "remove", "path": path}]).to_string();
+    fleet.kubectl(&["patch", "crd", definition, "--type=json", "-p", &older]).await;
+    let edit = json!({"spec": {"tracing": {"targetSpansPerSecond": 50}}}).to_string();
+    until("the field is not known", SOON, || async {
+        let edited = fleet
+            .try_kubectl(&["patch", "p6", "coach", "--type=merge", "--dry-run=server", "-p", &edit])
+            .await;
+        // The API server drops what it does not know, and says so.
+        edited.is_ok_and(|told| told.contains("no change")).then_some(())
+    })
+    .await;
+    let before = fleet.pods("coach").await;
+    fleet.apply_definition().await;
+    until("the field is known", SOON, || async {
+        fleet.try_kubectl(&["patch", "p6", "coach", "--type=merge", "-p", &edit]).await.ok()?;
+        let resource = fleet.resource("coach").await;
+        (resource["spec"]["tracing"]["targetSpansPerSecond"] == 50).then_some(())
+    })
+    .await;
+    fleet.settle("coach").await;
+    let names = |pods: &[serde_json::Value]| {
+        pods.iter().map(|pod| pod["metadata"]["name"].to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&before), names(&fleet.pods("coach").await), "no pod was replaced");
+    fleet.patch("coach", json!({"tracing": {"targetSpansPerSecond": null}})).await;
+    fleet.settle("coach").await;
+}
+
+/// Their definition comes with the Prometheus operator; here its name is enough.
+pub async fn monitors_are_made_where_the_cluster_knows_them(fleet: &Fleet) {
+    let definition = "servicemonitors.monitoring.coreos.com";
+    let monitors = json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": definition},
+        "spec": {
+            "group": "monitoring.coreos.com", "scope": "Namespaced",
+            "names": {"kind": "ServiceMonitor", "plural": "servicemonitors", "singular": "servicemonitor"},
+            "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {
+                "type": "object", "x-kubernetes-preserve-unknown-fields": true,
+            }}}],
+        },
+    });
+    let restart = async || {
+        fleet.kubectl(&["rollout", "restart", "deployment/phase6-operator"]).await;
+        fleet.kubectl(&["rollout", "status", "deployment/phase6-operator", "--timeout=120s"]).await;
+    };
+    fleet.apply(&monitors).await;
+    run("kubectl", &["wait", "--for=condition=Established", &format!("crd/{definition}"), "--timeout=60s"])
+        .await;
+    restart().await;
+    let monitor = until("budget is monitored", SOON, || async {
+        fleet.object("apis/monitoring.coreos.com/v1", "servicemonitors", "budget").await
+    })
+    .await;
+    let service = fleet.object("api/v1", "services", "budget").await.unwrap();
+    let endpoint = &monitor["spec"]["endpoints"][0];
+    let ports = service["spec"]["ports"].as_array().unwrap();
+    assert!(ports.iter().any(|port| port["name"] == endpoint["port"]), "{monitor}");
+    for (label, value) in monitor["spec"]["selector"]["matchLabels"].as_object().unwrap() {
+        assert_eq!(&service["metadata"]["labels"][label], value, "the Service is selected");
+    }
+    run("kubectl", &["delete", "crd", definition]).await;
+    restart().await;
+    for name in NAMES {
+        fleet.settle(name).await;
+    }
 }

@@ -14,14 +14,14 @@ use std::{
     pin::{Pin, pin},
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use axum::{body::Body, response::Response};
 use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter};
-use http::Request;
+use http::{HeaderValue, Request, header::CONNECTION};
 use hyper::{body::Incoming, server::conn::http1};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
@@ -48,11 +48,12 @@ pub struct ConnectionLimits {
     pub first_byte: Duration,
     /// Longest wait for the rest of a head.
     pub head: Duration,
-    /// Longest time between two requests.
+    /// Longest time between two requests. More than the 90 seconds for which most clients keep an idle
+    /// connection: whoever closes first never loses a request.
     pub idle: Duration,
     /// Longest time that the peer may leave an answer unread.
     pub write_stall: Duration,
-    /// After about this time a connection ends with its current request.
+    /// The first answer after about this time is a connection's last one.
     pub max_age: Duration,
     /// Bounds on bodies.
     pub body: BodyLimits,
@@ -66,7 +67,7 @@ impl Default for ConnectionLimits {
             accepts_per_second: 1000,
             first_byte: Duration::from_secs(8),
             head: Duration::from_secs(8),
-            idle: Duration::from_secs(75),
+            idle: Duration::from_mins(2),
             write_stall: Duration::from_secs(30),
             max_age: Duration::from_mins(10),
             body: BodyLimits::default(),
@@ -74,6 +75,7 @@ impl Default for ConnectionLimits {
     }
 }
 
+const CLOSE: HeaderValue = HeaderValue::from_static("close");
 /// Largest head that is read at all; the stack answers far smaller ones with 431.
 const READ_BUFFER: usize = 128 * 1024;
 /// How often a connection's waits are looked at.
@@ -97,16 +99,26 @@ pub struct ConnectionCounts {
 /// The part of an address that stands for one subscriber.
 type Subscriber = [u8; 8];
 
-/// Accepts connections until `stop`, then lets each finish its request. Returns when none is left.
-/// `stack` makes the service that answers the requests of one peer's connection. After `cut` no
-/// request is waited for.
+/// How a server ends, step by step.
+#[derive(Clone, Default)]
+pub(crate) struct Ending {
+    /// Every answer asks its caller to connect anew, elsewhere. What is idle stays open: to close it
+    /// would lose a request that is just being sent on it.
+    pub(crate) leaving: Arc<AtomicBool>,
+    /// No connection is accepted, what is idle is closed, and requests under way are finished.
+    pub(crate) stop: CancellationToken,
+    /// No request is waited for.
+    pub(crate) cut: CancellationToken,
+}
+
+/// Accepts connections until it is told to stop. Returns when none is left. `stack` makes the service
+/// that answers the requests of one peer's connection.
 pub(crate) async fn serve<S>(
     listener: TcpListener,
     stack: impl Fn(SocketAddr) -> S,
     limits: ConnectionLimits,
     counts: Arc<ConnectionCounts>,
-    stop: CancellationToken,
-    cut: CancellationToken,
+    ending: Ending,
 ) where
     S: Service<Request<RequestBody>, Response = Response, Error = Infallible> + Send + 'static,
     S::Future: Send + 'static,
@@ -119,7 +131,7 @@ pub(crate) async fn serve<S>(
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = stop.cancelled() => break,
+            () = ending.stop.cancelled() => break,
         };
         let (socket, peer) = match accepted {
             Ok(accepted) => accepted,
@@ -148,8 +160,7 @@ pub(crate) async fn serve<S>(
             continue;
         };
         counts.accepted.fetch_add(1, Ordering::Relaxed);
-        let connection =
-            Connection { limits: limits.clone(), open, stop: stop.clone(), cut: cut.clone(), peer };
+        let connection = Connection { limits: limits.clone(), open, ending: ending.clone(), peer };
         connections.spawn(connection.run(socket, stack(peer)));
     }
     drop(listener);
@@ -170,8 +181,7 @@ fn subscriber(address: IpAddr) -> Subscriber {
 struct Connection {
     limits: ConnectionLimits,
     open: Open,
-    stop: CancellationToken,
-    cut: CancellationToken,
+    ending: Ending,
     peer: SocketAddr,
 }
 
@@ -182,15 +192,15 @@ impl Connection {
         S::Future: Send + 'static,
     {
         let _ = socket.set_nodelay(true);
-        let progress = Arc::new(Progress::new());
+        // Connections opened together do not end together.
+        let max_age = self.limits.max_age.mul_f64(0.9 + 0.2 * rand::random::<f64>());
+        let progress = Arc::new(Progress::new(Arc::clone(&self.ending.leaving), max_age));
         let io = TokioIo::new(WatchedIo::new(socket, Arc::clone(&progress)));
         let handler =
             Handler { stack: RefCell::new(stack), progress: Arc::clone(&progress), body: self.limits.body };
         let mut connection =
             pin!(http1::Builder::new().max_buf_size(READ_BUFFER).serve_connection(io, handler));
-        let mut ending = false;
-        // Connections opened together do not end together.
-        let max_age = self.limits.max_age.mul_f64(0.9 + 0.2 * rand::random::<f64>());
+        let mut stopping = false;
         loop {
             tokio::select! {
                 result = connection.as_mut() => {
@@ -199,19 +209,15 @@ impl Connection {
                     }
                     return;
                 }
-                () = self.cut.cancelled() => return,
-                () = self.stop.cancelled(), if !ending => {
-                    ending = true;
+                () = self.ending.cut.cancelled() => return,
+                () = self.ending.stop.cancelled(), if !stopping => {
+                    stopping = true;
                     connection.as_mut().graceful_shutdown();
                 }
                 () = tokio::time::sleep(WATCH) => {
                     if self.waited_too_long(&progress) {
                         self.open.counts.timed_out.fetch_add(1, Ordering::Relaxed);
                         return;
-                    }
-                    if !ending && progress.age() > max_age {
-                        ending = true;
-                        connection.as_mut().graceful_shutdown();
                     }
                 }
             }
@@ -301,8 +307,11 @@ impl<F: Future<Output = Result<Response, Infallible>>> Future for Answering<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<Self::Output> {
         let this = self.project();
-        let Ok(answer) = std::task::ready!(this.future.poll(cx));
+        let Ok(mut answer) = std::task::ready!(this.future.poll(cx));
         let progress = this.progress.take().expect("a future is not polled after it is done");
+        if progress.is_last() {
+            answer.headers_mut().insert(CONNECTION, CLOSE);
+        }
         std::task::Poll::Ready(Ok(answer.map(|body| AnswerBody::new(body, progress))))
     }
 }

@@ -8,7 +8,10 @@
 //! watchdog. One atomic word, no lock.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -36,11 +39,16 @@ pub(crate) struct Progress {
     /// Milliseconds since `started` at which the peer stopped reading; 0: it reads.
     blocked: AtomicU64,
     requests: AtomicU64,
+    leaving: Arc<AtomicBool>,
+    max_age: Duration,
 }
 
 impl Progress {
-    pub(crate) fn new() -> Self {
+    /// `leaving`: the server is about to end.
+    pub(crate) fn new(leaving: Arc<AtomicBool>, max_age: Duration) -> Self {
         Self {
+            leaving,
+            max_age,
             started: Instant::now(),
             now: AtomicU64::new(0),
             blocked: AtomicU64::new(0),
@@ -86,8 +94,9 @@ impl Progress {
         self.requests.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn age(&self) -> Duration {
-        Duration::from_millis(self.elapsed_ms())
+    /// Whether the answer that is given now is to be the connection's last one.
+    pub(crate) fn is_last(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed) || Duration::from_millis(self.elapsed_ms()) > self.max_age
     }
 
     pub(crate) fn peer_reads(&self, reads: bool) {

@@ -17,10 +17,10 @@ use kube::{
     },
 };
 
+use phase6_policy::PolicyDocument;
+
 use crate::ending::Ending;
 
-/// The one key of the object.
-const KEY: &str = "policy.json";
 /// A watch that is not ended within this time, plus five seconds, is dead.
 const WATCH_SECONDS: u32 = 25;
 /// Pauses between attempts to watch: the first and the longest.
@@ -109,5 +109,5 @@ impl PolicyObject {
 }
 
 fn text(object: ConfigMap) -> Option<Vec<u8>> {
-    object.data?.remove(KEY).map(String::into_bytes)
+    object.data?.remove(PolicyDocument::KEY).map(String::into_bytes)
 }

@@ -36,7 +36,11 @@ const PODS: &str = "10.244.0.0/16";
 /// Control groups of everything the kubelet starts are below this one.
 const CONTROL_GROUP: &str = "phase6-test-cluster";
 /// Longest wait for a step of the start.
-const START: Duration = Duration::from_mins(1);
+const START: Duration = Duration::from_mins(2);
+/// Looks in a row, a tenth of a second apart, at which a program is missing before it counts as ended.
+const MISSING: u32 = 20;
+/// Lines of each program's log that are told when a start fails.
+const TOLD: usize = 30;
 
 pub(crate) struct Local {
     /// Programs and state.
@@ -79,16 +83,17 @@ impl Local {
             provide("/usr/lib/cni/bridge", "containernetworking-plugins")?;
         }
         if let Some(holder) = Holder::find(&self.state()) {
-            if self.ready("/readyz") {
-                println!("a cluster runs already, held by process {}", holder.id());
-                return Ok(());
+            match holder.ended()? {
+                Some(program) => println!("a cluster is there but its {program} ended; starting it anew"),
+                None if self.ready("/readyz") => {
+                    println!("a cluster runs already, held by process {}", holder.id());
+                    return Ok(());
+                }
+                None => println!("a cluster is there but does not answer; starting it anew"),
             }
-            println!("a cluster is there but does not answer; starting it anew");
         }
         self.down()?;
-        self.start().inspect_err(|_| {
-            println!("what its programs said is in {}", self.state().join("log").display());
-        })
+        self.start().inspect_err(|_| self.tell_logs())
     }
 
     fn start(&self) -> Result<(), String> {
@@ -98,18 +103,41 @@ impl Local {
         holder::make_control_groups(CONTROL_GROUP)?;
         let holder = Holder::start(&state, &tools::folder().join("pause"))?;
         files::network(&holder)?;
-        components::control_plane(&holder, &state)?;
-        components::node(&holder, &state)?;
-        wait("the API server", || self.ready("/readyz"))?;
-        wait("containerd", || self.containers(&["version"]).is_ok())?;
+        // None of these waits long for the one that it needs: on a cold disk it would end before.
+        components::store(&holder)?;
+        wait("etcd", &holder, || holder.listens(components::STORE_PORT))?;
+        components::api(&holder, &state)?;
+        wait("the API server", &holder, || self.ready("/readyz"))?;
+        components::controllers(&holder, &state)?;
+        components::containers(&holder, &state)?;
+        wait("containerd", &holder, || self.containers(&["version"]).is_ok())?;
         self.load_image(&super::addons::image("pause")?)?;
-        wait("the node", || {
+        components::node(&holder, &state)?;
+        wait("the node", &holder, || {
             let output = self.command("kubectl").map(|mut kubectl| {
                 let wanted = "jsonpath={.items[0].status.conditions[?(@.type=='Ready')].status}";
                 kubectl.env("KUBECONFIG", self.kubeconfig()).args(["get", "nodes", "-o", wanted]).output()
             });
             matches!(output, Ok(Ok(output)) if output.stdout == b"True")
         })
+    }
+
+    /// Where a start fails nobody may be there to look at the files, as in CI.
+    fn tell_logs(&self) {
+        let folder = self.state().join("log");
+        println!("the end of what its programs said; the whole is in {}", folder.display());
+        let logs = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+        let mut logs: Vec<PathBuf> = logs.map(|entry| entry.path()).filter(|path| path.is_file()).collect();
+        logs.sort();
+        for log in logs {
+            println!("--- {}", log.file_name().unwrap_or_default().display());
+            let text = std::fs::read(&log).unwrap_or_default();
+            let text = String::from_utf8_lossy(&text);
+            let lines: Vec<&str> = text.lines().collect();
+            for line in &lines[lines.len().saturating_sub(TOLD)..] {
+                println!("{line}");
+            }
+        }
     }
 
     fn ready(&self, path: &str) -> bool {
@@ -185,9 +213,16 @@ impl Local {
     }
 }
 
-fn wait(what: &str, done: impl Fn() -> bool) -> Result<(), String> {
+/// Waits for a step of the start; not for a program that has ended already.
+fn wait(what: &str, holder: &Holder, done: impl Fn() -> bool) -> Result<(), String> {
     let due = Instant::now() + START;
+    let mut missing = 0;
     while !done() {
+        let ended = holder.ended()?;
+        missing = if ended.is_some() { missing + 1 } else { 0 };
+        if let Some(program) = ended.filter(|_| missing > MISSING) {
+            return Err(format!("{what} is not ready, and {program} ended"));
+        }
         if Instant::now() > due {
             return Err(format!("{what} is not ready after {} s", START.as_secs()));
         }

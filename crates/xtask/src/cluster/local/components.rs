@@ -5,25 +5,33 @@ use std::path::Path;
 use super::{NODE, PODS, SERVICES, certificates::NODE_NAME, holder::Holder};
 use crate::cluster::tools;
 
-/// What decides: store, API, controllers, scheduler.
-pub(super) fn control_plane(holder: &Holder, state: &Path) -> Result<(), String> {
-    let pki = state.join("pki");
-    let pki = pki.display();
-    let configs = state.join("kubeconfig");
-    let configs = configs.display();
-    let start = |name: &str, flags: &str| {
-        let flags: Vec<String> = flags.split_whitespace().map(str::to_owned).collect();
-        holder.spawn(&tools::folder().join(name), &flags)
-    };
-    // A test cluster may lose its data, and waits for no disk.
+/// Where the store listens.
+pub(super) const STORE_PORT: u16 = 2379;
+
+/// Starts a program with flags that hold no spaces.
+fn start(holder: &Holder, program: &Path, flags: &str) -> Result<(), String> {
+    let flags: Vec<String> = flags.split_whitespace().map(str::to_owned).collect();
+    holder.spawn(program, &flags)
+}
+
+/// What keeps every object. A test cluster may lose its data, and waits for no disk.
+pub(super) fn store(holder: &Holder) -> Result<(), String> {
     start(
-        "etcd",
+        holder,
+        &tools::folder().join("etcd"),
         "--unsafe-no-fsync --data-dir=/var/lib/etcd --log-level=warn
          --listen-client-urls=http://127.0.0.1:2379 --advertise-client-urls=http://127.0.0.1:2379
          --listen-peer-urls=http://127.0.0.1:2380",
-    )?;
+    )
+}
+
+/// What everybody talks to.
+pub(super) fn api(holder: &Holder, state: &Path) -> Result<(), String> {
+    let pki = state.join("pki");
+    let pki = pki.display();
     start(
-        "kube-apiserver",
+        holder,
+        &tools::folder().join("kube-apiserver"),
         &format!(
             "--etcd-servers=http://127.0.0.1:2379 --advertise-address={NODE} --secure-port=6443
              --tls-cert-file={pki}/apiserver.crt --tls-private-key-file={pki}/apiserver.key
@@ -41,10 +49,19 @@ pub(super) fn control_plane(holder: &Holder, state: &Path) -> Result<(), String>
              --requestheader-extra-headers-prefix=X-Remote-Extra-
              --proxy-client-cert-file={pki}/front-proxy.crt --proxy-client-key-file={pki}/front-proxy.key"
         ),
-    )?;
+    )
+}
+
+/// What decides.
+pub(super) fn controllers(holder: &Holder, state: &Path) -> Result<(), String> {
+    let pki = state.join("pki");
+    let pki = pki.display();
+    let configs = state.join("kubeconfig");
+    let configs = configs.display();
     // An autoscaler that decides within seconds, so that a test can watch it.
     start(
-        "kube-controller-manager",
+        holder,
+        &tools::folder().join("kube-controller-manager"),
         &format!(
             "--kubeconfig={configs}/controller-manager.json --leader-elect=false
              --root-ca-file={pki}/ca.crt --service-account-private-key-file={pki}/service-accounts.key
@@ -55,28 +72,32 @@ pub(super) fn control_plane(holder: &Holder, state: &Path) -> Result<(), String>
              --horizontal-pod-autoscaler-cpu-initialization-period=5s"
         ),
     )?;
-    start("kube-scheduler", &format!("--kubeconfig={configs}/scheduler.json --leader-elect=false"))
+    start(
+        holder,
+        &tools::folder().join("kube-scheduler"),
+        &format!("--kubeconfig={configs}/scheduler.json --leader-elect=false"),
+    )
+}
+
+/// What runs containers.
+pub(super) fn containers(holder: &Holder, state: &Path) -> Result<(), String> {
+    start(holder, Path::new("containerd"), &format!("--config={}", state.join("containerd.toml").display()))
 }
 
 /// What runs pods and routes to them.
 pub(super) fn node(holder: &Holder, state: &Path) -> Result<(), String> {
-    let start = |name: &Path, flags: &[String]| holder.spawn(name, flags);
-    start(Path::new("containerd"), &[format!("--config={}", state.join("containerd.toml").display())])?;
+    let state = state.display();
     start(
+        holder,
         &tools::folder().join("kubelet"),
-        &[
-            format!("--config={}", state.join("kubelet.json").display()),
-            format!("--kubeconfig={}", state.join("kubeconfig/kubelet.json").display()),
-            format!("--hostname-override={NODE_NAME}"),
-            format!("--node-ip={NODE}"),
-        ],
+        &format!(
+            "--config={state}/kubelet.json --kubeconfig={state}/kubeconfig/kubelet.json
+             --hostname-override={NODE_NAME} --node-ip={NODE}"
+        ),
     )?;
     start(
+        holder,
         &tools::folder().join("kube-proxy"),
-        &[
-            format!("--config={}", state.join("proxy.json").display()),
-            format!("--hostname-override={NODE_NAME}"),
-        ],
-    )?;
-    Ok(())
+        &format!("--config={state}/proxy.json --hostname-override={NODE_NAME}"),
+    )
 }

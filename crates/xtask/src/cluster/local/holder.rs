@@ -119,6 +119,26 @@ impl Holder {
         Ok(named)
     }
 
+    /// A program that was started to stay and is not there.
+    pub(super) fn ended(&self) -> Result<Option<String>, String> {
+        let there = self.processes()?;
+        let logs = std::fs::read_dir(self.state.join("log")).into_iter().flatten().flatten();
+        let started =
+            logs.filter_map(|log| log.file_name().to_str()?.strip_suffix(".log").map(str::to_owned));
+        Ok(started.into_iter().find(|name| !there.iter().any(|(program, _)| program == name)))
+    }
+
+    /// Whether a program of the cluster listens at a port of TCP.
+    pub(super) fn listens(&self, port: u16) -> bool {
+        // Fields 2 and 4 of proc_net_tcp(5): address and port in hexadecimal digits, and the state.
+        let table = std::fs::read_to_string(format!("/proc/{}/net/tcp", self.id)).unwrap_or_default();
+        let port = format!(":{port:04X}");
+        table.lines().any(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            fields.len() > 3 && fields[1].ends_with(&port) && fields[3] == "0A"
+        })
+    }
+
     /// Ends every process of the cluster, and waits until they are gone.
     pub(super) fn end(&self) -> Result<(), String> {
         succeed(Command::new("kill").args(["-KILL", &self.id.to_string()]))?;
