@@ -46,6 +46,8 @@ pub struct Context {
     pub access_secret: String,
     /// Secret and key of the database's URL; none: each pod has a file of its own.
     pub database: Option<SecretKey>,
+    /// Secret and key of the URL of the Redis that replicas share limits through; none: limits are divided.
+    pub redis: Option<SecretKey>,
     /// Where the operator runs, which must reach the pods.
     pub operator_namespace: String,
     /// Whether pods accept connections only from those that need them.
@@ -127,6 +129,7 @@ mod tests {
             pull_secrets: vec!["registry".into()],
             access_secret: "phase6-access".into(),
             database: Some(SecretKey { name: "phase6-database".into(), key: "url".into() }),
+            redis: Some(SecretKey { name: "phase6-redis".into(), key: "url".into() }),
             operator_namespace: "phase6-system".into(),
             network_policy: true,
             egress_ports: vec![443, 5432],
@@ -163,6 +166,7 @@ mod tests {
         });
         let mut context = context();
         context.database = None;
+        context.redis = None;
         context.pull_secrets = vec![];
         context.monitors = false;
         insta::assert_yaml_snapshot!(bodies(spec, &context));

@@ -70,7 +70,10 @@ pub fn told_when_published(before: Option<&PolicyDocument>, document: &PolicyDoc
             let mut changes: Vec<String> =
                 differences(&before.policy, &document.policy).iter().map(ToString::to_string).collect();
             if before.replicas != document.replicas {
-                changes.push(format!("limit divided by {} -> {}", before.replicas, document.replicas));
+                changes.push(format!(
+                    "replicas that share the limit {} -> {}",
+                    before.replicas, document.replicas
+                ));
             }
             format!("revision {revision}: {}", changes.join(", "))
         }

@@ -147,6 +147,7 @@ impl Reconciler {
             replicas: &ready,
             answers: &answers,
             pods: pods.iter().filter(|pod| is_counted(pod)).count(),
+            shared: self.shared.context.redis.is_some(),
             trouble: reason.zip(sentence.as_deref()),
             now: Timestamp::now(),
         });

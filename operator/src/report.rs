@@ -34,6 +34,8 @@ pub struct Observed<'a> {
     pub trouble: Option<(&'static str, &'a str)>,
     /// How many pods there are, ready or not.
     pub pods: usize,
+    /// Whether replicas have state in common; else a shared limit is divided.
+    pub shared: bool,
     /// The time.
     pub now: Timestamp,
 }
@@ -260,7 +262,7 @@ fn policy(observed: &Observed<'_>) -> PolicyStatus {
         hash: document.hash.clone(),
         applied_replicas: applied,
         total_replicas: total,
-        divided_by: document.replicas as i32,
+        divided_by: if observed.shared { 1 } else { document.replicas as i32 },
         applied: format!("{applied}/{total}"),
         propagation_ms,
         last_error,
@@ -354,6 +356,7 @@ mod tests {
             replicas: &replicas,
             answers,
             pods: answers.len(),
+            shared: false,
             trouble: None,
             now: Timestamp::from_second(1).unwrap(),
         })

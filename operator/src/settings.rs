@@ -40,6 +40,11 @@ pub struct Settings {
     #[arg(long, value_name = "NAME/KEY", env = "PHASE6_DATABASE_SECRET")]
     database_secret: Option<SecretKey>,
 
+    /// Secret and key of the URL of the Redis that replicas share limits through, in the namespaces of the
+    /// resources [default: a shared limit is divided among them]
+    #[arg(long, value_name = "NAME/KEY", env = "PHASE6_REDIS_SECRET")]
+    redis_secret: Option<SecretKey>,
+
     /// Make no NetworkPolicy
     #[arg(long, env = "PHASE6_NO_NETWORK_POLICY")]
     no_network_policy: bool,
@@ -97,6 +102,7 @@ impl Settings {
             pull_secrets: self.image_pull_secrets.iter().filter(|name| !name.is_empty()).cloned().collect(),
             access_secret: self.access_secret.clone(),
             database: self.database_secret.clone(),
+            redis: self.redis_secret.clone(),
             operator_namespace: self.namespace.clone(),
             network_policy: !self.no_network_policy,
             egress_ports: self.egress_ports.clone(),

@@ -42,7 +42,7 @@ pub fn all() -> Vec<(&'static str, Case)> {
         install::a_definition_is_upgraded_under_running_resources,
         retune::edits_under_load_restart_nothing_and_lose_nothing,
         retune::an_edit_is_in_force_everywhere_when_the_status_says_so,
-        retune::a_shared_limit_is_divided_among_the_ready_replicas,
+        retune::a_shared_limit_is_admitted_once_by_all_replicas,
         settled::nothing_is_written_once_everything_is_as_it_should_be,
         settled::drift_is_repaired_and_told_and_what_others_added_stays,
         install::monitors_are_made_where_the_cluster_knows_them,

@@ -16,7 +16,7 @@ fn usage_errors_end_with_2_and_say_what_is_accepted() {
     std::fs::write(&empty, "# nobody yet\n").unwrap();
     let empty = empty.to_str().unwrap();
     for (arguments, told) in [
-        (vec!["up", "--redis", "redis://127.0.0.1", "--data", data], "--redis is not possible yet"),
+        (vec!["up", "--redis", "http://user:secret@x", "--data", data], "accepted: redis://"),
         (vec!["up", "--only", "wob", "--data", data], "--only names wob; accepted: web, training"),
         (vec!["up", "--bind", "0.0.0.0", "--data", data], "needs API keys"),
         (

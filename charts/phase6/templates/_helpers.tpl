@@ -35,6 +35,15 @@ phase6-database/url
 {{- end -}}
 {{- end }}
 
+{{/* NAME/KEY of the Secret with Redis' URL; empty without a Redis. */}}
+{{- define "phase6.redisSecret" -}}
+{{- if .Values.redis.existingSecret -}}
+{{ .Values.redis.existingSecret }}/{{ .Values.redis.key }}
+{{- else if or .Values.redis.url .Values.demo.enabled -}}
+phase6-redis/url
+{{- end -}}
+{{- end }}
+
 {{/* Not empty if the demo brings a database. */}}
 {{- define "phase6.demoDatabase" -}}
 {{- if and .Values.demo.enabled (not .Values.database.url) (not .Values.database.existingSecret) }}yes{{ end -}}

@@ -30,13 +30,13 @@ pub struct Judgement {
 }
 
 impl Judgement {
-    fn new(document: PolicyDocument) -> Self {
+    fn new(document: PolicyDocument, shared: bool) -> Self {
         Self {
             limits: document
                 .policy
                 .rate_limit
                 .as_ref()
-                .map(|limit| Limits::new(&limit.share(document.replicas))),
+                .map(|limit| Limits::new(limit, document.replicas, shared)),
             terms: document.policy.cache.as_ref().map(Terms::from),
             revision: HeaderValue::from(document.revision),
             applied_at: Timestamp::now(),
@@ -52,6 +52,8 @@ pub struct Enforcer {
 }
 
 struct Inner {
+    /// There is state that replicas share.
+    shared: bool,
     judgement: Live<Judgement>,
     breaker: Live<Settings>,
     error: Mutex<Option<String>>,
@@ -97,8 +99,16 @@ pub struct PolicyState {
 }
 
 impl Default for Enforcer {
-    /// The default policy, until a document arrives.
+    /// For a replica that shares nothing.
     fn default() -> Self {
+        Self::new(false)
+    }
+}
+
+impl Enforcer {
+    /// The default policy, until a document arrives. `shared`: replicas share limits; else each of them has
+    /// a part of those that are for all.
+    pub fn new(shared: bool) -> Self {
         let document = PolicyDocument {
             owner_uid: String::new(),
             revision: 0,
@@ -111,15 +121,14 @@ impl Default for Enforcer {
         Self {
             inner: Arc::new(Inner {
                 breaker: Live::new(Settings::from(&document.policy.circuit_breaker)),
-                judgement: Live::new(Judgement::new(document)),
+                judgement: Live::new(Judgement::new(document, shared)),
+                shared,
                 error: Mutex::default(),
                 former: Mutex::default(),
             }),
         }
     }
-}
 
-impl Enforcer {
     /// Puts a document into force, if it is newer than the one there is. Clears the error, unless the
     /// document is older. A document of an owner that another one has followed is older, whatever its
     /// revision: the slower of two ways may bring it late.
@@ -144,7 +153,7 @@ impl Enforcer {
             }
         }
         self.inner.breaker.set(Settings::from(&document.policy.circuit_breaker));
-        self.inner.judgement.set(Judgement::new(document));
+        self.inner.judgement.set(Judgement::new(document, self.inner.shared));
         Applied::Now
     }
 
@@ -161,6 +170,11 @@ impl Enforcer {
     /// The breaker's settings in force.
     pub fn breaker(&self) -> Live<Settings> {
         self.inner.breaker.clone()
+    }
+
+    /// Whether replicas share limits.
+    pub fn is_shared(&self) -> bool {
+        self.inner.shared
     }
 
     /// What is told about it.

@@ -3,7 +3,8 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use phase6_cache::Cache;
-use phase6_ratelimit::Memory;
+use phase6_policy::Scope;
+use phase6_ratelimit::{Buckets, Shared};
 use phase6_telemetry::{SeriesKind, Telemetry};
 use serde_json::{Value, json};
 
@@ -14,11 +15,13 @@ pub(crate) fn register_limiter(
     common: &Components,
     telemetry: &Telemetry,
     enforcer: &Enforcer,
-    memory: Memory,
+    buckets: Buckets,
     counts: impl Fn() -> [u64; 3] + Clone + Send + Sync + 'static,
 ) {
     let in_force = enforcer.clone();
     let counted = counts.clone();
+    let Buckets { own, shared } = buckets;
+    let told = shared.clone();
     common.register(Kind::RateLimiter, "requests", move || {
         let judgement = in_force.judgement();
         let Some(policy) = &judgement.document.policy.rate_limit else { return Value::Null };
@@ -30,10 +33,11 @@ pub(crate) fn register_limiter(
             "deniedRequests": denied,
             "shadowRefusedRequests": shadow,
             "allowRate": if total == 0 { 1.0 } else { allowed as f64 / total as f64 },
-            "buckets": memory.stats(),
+            "buckets": own.stats(),
+            "shared": told.as_ref().map(Shared::stats),
             "mode": policy.mode,
-            // Until there is a shared store, every limit is this replica's own.
-            "scope": "PerReplica",
+            // Without shared state every limit is this replica's own.
+            "scope": if in_force.is_shared() { policy.scope } else { Scope::PerReplica },
             "capacity": policy.capacity,
             "refillPerSecond": policy.refill_per_second,
         })
@@ -57,6 +61,29 @@ pub(crate) fn register_limiter(
         "Requests over a limit in shadow mode, let through.",
         &[],
         move || vec![(vec![], counts()[2] as f64)],
+    );
+    let Some(shared) = shared else { return };
+    let counted = shared.clone();
+    telemetry.metrics().observe(
+        SeriesKind::Counter,
+        "phase6_ratelimit_backend_failure_total",
+        "Requests decided without the shared state, by what the policy says of its failure.",
+        &["mode"],
+        move || {
+            let counts = counted.stats().decided_alone;
+            ["LocalShare", "Allow", "Deny"]
+                .iter()
+                .zip(counts)
+                .map(|(mode, count)| (vec![(*mode).to_owned()], count as f64))
+                .collect()
+        },
+    );
+    telemetry.metrics().observe(
+        SeriesKind::Counter,
+        "phase6_ratelimit_backend_calls_total",
+        "Calls to the shared state of limits.",
+        &[],
+        move || vec![(vec![], shared.stats().calls as f64)],
     );
 }
 

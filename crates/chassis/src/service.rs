@@ -17,6 +17,7 @@ use futures_util::future::BoxFuture;
 use http::StatusCode;
 use phase6_breaker::Breaker;
 use phase6_cache::{Cache, Disk, Level};
+use phase6_redis::Redis;
 use phase6_store::{DatabaseUrl, Migration, PoolLimits, Store, StoreError};
 use phase6_telemetry::Telemetry;
 use serde_json::{Value, json};
@@ -142,6 +143,10 @@ pub struct Host {
     pub database: DatabaseUrl,
     /// How long to wait for records that cannot be reached yet when a service starts.
     pub patience: Duration,
+    /// What replicas share limits through; none: each has a part of every limit.
+    pub redis: Option<Redis>,
+    /// Under which name they do; none: the service's.
+    pub shared_as: Option<String>,
     /// Where a service without a shared cache keeps its own; none: in memory only.
     pub cache_folder: Option<PathBuf>,
     /// Addresses (`host:port`) of services by name.
@@ -152,6 +157,13 @@ pub struct Host {
     pub settings: Settings,
     /// The program's version.
     pub version: &'static str,
+}
+
+impl Host {
+    /// An enforcer for a service that it will run.
+    pub fn enforcer(&self) -> Enforcer {
+        Enforcer::new(self.redis.is_some())
+    }
 }
 
 /// Why a service did not start.
@@ -252,9 +264,10 @@ pub async fn start(
 
     let connections = Arc::default();
     let load = Arc::new(Load::new(MOST_IN_FLIGHT, host.connections.body));
-    let (memory, limiter) = limiter(BUCKETS);
+    let shared_as = host.shared_as.as_deref().unwrap_or(name);
+    let (buckets, limiter) = limiter(BUCKETS, host.redis.as_ref(), shared_as);
     let counts = limiter.clone();
-    series::register_limiter(&components, &telemetry, &enforcer, memory, move || counts.counts());
+    series::register_limiter(&components, &telemetry, &enforcer, buckets, move || counts.counts());
     series::register_cache(&components, &telemetry, &enforcer, &cache);
 
     let common = Arc::new(Common {

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use axum::{Router, response::IntoResponse};
 use http::StatusCode;
 use phase6_cache::{Cache, CacheLayer, Cached};
-use phase6_ratelimit::{Memory, RateLimit, RateLimitLayer, Refusal};
+use phase6_ratelimit::{Buckets, Memory, RateLimit, RateLimitLayer, Refusal, Shared};
+use phase6_redis::Redis;
 use phase6_telemetry::{Telemetry, TelemetryLayer, Traced};
 use tower::ServiceBuilder;
 
@@ -28,7 +29,7 @@ pub use self::context::RequestContext;
 
 /// The stack, as a type without boxes: a request that is refused or found in the cache allocates
 /// nothing for the layers below.
-pub(crate) type Stack = Contextual<Traced<Enveloped<Admit<RateLimit<Cached<Innermost>, Memory, Refuse>>>>>;
+pub(crate) type Stack = Contextual<Traced<Enveloped<Admit<RateLimit<Cached<Innermost>, Buckets, Refuse>>>>>;
 
 /// Writes the answer to a request over the limit.
 type Refuse = fn(Refusal) -> axum::response::Response;
@@ -40,7 +41,7 @@ pub(crate) struct Parts {
     pub(crate) enforcer: Enforcer,
     pub(crate) access: Access,
     pub(crate) telemetry: Arc<Telemetry>,
-    pub(crate) limiter: RateLimitLayer<Memory, Refuse>,
+    pub(crate) limiter: RateLimitLayer<Buckets, Refuse>,
     pub(crate) cache: Cache,
     pub(crate) load: Arc<Load>,
 }
@@ -65,11 +66,20 @@ pub(crate) fn stack(parts: Parts) -> Stack {
         .service(Innermost::new(parts.router, &parts.telemetry))
 }
 
-/// The limiter of a service, with room for as many keys as `buckets`.
-pub(crate) fn limiter(buckets: usize) -> (Memory, RateLimitLayer<Memory, Refuse>) {
-    let memory = Memory::with_room_for(buckets);
-    let layer = RateLimitLayer::new(memory.clone(), context::LIMITING, over_limit as Refuse);
-    (memory, layer)
+/// Begins the keys of shared limits; the number is that of what is stored under them.
+const LIMIT_KEYS: &str = "phase6:1:limit";
+
+/// The limiter of a service, with room for as many keys as `keys`, sharing with whoever does so under the
+/// same name.
+pub(crate) fn limiter(
+    keys: usize,
+    redis: Option<&Redis>,
+    name: &str,
+) -> (Buckets, RateLimitLayer<Buckets, Refuse>) {
+    let shared = redis.map(|redis| Shared::new(redis.clone(), &format!("{LIMIT_KEYS}:{name}"), keys));
+    let buckets = Buckets { own: Memory::with_room_for(keys), shared };
+    let layer = RateLimitLayer::new(buckets.clone(), context::LIMITING, over_limit as Refuse);
+    (buckets, layer)
 }
 
 fn over_limit(refusal: Refusal) -> axum::response::Response {

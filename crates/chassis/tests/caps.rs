@@ -36,6 +36,8 @@ async fn one_address_has_at_most_its_share_and_a_closed_connection_frees_a_place
     let host = Host {
         access: Access::open(),
         database: DatabaseUrl::file("unused.db"),
+        redis: None,
+        shared_as: None,
         cache_folder: None,
         peers: HashMap::new(),
         patience: std::time::Duration::ZERO,

@@ -53,6 +53,8 @@ async fn a_handler_that_panics_answers_500_is_counted_and_ends_nothing() {
         let host = Host {
             access: Access::open(),
             database: DatabaseUrl::file("unused.db"),
+            redis: None,
+            shared_as: None,
             cache_folder: None,
             peers: HashMap::new(),
             patience: std::time::Duration::ZERO,

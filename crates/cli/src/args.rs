@@ -50,10 +50,6 @@ pub(crate) struct Up {
     #[arg(long, value_name = "N", default_value_t = 3000, value_parser = clap::value_parser!(u16).range(1..=65_526))]
     pub(crate) base_port: u16,
 
-    /// Share limits and cache through Redis
-    #[arg(long, value_name = "URL")]
-    pub(crate) redis: Option<String>,
-
     #[command(flatten)]
     pub(crate) common: Common,
 }
@@ -84,6 +80,10 @@ pub(crate) struct Serve {
     /// Where a peer is: NAME=HOST:PORT, several endpoints separated by `+`
     #[arg(long, value_name = "PEER", value_delimiter = ',', env = "PHASE6_PEERS")]
     pub(crate) peer: Vec<String>,
+
+    /// Name under which replicas share limits [default: the service's]
+    #[arg(long, value_name = "NAME", env = "PHASE6_SHARED_AS")]
+    pub(crate) shared_as: Option<String>,
 
     /// How long at most to stay reachable after SIGTERM while no longer ready and callers are asked to
     /// connect elsewhere; from 0 to 300. A second signal cuts it short
@@ -120,6 +120,12 @@ pub(crate) struct Common {
     // A text until `running` reads it: clap repeats what it cannot parse, and here that may hold a
     // password.
     pub(crate) database: Option<String>,
+
+    /// Redis that replicas share limits through: redis://[[USER]:PASSWORD@]HOST[:PORT][/DATABASE]
+    /// [default: each replica has a part of every limit that is for all]
+    #[arg(long, value_name = "URL", env = "PHASE6_REDIS_URL", hide_env_values = true)]
+    // A text, as with the database.
+    pub(crate) redis: Option<String>,
 
     /// File of accepted API keys, made with `phase6 key`
     #[arg(long, value_name = "FILE", env = "PHASE6_API_KEYS")]

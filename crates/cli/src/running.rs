@@ -8,6 +8,7 @@ use std::{
 };
 
 use phase6_chassis::{Access, ApiKeys, ConnectionLimits, Host, InternalToken, Settings};
+use phase6_redis::Redis;
 use phase6_store::DatabaseUrl;
 use tokio::net::TcpListener;
 
@@ -50,8 +51,17 @@ pub(crate) fn host(
             .map_err(|error| Ending::Usage(format!("--database (or PHASE6_DATABASE_URL): {error}")))?,
         None => DatabaseUrl::file(common.data.join("phase6.db")),
     };
+    let redis = match common.redis.as_deref().filter(|url| !url.is_empty()) {
+        Some(url) => {
+            let told = |error: String| Ending::Usage(format!("--redis (or PHASE6_REDIS_URL): {error}"));
+            Some(Redis::new(&url.parse().map_err(told)?).map_err(|error| told(error.to_string()))?)
+        }
+        None => None,
+    };
     make_folder(&common.data)?;
     Ok(Host {
+        redis,
+        shared_as: None,
         access: Access { keys, internal, trusted_proxies: common.trusted_proxies.clone() },
         database,
         patience,

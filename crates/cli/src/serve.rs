@@ -5,7 +5,7 @@ mod source;
 
 use std::{collections::HashMap, net::Ipv6Addr, time::Duration};
 
-use phase6_chassis::{Enforcer, FileWatch, start};
+use phase6_chassis::{FileWatch, start};
 
 use crate::{
     args::Serve,
@@ -29,11 +29,12 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Ending> {
         return Err(Ending::Usage(format!("NAME is {}; accepted: {}", arguments.name, names())));
     };
     let mut stopping = Stopping::listen()?;
-    let host = host(&arguments.common, peers(&arguments.peer)?, Duration::from_secs(arguments.wait))?;
+    let mut host = host(&arguments.common, peers(&arguments.peer)?, Duration::from_secs(arguments.wait))?;
+    host.shared_as.clone_from(&arguments.shared_as);
     let port = arguments.port.unwrap_or(definition.port);
     let listener =
         listen(arguments.common.bind, port, definition.name, "choose another one with --port N").await?;
-    let enforcer = Enforcer::default();
+    let enforcer = host.enforcer();
     let mut source = Source::new(&arguments, definition);
     // From before the policy is read: a change in between must not be missed.
     let mut watch = FileWatch::new(&source.paths());

@@ -92,12 +92,6 @@ pub(crate) async fn run(arguments: Up) -> Result<(), Ending> {
 }
 
 fn check(arguments: &Up) -> Result<(), Ending> {
-    if arguments.redis.is_some() {
-        return Err(Ending::Usage(
-            "--redis is not possible yet: limits and cache are shared between the services of one machine without it"
-                .into(),
-        ));
-    }
     match arguments.only.iter().find(|name| ALL.iter().all(|service| service.name != **name)) {
         Some(unknown) => Err(Ending::Usage(format!("--only names {unknown}; accepted: {}", names()))),
         None => Ok(()),

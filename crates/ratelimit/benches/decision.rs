@@ -32,7 +32,7 @@ fn decision(c: &mut Criterion) {
     group.throughput(Throughput::Elements(1));
 
     let policy = serde_json::from_value(serde_json::json!({"capacity": 1000, "refillPerSecond": 1000}));
-    let limits = Limits::new(&policy.expect("a valid policy"));
+    let limits = Limits::new(&policy.expect("a valid policy"), 1, false);
     let memory = Memory::with_room_for(CALLERS);
     let hasher = RandomState::default();
     let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -42,7 +42,7 @@ fn decision(c: &mut Criterion) {
             let caller = asking.next().expect("a cycle has no end");
             let rule = limits.rule("GET", "/api/v1/budget");
             let key = limits.bucket(rule, Some(black_box(caller)), address, |_| None, &hasher);
-            memory.decide(key, &rule.limit)
+            memory.decide(&key, &rule.terms)
         });
     });
 

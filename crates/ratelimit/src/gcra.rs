@@ -40,6 +40,11 @@ impl Limit {
         self.capacity
     }
 
+    /// Tokens that come per second.
+    pub fn refill_per_second(&self) -> f64 {
+        self.refill_per_second
+    }
+
     /// Time in which an empty bucket fills.
     pub fn window(&self) -> Duration {
         Duration::from_secs_f64(self.capacity / self.refill_per_second)

@@ -134,9 +134,9 @@ where
         }
         let rule = limits.rule(request.method().as_str(), request.uri().path());
         let (owner, address) = (shared.ask.client)(request.extensions());
-        let key = limits.bucket(rule, owner, address, |name| request.headers().get(name), &shared.hasher);
+        let bucket = limits.bucket(rule, owner, address, |name| request.headers().get(name), &shared.hasher);
         let mode = limits.mode();
-        match shared.backend.decide(key, &rule.limit) {
+        match shared.backend.decide(&bucket, &rule.terms) {
             Verdict::Now(decision) => {
                 let rule = Arc::clone(rule);
                 match shared.act(mode, &rule, decision) {
@@ -267,8 +267,8 @@ mod tests {
     struct Elsewhere(Memory);
 
     impl Backend for Elsewhere {
-        fn decide(&self, key: u64, limit: &crate::Limit) -> Verdict {
-            let Verdict::Now(decision) = self.0.decide(key, limit) else { unreachable!() };
+        fn decide(&self, bucket: &crate::Bucketed<'_>, terms: &crate::Terms) -> Verdict {
+            let Verdict::Now(decision) = self.0.decide(bucket, terms) else { unreachable!() };
             Verdict::Later(Box::pin(async move {
                 tokio::task::yield_now().await;
                 decision
@@ -287,7 +287,7 @@ mod tests {
         policy: serde_json::Value,
         requests: usize,
     ) -> Vec<Response<&'static str>> {
-        let limits = Arc::new(Limits::new(&serde_json::from_value(policy).unwrap()));
+        let limits = Arc::new(Limits::new(&serde_json::from_value(policy).unwrap(), 1, false));
         let layer = RateLimitLayer::new(backend, ASK, too_many);
         let service =
             layer.layer(service_fn(|_: Request<()>| async { Ok::<_, Infallible>(Response::new("hello")) }));
@@ -352,6 +352,8 @@ mod tests {
     async fn rate_limiter_tracks_allow_rate() {
         let limits = Arc::new(Limits::new(
             &serde_json::from_value(json!({"capacity": 3, "refillPerSecond": 0.001})).unwrap(),
+            1,
+            false,
         ));
         let layer = RateLimitLayer::new(Memory::with_room_for(8), ASK, too_many);
         let service =

@@ -1,16 +1,16 @@
 //! A policy's rate limit in the form that requests are held against.
 
-use std::{
-    hash::{BuildHasher, Hash},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{hash::BuildHasher, net::IpAddr, sync::Arc};
 
 use foldhash::quality::FixedState;
 use http::{HeaderName, HeaderValue};
-use phase6_policy::{self as policy, Key, Match, Mode};
+use phase6_policy::{self as policy, Key, Match, Mode, Scope};
 
-use crate::gcra::Limit;
+use crate::{
+    Bucketed, Terms,
+    backend::{Sharing, Whose},
+    gcra::Limit,
+};
 
 /// What one service enforces at a time.
 #[derive(Clone, Debug)]
@@ -25,8 +25,8 @@ pub struct Limits {
 /// One limit and the header values that speak of it.
 #[derive(Debug)]
 pub struct Rule {
-    /// The bucket's size and refill.
-    pub limit: Limit,
+    /// What is enforced.
+    pub terms: Terms,
     pub(crate) name: String,
     pub(crate) policy_header: HeaderValue,
     pub(crate) capacity_header: HeaderValue,
@@ -34,12 +34,12 @@ pub struct Rule {
 }
 
 impl Rule {
-    fn new(identity: &str, name: String, capacity: i64, refill_per_second: f64) -> Arc<Self> {
-        let limit = Limit::new(capacity, refill_per_second);
-        let window = limit.window().as_secs_f64().ceil() as u64;
+    fn new(identity: &str, name: String, terms: Terms) -> Arc<Self> {
+        let window = terms.limit.window().as_secs_f64().ceil() as u64;
+        let capacity = terms.limit.capacity() as u64;
         let policy = format!("\"{name}\";q={capacity};w={window}");
         Arc::new(Self {
-            limit,
+            terms,
             name,
             policy_header: HeaderValue::from_str(&policy).expect("digits and a plain name"),
             capacity_header: HeaderValue::from(capacity),
@@ -49,23 +49,43 @@ impl Rule {
 }
 
 impl Limits {
-    /// Compiles a policy. A bucket belongs to what its rule matches, not to the rule's place or
-    /// numbers, so editing numbers or reordering rules keeps every bucket.
-    pub fn new(policy: &policy::RateLimit) -> Self {
+    /// Compiles a policy for one of `replicas` replicas. A bucket belongs to what its rule matches, not to
+    /// the rule's place or numbers, so editing numbers or reordering rules keeps every bucket.
+    ///
+    /// Without `shared` state a limit for all replicas is divided among them.
+    pub fn new(policy: &policy::RateLimit, replicas: u32, shared: bool) -> Self {
+        let divided = policy.share(replicas);
+        let sharing = (shared && policy.scope == Scope::Shared).then_some(policy.on_backend_failure);
+        let terms = |whole: (i64, f64), part: (i64, f64)| {
+            let (whole, share) = (Limit::new(whole.0, whole.1), Limit::new(part.0, part.1));
+            match sharing {
+                Some(on_failure) => {
+                    Terms { limit: whole, sharing: Some(Sharing { replicas, share, on_failure }) }
+                }
+                None => Terms { limit: share, sharing: None },
+            }
+        };
+        let default =
+            terms((policy.capacity, policy.refill_per_second), (divided.capacity, divided.refill_per_second));
         Self {
             mode: policy.mode,
             key: policy.key,
             header: policy.header_name.as_ref().and_then(|name| name.parse().ok()),
-            default: Rule::new("", "default".into(), policy.capacity, policy.refill_per_second),
+            default: Rule::new("", "default".into(), default),
             overrides: policy
                 .overrides
                 .iter()
+                .zip(&divided.overrides)
                 .enumerate()
-                .map(|(i, rule)| {
+                .map(|(i, (rule, part))| {
                     let method = rule.matches.method.map_or("", policy::Method::as_str);
                     let identity = format!("{method} {}", rule.matches.path.as_deref().unwrap_or("*"));
                     let name = format!("override-{}", i + 1);
-                    let compiled = Rule::new(&identity, name, rule.capacity, rule.refill_per_second);
+                    let terms = terms(
+                        (rule.capacity, rule.refill_per_second),
+                        (part.capacity, part.refill_per_second),
+                    );
+                    let compiled = Rule::new(&identity, name, terms);
                     (rule.matches.clone(), compiled)
                 })
                 .collect(),
@@ -83,39 +103,28 @@ impl Limits {
         special.map_or(&self.default, |(_, rule)| rule)
     }
 
-    /// The bucket of a request under `rule`, as a number that differs from process to process.
+    /// The bucket of a request under `rule`.
     ///
     /// `owner` is the authenticated caller, `header` reads a request header.
     pub fn bucket<'a>(
         &self,
         rule: &Rule,
-        owner: Option<&str>,
+        owner: Option<&'a str>,
         address: IpAddr,
         header: impl FnOnce(&HeaderName) -> Option<&'a HeaderValue>,
         hasher: &impl BuildHasher,
-    ) -> u64 {
-        let of_address = |tag: u8| match address.to_canonical() {
-            IpAddr::V4(v4) => hash(hasher, rule.id, tag, v4.octets()),
-            // One subscriber holds a whole /64.
-            IpAddr::V6(v6) => hash(hasher, rule.id, tag, &v6.octets()[..8]),
+    ) -> Bucketed<'a> {
+        let whose = match self.key {
+            Key::Global => Whose::Everybody,
+            Key::Ip => address.into(),
+            Key::Client => owner.map_or_else(|| address.into(), Whose::Client),
+            Key::Header => {
+                let value = self.header.as_ref().and_then(header);
+                value.map_or_else(|| address.into(), |value| Whose::Header(value.as_bytes()))
+            }
         };
-        match self.key {
-            Key::Global => hash(hasher, rule.id, 0, ()),
-            Key::Ip => of_address(1),
-            Key::Client => match owner {
-                Some(owner) => hash(hasher, rule.id, 2, owner),
-                None => of_address(1),
-            },
-            Key::Header => match self.header.as_ref().and_then(header) {
-                Some(value) => hash(hasher, rule.id, 3, value.as_bytes()),
-                None => of_address(1),
-            },
-        }
+        Bucketed::new(rule.id, whose, hasher)
     }
-}
-
-fn hash(hasher: &impl BuildHasher, rule: u64, kind: u8, key: impl Hash) -> u64 {
-    hasher.hash_one((rule, kind, key))
 }
 
 #[cfg(test)]
@@ -125,13 +134,15 @@ mod tests {
     use super::*;
 
     fn limits(value: serde_json::Value) -> Limits {
-        Limits::new(&serde_json::from_value(value).unwrap())
+        Limits::new(&serde_json::from_value(value).unwrap(), 1, false)
     }
 
-    fn bucket(limits: &Limits, owner: Option<&str>, address: &str, team: Option<&str>) -> u64 {
+    fn bucket(limits: &Limits, owner: Option<&str>, address: &str, team: Option<&str>) -> (u64, String) {
         let team = team.map(|team| HeaderValue::from_str(team).unwrap());
         let rule = limits.rule("GET", "/");
-        limits.bucket(rule, owner, address.parse().unwrap(), |_| team.as_ref(), &FixedState::default())
+        let bucket =
+            limits.bucket(rule, owner, address.parse().unwrap(), |_| team.as_ref(), &FixedState::default());
+        (bucket.hash, bucket.name())
     }
 
     #[test]
@@ -140,8 +151,8 @@ mod tests {
             {"match": {"path": "/burst", "method": "POST"}, "capacity": 10, "refillPerSecond": 1},
             {"match": {"path": "/*"}, "capacity": 50, "refillPerSecond": 1},
         ]}));
-        assert_eq!(limits.rule("POST", "/burst").limit, Limit::new(10, 1.0));
-        assert_eq!(limits.rule("GET", "/burst").limit, Limit::new(50, 1.0));
+        assert_eq!(limits.rule("POST", "/burst").terms.limit, Limit::new(10, 1.0));
+        assert_eq!(limits.rule("GET", "/burst").terms.limit, Limit::new(50, 1.0));
         assert_eq!(limits.rule("POST", "/burst").policy_header, "\"override-1\";q=10;w=10");
     }
 
@@ -195,5 +206,24 @@ mod tests {
         ]}));
         assert_eq!(a.rule("GET", "/a").id, b.rule("GET", "/a").id);
         assert_ne!(a.rule("GET", "/a").id, a.rule("GET", "/b").id);
+    }
+
+    #[test]
+    fn a_shared_limit_is_whole_where_there_is_shared_state_and_divided_where_there_is_none() {
+        let policy = json!({"capacity": 10, "refillPerSecond": 4, "onBackendFailure": "Deny", "overrides": [
+            {"match": {"path": "/a"}, "capacity": 4, "refillPerSecond": 1},
+        ]});
+        let policy: policy::RateLimit = serde_json::from_value(policy).unwrap();
+        let shared = Limits::new(&policy, 2, true).rule("GET", "/").terms;
+        assert_eq!(shared.limit, Limit::new(10, 4.0));
+        let sharing = shared.sharing.unwrap();
+        assert_eq!((sharing.replicas, sharing.share), (2, Limit::new(5, 2.0)));
+        assert_eq!(sharing.on_failure, policy::BackendFailure::Deny);
+        let alone = Limits::new(&policy, 2, false);
+        assert_eq!(alone.rule("GET", "/").terms, Terms { limit: Limit::new(5, 2.0), sharing: None });
+        assert_eq!(alone.rule("GET", "/a").terms.limit, Limit::new(2, 0.5));
+        let own = policy::RateLimit { scope: Scope::PerReplica, ..policy };
+        let own = Limits::new(&own, 2, true).rule("GET", "/").terms;
+        assert_eq!(own, Terms { limit: Limit::new(10, 4.0), sharing: None });
     }
 }

@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 
 use crate::{
-    Backend, Verdict,
+    Backend, Bucketed, Terms, Verdict,
     gcra::{Bucket, Decision, Limit},
 };
 
@@ -144,8 +144,8 @@ impl Set {
 }
 
 impl Backend for Memory {
-    fn decide(&self, key: u64, limit: &Limit) -> Verdict {
-        Verdict::Now(self.decide_at(key, limit, 1, self.now_ns()))
+    fn decide(&self, bucket: &Bucketed<'_>, terms: &Terms) -> Verdict {
+        Verdict::Now(self.decide_at(bucket.hash, &terms.limit, 1, self.now_ns()))
     }
 }
 

@@ -135,7 +135,7 @@ fn container(resource: &Phase6Service, context: &Context) -> Container {
             format!("--notice={NOTICE}"),
             format!("--wait={START}"),
         ]),
-        env: Some(environment(context)),
+        env: Some(environment(resource, context)),
         ports: Some(vec![ContainerPort {
             name: Some(PORT.into()),
             container_port: service.port().into(),
@@ -178,7 +178,7 @@ fn container(resource: &Phase6Service, context: &Context) -> Container {
     }
 }
 
-fn environment(context: &Context) -> Vec<EnvVar> {
+fn environment(resource: &Phase6Service, context: &Context) -> Vec<EnvVar> {
     let secret = |variable: &str, name: &str, key: &str| EnvVar {
         name: variable.into(),
         value_from: Some(EnvVarSource {
@@ -199,6 +199,12 @@ fn environment(context: &Context) -> Vec<EnvVar> {
     ];
     if let Some(database) = &context.database {
         all.push(secret("PHASE6_DATABASE_URL", &database.name, &database.key));
+    }
+    if let Some(redis) = &context.redis {
+        all.push(secret("PHASE6_REDIS_URL", &redis.name, &redis.key));
+        // Others may share the same Redis.
+        let name = format!("{}/{}", resource.namespace().unwrap_or_default(), resource.name_any());
+        all.push(EnvVar { name: "PHASE6_SHARED_AS".into(), value: Some(name), ..EnvVar::default() });
     }
     all
 }

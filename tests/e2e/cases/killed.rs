@@ -14,8 +14,8 @@ const NAMESPACE: &str = "phase6-e2e-killed";
 /// Of so many points in CI one is tried.
 const SPARSE: usize = 5;
 
-/// A resource is made, given to an autoscaler with another limit, and taken back.
-const EDITS: usize = 3;
+/// A resource is made, given to an autoscaler with another limit, taken back, and its pods are changed.
+const EDITS: usize = 4;
 
 fn edit(number: usize) -> Value {
     match number {
@@ -25,7 +25,8 @@ fn edit(number: usize) -> Value {
         1 => {
             json!({"replicas": null, "autoscaling": {"minReplicas": 1, "maxReplicas": 2}, "rateLimit": {"capacity": 20}})
         }
-        _ => json!({"replicas": 0, "autoscaling": null, "cache": {"ttl": "7s"}}),
+        2 => json!({"replicas": 0, "autoscaling": null, "cache": {"ttl": "7s"}}),
+        _ => json!({"rateLimit": null, "resources": {"requests": {"cpu": "10m"}}}),
     }
 }
 

@@ -49,8 +49,8 @@ pub async fn edits_under_load_restart_nothing_and_lose_nothing(fleet: &Fleet) {
     assert_eq!(pods_and_restarts(fleet).await, pods, "the same pods, none restarted");
     assert_eq!(template(fleet.deployment("budget").await), before, "the pod template is untouched");
 
-    // A limit that is small enough to measure: a third in each of three pods, less what was used of the
-    // limit before.
+    // A limit that is small enough to measure: once in all of the three pods, less what was used of the limit
+    // before.
     fleet.patch("budget", json!({"rateLimit": {"capacity": 30, "refillPerSecond": 0.01}})).await;
     fleet.settle("budget").await;
     let urls = [format!("http://budget.{}.svc.cluster.local:3003/api/v1/budget", fleet.namespace)];
@@ -135,18 +135,39 @@ pub async fn an_edit_is_in_force_everywhere_when_the_status_says_so(fleet: &Flee
     assert!(notes.iter().any(|note| note.contains("is in force on all 3 ready replicas")), "{notes:?}");
 }
 
-pub async fn a_shared_limit_is_divided_among_the_ready_replicas(fleet: &Fleet) {
-    fleet.patch("budget", json!({"replicas": 2})).await;
-    let resource = until("the limit is divided by two", Duration::from_mins(1), || async {
-        let resource = fleet.settle("budget").await;
-        (resource["status"]["policy"]["dividedBy"] == 2).then_some(resource)
+/// The demo has a Redis: whichever replica is asked, all of them together admit the limit once.
+pub async fn a_shared_limit_is_admitted_once_by_all_replicas(fleet: &Fleet) {
+    let spec = json!({"replicas": 3, "rateLimit": {"capacity": 40, "refillPerSecond": 0.01}});
+    fleet.patch("budget", spec).await;
+    let resource = fleet.settle("budget").await;
+    assert_eq!(resource["status"]["policy"]["applied"], "3/3");
+    assert_eq!(resource["status"]["policy"]["dividedBy"], 1);
+    let urls = [format!("http://budget.{}.svc.cluster.local:3003/api/v1/budget", fleet.namespace)];
+    // A replica that is asked no more gives back what it holds after a second.
+    fleet.start_load("load-shared", 50, 400, &urls).await;
+    let load = fleet.end_load("load-shared", Duration::from_mins(1)).await;
+    let admitted = load.results.get("200").copied().unwrap_or(0);
+    assert_eq!(load.results.get("429"), Some(&(load.sent - admitted)), "{load:?}");
+    // Less what was used of the limit before.
+    assert!((1..=40).contains(&admitted), "{load:?}");
+    let again = format!("{}?again", urls[0]);
+    fleet.start_load("load-shared", 50, 100, &[again]).await;
+    let load = fleet.end_load("load-shared", Duration::from_mins(1)).await;
+    assert!(load.results.get("200").copied().unwrap_or(0) <= 1, "nothing is left: {load:?}");
+    fleet.kubectl(&["scale", "deployment/phase6-demo-redis", "--replicas=0"]).await;
+    fleet.patch("budget", json!({"rateLimit": {"onBackendFailure": "Allow"}})).await;
+    fleet.settle("budget").await;
+    until("without Redis the policy decides", Duration::from_mins(1), || async {
+        fleet.start_load("load-shared", 50, 50, &urls).await;
+        let load = fleet.end_load("load-shared", Duration::from_mins(1)).await;
+        (load.results.get("200") == Some(&load.sent)).then_some(())
     })
     .await;
-    assert_eq!(resource["status"]["policy"]["applied"], "2/2");
-    fleet.patch("budget", json!({"rateLimit": {"scope": "PerReplica"}})).await;
-    let resource = fleet.settle("budget").await;
-    assert_eq!(resource["status"]["policy"]["dividedBy"], 1);
-    fleet.patch("budget", json!({"rateLimit": {"scope": "Shared"}, "replicas": 1})).await;
+    fleet.kubectl(&["scale", "deployment/phase6-demo-redis", "--replicas=1"]).await;
+    fleet.kubectl(&["rollout", "status", "deployment/phase6-demo-redis", "--timeout=60s"]).await;
+    let spec = json!({"replicas": 1, "rateLimit": {
+        "capacity": 100, "refillPerSecond": 10, "onBackendFailure": "LocalShare"}});
+    fleet.patch("budget", spec).await;
     let resource = fleet.settle("budget").await;
     assert!(condition(&resource, "Degraded").is_some_and(|condition| condition["status"] == "False"));
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use phase6_chassis::{Definition, Enforcer, Host, Running, start};
+use phase6_chassis::{Definition, Host, Running, start};
 use phase6_crds::{Document, compile};
 use phase6_policy::{Policy, PolicyDocument};
 use tokio::{
@@ -206,7 +206,7 @@ impl Fleet {
     async fn member(&self, document: Document, listener: TcpListener) -> Result<Member, Ending> {
         let published =
             self.compile(&document, None).expect("without a previous policy there is always a new one");
-        let enforcer = Enforcer::default();
+        let enforcer = self.host.enforcer();
         enforcer.apply(published.clone());
         let running = start(definition(&document), listener, &self.host, enforcer)
             .await

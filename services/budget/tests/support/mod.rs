@@ -305,6 +305,8 @@ pub async fn rig_with_keys(providers: &[&str], settings: &[(&str, &str)], keys: 
     let host = Host {
         access: Access { keys, ..Access::open() },
         database: DatabaseUrl::file(folder.path().join("phase6.db")),
+        redis: None,
+        shared_as: None,
         cache_folder: None,
         peers: HashMap::new(),
         patience: std::time::Duration::ZERO,

@@ -1,0 +1,103 @@
+-- Takes reports on buckets, and grants. This is `escrow.rs`, which explains it, for Redis.
+--
+-- KEYS: one hash for each bucket. ARGV: the lease in microseconds, then for each bucket capacity, rate,
+-- holder, number, used, heard, held, needed, wanted and how far ahead in microseconds.
+-- Returns for each bucket: tokens, first in, retry in, left.
+--
+-- A hash holds `level`, `at`, and for each replica `=HOLDER` with held, used, number and the lease's end.
+
+local EPSILON = 1e-6
+local GIVEN_BACK = 1000000
+local time = redis.call('TIME')
+local clock = time[1] * 1000000 + time[2]
+local lease = tonumber(ARGV[1])
+local answers = {}
+
+for i, key in ipairs(KEYS) do
+  local first = 2 + (i - 1) * 10
+  local capacity, rate = tonumber(ARGV[first]), tonumber(ARGV[first + 1])
+  local holder, number = '=' .. ARGV[first + 2], tonumber(ARGV[first + 3])
+  local used, heard = tonumber(ARGV[first + 4]), tonumber(ARGV[first + 5])
+  local held, needed = tonumber(ARGV[first + 6]), tonumber(ARGV[first + 7])
+  local wanted, reach = tonumber(ARGV[first + 8]), tonumber(ARGV[first + 9])
+
+  local fields = redis.call('HGETALL', key)
+  local level, at = 0, 0
+  for f = 1, #fields, 2 do
+    if fields[f] == 'level' then
+      level = tonumber(fields[f + 1])
+    elseif fields[f] == 'at' then
+      at = tonumber(fields[f + 1])
+    end
+  end
+  local now = math.max(at, clock)
+
+  local known, others, all, ended = nil, 0, 0, {}
+  for f = 1, #fields, 2 do
+    local name = fields[f]
+    if name:sub(1, 1) == '=' then
+      local h, u, n, e = fields[f + 1]:match('^(%S+) (%S+) (%S+) (%S+)$')
+      h = tonumber(h)
+      all = all + h
+      if tonumber(e) <= now then
+        ended[#ended + 1] = name
+      elseif name == holder then
+        known = { held = h, used = tonumber(u), number = tonumber(n) }
+      else
+        others = others + h
+      end
+    end
+  end
+
+  level = math.max(0, level - rate * (now - at) / 1e6)
+  level = math.max(level, all)
+  if #ended > 0 then
+    redis.call('HDEL', key, unpack(ended))
+  end
+
+  local tokens, first_in, retry_in, left = 0, 0, 0, 0
+  if not (known and known.number >= number) then
+    local seen = known and known.used or heard
+    local accounted = known and known.held or 0
+    local difference = math.max(0, used - seen) + held - accounted
+    local highest = math.max(level, 2 * capacity)
+    level = math.min(math.max(level + difference, 0), highest)
+
+    local function share(room)
+      room = math.floor(room)
+      return math.min(wanted, math.max(needed, math.ceil(room / 2)), room)
+    end
+    local function time_in(missing)
+      return math.ceil(math.max(0, missing) / rate * 1e6)
+    end
+    local room = capacity - level + EPSILON
+    local ahead = math.min(rate * reach / 1e6, capacity - others - held - math.min(room, 0))
+    if room >= 1 then
+      tokens = share(room)
+    elseif room + ahead >= 1 then
+      tokens, first_in = share(room + ahead), time_in(1 - room)
+    end
+    level = level + tokens
+    local served = first_in == 0 and math.min(tokens, needed) or 0
+    held = held + tokens - served
+    used = used + served
+    if tokens == 0 then
+      retry_in = time_in(1 - room)
+      if others >= 1 then
+        retry_in = math.min(retry_in, GIVEN_BACK)
+      end
+    end
+    left = math.max(0, math.floor(room - tokens))
+    if held > 0 or used > heard then
+      local until_us = now + lease
+      redis.call('HSET', key, holder,
+        string.format('%d %d %d %d', held, used, number, until_us))
+    elseif known then
+      redis.call('HDEL', key, holder)
+    end
+  end
+  redis.call('HSET', key, 'level', string.format('%.17g', level), 'at', string.format('%d', now))
+  redis.call('PEXPIRE', key, math.ceil(level / rate * 1000 + lease / 1000) + 1000)
+  answers[#answers + 1] = { tokens, first_in, retry_in, left }
+end
+return answers

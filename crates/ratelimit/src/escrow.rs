@@ -1,0 +1,168 @@
+//! A bucket that several replicas draw on: the decision that the shared state makes. Pure.
+//!
+//! A replica does not take a token for each request. It is granted a few, and spends them by itself; a
+//! token that was granted and not spent still occupies the bucket. What follows, whatever the timing and
+//! the number of replicas:
+//!
+//! * `level >= held`: what replicas hold is part of what is used. So in every window of length `w` at
+//!   most `B + R * w` requests are admitted, as from a bucket of one process.
+//! * A report says what is, not what changed: it may be lost, or arrive and its answer be lost, and the
+//!   next one puts it right.
+//! * A replica that falls silent keeps its tokens until its lease ends, and from then on counts as having
+//!   spent them.
+//!
+//! The price is that tokens of a quiet replica are not there for a busy one, until they are given back.
+//!
+//! `escrow.lua` is this file for Redis; a test holds one against the other.
+
+use std::collections::BTreeMap;
+
+use crate::gcra::Limit;
+
+/// For how long a replica may hold tokens without a report, in microseconds.
+pub const LEASE_US: u64 = 3_000_000;
+/// What others hold may be given back after so long, in microseconds.
+const GIVEN_BACK_US: u64 = 1_000_000;
+/// Room for rounding, far below one token.
+const EPSILON: f64 = 1e-6;
+
+/// The state of one bucket.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Escrow {
+    level: f64,
+    at_us: u64,
+    leases: BTreeMap<u64, Lease>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Lease {
+    held: f64,
+    used: u64,
+    number: u64,
+    until_us: u64,
+}
+
+/// What a replica says of a bucket, and what it asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// Who says it. Nobody else ever does, and the same replica under another name after its lease ended.
+    pub holder: u64,
+    /// Counts its reports up. One that arrives after a later one is of no account.
+    pub number: u64,
+    /// Tokens that it has spent under this name.
+    pub used: u64,
+    /// As many of them as the shared state is known to have heard of.
+    pub heard: u64,
+    /// Tokens that it holds and has not spent.
+    pub held: u32,
+    /// Tokens for requests that wait now.
+    pub needed: u32,
+    /// Tokens that it would like to have, those for waiting requests included.
+    pub wanted: u32,
+    /// How far ahead tokens may be reserved that are not there yet, in microseconds.
+    pub ahead_us: u64,
+}
+
+/// The answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Grant {
+    /// Tokens granted.
+    pub tokens: u32,
+    /// The first of them may be spent after so many microseconds, and the others one after another at the
+    /// bucket's rate. 0: all of them at once.
+    pub first_in_us: u64,
+    /// If none was granted: a token may be there after so many microseconds.
+    pub retry_in_us: u64,
+    /// Whole tokens that are left to all replicas.
+    pub left: u32,
+}
+
+impl Grant {
+    /// Tokens that go to requests that wait, of which there are `needed`: they are spent at once, and count
+    /// as spent on both sides.
+    pub fn served(&self, needed: u32) -> u32 {
+        if self.first_in_us == 0 { self.tokens.min(needed) } else { 0 }
+    }
+}
+
+impl Escrow {
+    /// Takes a report at `now_us`, and grants.
+    ///
+    /// A clock that steps back counts as standing still.
+    pub fn report(&mut self, limit: &Limit, report: &Report, now_us: u64) -> Grant {
+        let (capacity, rate) = (limit.capacity(), limit.refill_per_second());
+        let elapsed = now_us.saturating_sub(self.at_us);
+        self.level = (self.level - rate * (elapsed as f64 / 1e6)).max(0.0);
+        self.at_us = self.at_us.max(now_us);
+        let now_us = self.at_us;
+
+        // What is held is used: before anything is taken off it, and before a lease ends.
+        self.level = self.level.max(self.held());
+        self.leases.retain(|_, lease| lease.until_us > now_us);
+
+        let known = self.leases.get(&report.holder).copied();
+        if known.is_some_and(|lease| lease.number >= report.number) {
+            return Grant::default();
+        }
+        let seen = known.map_or(report.heard, |lease| lease.used);
+        let accounted = known.map_or(0.0, |lease| lease.held);
+        let spent = report.used.saturating_sub(seen) as f64;
+        let held = f64::from(report.held);
+        // Less than was held: given back, or granted in an answer that was lost. More: spent while the
+        // shared state was gone, or held since before it forgot. A debt ends at one bucket.
+        let difference = spent + held - accounted;
+        let highest = self.level.max(2.0 * capacity);
+        self.level = (self.level + difference).clamp(0.0, highest);
+
+        let room = capacity - self.level + EPSILON;
+        // Reserved ahead is only what is there when its time comes even if nobody spends before: all that
+        // is held fits into the bucket.
+        let others = self.held() - accounted;
+        let ahead = (rate * report.ahead_us as f64 / 1e6).min(capacity - others - held - room.min(0.0));
+        let (tokens, first_in_us) = if room >= 1.0 {
+            (share(room, report), 0)
+        } else if room + ahead >= 1.0 {
+            (share(room + ahead, report), time_us(1.0 - room, rate))
+        } else {
+            (0, 0)
+        };
+        self.level += f64::from(tokens);
+        let grant = Grant { tokens, first_in_us, ..Grant::default() };
+        let served = grant.served(report.needed);
+        let held = held + f64::from(tokens - served);
+        let (used, number) = (report.used + u64::from(served), report.number);
+        let lease = Lease { held, used, number, until_us: now_us + LEASE_US };
+        if held > 0.0 || used > report.heard {
+            self.leases.insert(report.holder, lease);
+        } else {
+            self.leases.remove(&report.holder);
+        }
+        let retry_in_us = match time_us(1.0 - room, rate) {
+            _ if tokens > 0 => 0,
+            wait if others >= 1.0 => wait.min(GIVEN_BACK_US),
+            wait => wait,
+        };
+        Grant { retry_in_us, left: (room - f64::from(tokens)).max(0.0) as u32, ..grant }
+    }
+
+    /// Tokens that replicas hold.
+    pub fn held(&self) -> f64 {
+        self.leases.values().map(|lease| lease.held).sum()
+    }
+
+    /// Tokens that are used or held.
+    pub fn level(&self) -> f64 {
+        self.level
+    }
+}
+
+/// Half of what there is, so that others find some too; but whoever waits now is served.
+fn share(room: f64, report: &Report) -> u32 {
+    let room = room as u32;
+    report.wanted.min(report.needed.max(room.div_ceil(2))).min(room)
+}
+
+/// The time in which `tokens` come, rounded up.
+fn time_us(tokens: f64, rate: f64) -> u64 {
+    (tokens.max(0.0) / rate * 1e6).ceil() as u64
+}

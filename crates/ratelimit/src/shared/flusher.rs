@@ -1,0 +1,129 @@
+//! Reports of many keys in one call, one call after another.
+
+use std::{
+    sync::{LazyLock, Weak, atomic::Ordering},
+    time::Duration,
+};
+
+use phase6_redis::Script;
+use tokio::sync::mpsc;
+
+use super::{Inner, PAUSE};
+use crate::{
+    escrow::{Grant, LEASE_US, Report},
+    gcra::Limit,
+};
+
+/// Keys in one call; about as many are cheapest for each.
+const MOST: usize = 16;
+/// How often keys are looked at that nobody asks for.
+const TEND: Duration = Duration::from_millis(250);
+
+static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../escrow.lua")));
+
+struct Asked {
+    hash: u64,
+    name: Box<str>,
+    limit: Limit,
+    report: Report,
+}
+
+/// Takes keys from the queue until nobody can put any in. The next call leaves when the last one has ended:
+/// meanwhile keys gather.
+pub(super) async fn run(inner: Weak<Inner>, mut queued: mpsc::Receiver<u64>) {
+    let mut hashes = Vec::with_capacity(MOST);
+    while queued.recv_many(&mut hashes, MOST).await > 0 {
+        let Some(inner) = inner.upgrade() else { return };
+        let asked: Vec<Asked> = hashes.drain(..).filter_map(|hash| inner.asks(hash)).collect();
+        if !asked.is_empty() {
+            inner.call(asked).await;
+        }
+    }
+}
+
+/// Looks after keys that nobody asks for: tokens are given back, and what is of no use any more is forgotten.
+pub(super) async fn tend(inner: Weak<Inner>) {
+    loop {
+        tokio::time::sleep(TEND).await;
+        let Some(inner) = inner.upgrade() else { return };
+        let now = inner.now_ns();
+        let may_ask = inner.may_ask(now);
+        inner.table.retain(|hash, entry| {
+            if may_ask && entry.lease.wants_to_report(now) {
+                inner.enqueue(hash, entry);
+            }
+            entry.queued || !entry.lease.is_over(now)
+        });
+    }
+}
+
+impl Inner {
+    fn asks(&self, hash: u64) -> Option<Asked> {
+        let now = self.now_ns();
+        let asked = self.table.with_known(hash, |entry| {
+            entry.queued = false;
+            entry.waiting.retain(|waiting| !waiting.is_closed());
+            let replicas = entry.terms.sharing.map_or(1, |sharing| sharing.replicas);
+            let report = entry.lease.report(entry.waiting.len() as u32, replicas, now)?;
+            Some(Asked { hash, name: entry.name.clone(), limit: entry.terms.limit, report })
+        });
+        asked.flatten()
+    }
+
+    async fn call(&self, asked: Vec<Asked>) {
+        let mut call = SCRIPT.prepare_invoke();
+        call.arg(LEASE_US);
+        for Asked { name, limit, report, .. } in &asked {
+            call.key(format!("{}{name}", self.prefix))
+                .arg(limit.capacity())
+                .arg(limit.refill_per_second())
+                .arg(report.holder)
+                .arg(report.number)
+                .arg(report.used)
+                .arg(report.heard)
+                .arg(report.held)
+                .arg(report.needed)
+                .arg(report.wanted)
+                .arg(report.ahead_us);
+        }
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        let answer = self.redis.script::<Vec<(u32, u64, u64, u32)>>(&call).await;
+        let now = self.now_ns();
+        let answers = match answer {
+            Ok(answers) if answers.len() == asked.len() => {
+                if self.gone.swap(false, Ordering::Relaxed) {
+                    tracing::info!("limits are shared again");
+                }
+                Some(answers)
+            }
+            other => {
+                self.failed_calls.fetch_add(1, Ordering::Relaxed);
+                self.again_ns.store(now + PAUSE.as_nanos() as u64, Ordering::Relaxed);
+                if !self.gone.swap(true, Ordering::Relaxed) {
+                    let error =
+                        other.err().map_or_else(|| "another number of answers".to_owned(), |e| e.to_string());
+                    tracing::warn!(error, "limits cannot be shared; each replica goes on as its policy says");
+                }
+                None
+            }
+        };
+        for (i, asked) in asked.iter().enumerate() {
+            self.table.with_known(asked.hash, |entry| {
+                let mut served = None;
+                match answers.as_ref().map(|answers| answers[i]) {
+                    Some((tokens, first_in_us, retry_in_us, left)) => {
+                        let grant = Grant { tokens, first_in_us, retry_in_us, left };
+                        served = Some(entry.lease.granted(&grant, now));
+                    }
+                    None => entry.lease.failed(),
+                }
+                let (served, decision) =
+                    served.map_or((0, None), |(count, told)| (count as usize, Some(told)));
+                for (place, waiting) in entry.waiting.drain(..).enumerate() {
+                    // The token of one who left meanwhile is lost.
+                    let _ = waiting.send(decision.filter(|_| place < served));
+                }
+            });
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! Shared buckets on a real Redis.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+use std::time::{Duration, Instant};
+
+use foldhash::quality::RandomState;
+use phase6_policy::RateLimit;
+use phase6_ratelimit::{
+    Backend, Decision, Limit, Limits, Shared, Verdict,
+    escrow::{Escrow, Grant, LEASE_US, Report},
+};
+use phase6_redis::{Redis, Script, cmd};
+use serde_json::{Value, json};
+
+fn url() -> String {
+    std::env::var("PHASE6_TEST_REDIS").expect("PHASE6_TEST_REDIS names a server; cargo xtask test starts one")
+}
+
+fn redis() -> Redis {
+    Redis::new(&url().parse().unwrap()).unwrap()
+}
+
+/// A name that no other test has.
+fn own(name: &str) -> String {
+    format!("phase6:test:{name}:{:x}", rand::random::<u64>())
+}
+
+/// One replica: its own connection, its own table.
+struct Replica {
+    shared: Shared,
+    limits: Limits,
+    hasher: RandomState,
+}
+
+impl Replica {
+    fn new(prefix: &str, policy: Value, replicas: u32) -> Self {
+        Self {
+            shared: Shared::new(redis(), prefix, 1_000),
+            limits: limits(policy, replicas),
+            hasher: RandomState::default(),
+        }
+    }
+
+    async fn decide(&self, client: &str) -> Decision {
+        let rule = self.limits.rule("GET", "/");
+        let address = "10.0.0.1".parse().unwrap();
+        let verdict = {
+            let bucket = self.limits.bucket(rule, Some(client), address, |_| None, &self.hasher);
+            self.shared.decide(&bucket, &rule.terms)
+        };
+        match verdict {
+            Verdict::Now(decision) => decision,
+            Verdict::Later(deciding) => deciding.await,
+        }
+    }
+}
+
+fn limits(policy: Value, replicas: u32) -> Limits {
+    let policy: RateLimit = serde_json::from_value(policy).unwrap();
+    Limits::new(&policy, replicas, true)
+}
+
+/// What the script holds says the same as `escrow.rs`, report by report.
+#[tokio::test]
+async fn the_script_decides_as_the_model_does() {
+    let (redis, key) = (redis(), own("model"));
+    let script = Script::new(include_str!("../src/escrow.lua"));
+    let mut model = Escrow::default();
+    let mut seed = 7_u64;
+    let mut below = |end: u64| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) % end
+    };
+    for number in 1..=2_000 {
+        let limit = Limit::new(1 + below(50) as i64, (1 + below(2_000)) as f64 / 4.0);
+        let (used, wanted) = (below(40), below(20) as u32);
+        let report = Report {
+            holder: below(5),
+            number,
+            used,
+            heard: used.saturating_sub(below(5)),
+            held: below(10) as u32,
+            needed: (below(4) as u32).min(wanted),
+            wanted,
+            ahead_us: below(3) * 30_000,
+        };
+        let mut call = script.prepare_invoke();
+        call.key(&key).arg(LEASE_US).arg(limit.capacity()).arg(limit.refill_per_second());
+        call.arg(report.holder).arg(report.number).arg(report.used).arg(report.heard).arg(report.held);
+        call.arg(report.needed).arg(report.wanted).arg(report.ahead_us);
+        let answers: Vec<(u32, u64, u64, u32)> = redis.script(&call).await.unwrap();
+        let (at, level): (u64, f64) =
+            redis.command(cmd("HMGET").arg(&key).arg("at").arg("level")).await.unwrap();
+        let grant = model.report(&limit, &report, at);
+        let (tokens, first_in_us, retry_in_us, left) = answers[0];
+        assert_eq!(grant, Grant { tokens, first_in_us, retry_in_us, left }, "{number}: {report:?}");
+        assert!((model.level() - level).abs() < 1e-6, "{number}: {} and {level}", model.level());
+    }
+    let expires: i64 = redis.command(cmd("PTTL").arg(&key)).await.unwrap();
+    assert!(expires > 0, "every key ends by itself");
+    let _: i64 = redis.command(cmd("DEL").arg(&key)).await.unwrap();
+}
+
+#[tokio::test]
+async fn small_buckets_are_exact_across_replicas() {
+    let prefix = own("small");
+    let policy = json!({"capacity": 5, "refillPerSecond": 0.001});
+    let replicas: Vec<Replica> = (0..3).map(|_| Replica::new(&prefix, policy.clone(), 3)).collect();
+    let mut admitted = 0;
+    for i in 0..12 {
+        admitted += usize::from(replicas[i % 3].decide("alice").await.is_admitted());
+    }
+    assert_eq!(admitted, 5);
+    let Decision::Refuse { retry_after: Some(wait) } = replicas[0].decide("alice").await else {
+        panic!("refused")
+    };
+    assert!(wait > Duration::from_mins(15), "{wait:?}");
+    assert!(replicas[1].decide("bob").await.is_admitted(), "another client has a bucket of its own");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_over_many_replicas_gets_the_limit_once_and_costs_few_calls() {
+    let prefix = own("flood");
+    let policy = json!({"capacity": 100, "refillPerSecond": 100});
+    let replicas: Vec<Replica> = (0..4).map(|_| Replica::new(&prefix, policy.clone(), 4)).collect();
+    let begun = Instant::now();
+    let (mut admitted, mut asked) = (0_u32, 0_u32);
+    while begun.elapsed() < Duration::from_secs(3) {
+        for replica in &replicas {
+            asked += 1;
+            admitted += u32::from(replica.decide("alice").await.is_admitted());
+        }
+        tokio::time::sleep(Duration::from_micros(200)).await;
+    }
+    let most = 100.0 + 100.0 * begun.elapsed().as_secs_f64();
+    assert!(f64::from(admitted) <= most, "{admitted} of {most}");
+    assert!(f64::from(admitted) >= 0.9 * most, "{admitted} of {most}");
+    let calls: u64 = replicas.iter().map(|replica| replica.shared.stats().calls).sum();
+    assert!(calls * 5 < u64::from(asked), "{calls} calls for {asked} requests");
+}
+
+#[tokio::test]
+async fn what_a_quiet_replica_holds_comes_back() {
+    let prefix = own("quiet");
+    let policy = json!({"capacity": 100, "refillPerSecond": 0.001});
+    let first = Replica::new(&prefix, policy.clone(), 2);
+    // Its demand grows, and so does what it holds.
+    for _ in 0..40 {
+        assert!(first.decide("alice").await.is_admitted());
+    }
+    let second = Replica::new(&prefix, policy, 2);
+    let begun = Instant::now();
+    let mut admitted = 0;
+    while admitted < 60 {
+        if second.decide("alice").await.is_admitted() {
+            admitted += 1;
+        } else {
+            assert!(begun.elapsed() < Duration::from_secs(10), "only {admitted} of 60");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    // Refused by what was left when it asked last: it asks again only when a token can be there.
+    assert!(!second.decide("alice").await.is_admitted());
+}
+
+#[tokio::test]
+async fn an_edit_acts_at_once_and_flipping_gives_nothing_extra() {
+    let prefix = own("edits");
+    let mut replica = Replica::new(&prefix, json!({"capacity": 100, "refillPerSecond": 0.001}), 2);
+    let begun = Instant::now();
+    let mut admitted = 0;
+    for edit in 0..1_000 {
+        let capacity = [100, 20, 60][edit % 3];
+        replica.limits = limits(json!({"capacity": capacity, "refillPerSecond": 0.001}), 2);
+        for _ in 0..3 {
+            admitted += u32::from(replica.decide("alice").await.is_admitted());
+        }
+    }
+    assert_eq!(admitted, 100, "after {:?}", begun.elapsed());
+    replica.limits = limits(json!({"capacity": 120, "refillPerSecond": 0.001}), 2);
+    assert!(replica.decide("alice").await.is_admitted(), "a raise acts at once");
+    replica.limits = limits(json!({"capacity": 50, "refillPerSecond": 0.001}), 2);
+    assert!(!replica.decide("alice").await.is_admitted(), "and so does a cut");
+}
+
+#[tokio::test]
+async fn without_redis_the_policy_says_what_happens_and_nobody_waits() {
+    let nobody = Redis::new(&"redis://127.0.0.1:1".parse().unwrap()).unwrap();
+    for (on_failure, expected) in [("LocalShare", 3), ("Allow", 30), ("Deny", 0)] {
+        let policy = json!({"capacity": 12, "refillPerSecond": 0.001, "onBackendFailure": on_failure});
+        let replica = Replica {
+            shared: Shared::new(nobody.clone(), &own("nobody"), 1_000),
+            limits: limits(policy, 2),
+            hasher: RandomState::default(),
+        };
+        let begun = Instant::now();
+        let mut admitted = 0;
+        for _ in 0..30 {
+            admitted += u32::from(replica.decide("alice").await.is_admitted());
+        }
+        // Half of its share of six: what was admitted before the failure is not known.
+        assert_eq!(admitted, expected, "{on_failure}");
+        assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
+        let alone: u64 = replica.shared.stats().decided_alone.iter().sum();
+        assert_eq!(alone, 30);
+    }
+}
