@@ -65,6 +65,27 @@ struct Outcome {
     highest: f64,
 }
 
+/// Puts a report on its way, if it is not lost. Whoever sent a lost one waits 25 ms for an answer; it may
+/// still arrive, when nobody waits any more.
+fn send(
+    network: &mut Vec<(u64, Message)>,
+    numbers: &mut Numbers,
+    world: &World,
+    now: u64,
+    (replica, life, report, limit): (usize, u64, Report, Limit),
+) {
+    if numbers.below(100) >= world.lost {
+        let due = now + (1 + numbers.below(world.delay_ms)) * MS;
+        network.push((due, Message::Report(replica, life, report, limit)));
+        return;
+    }
+    network.push((now + 25 * MS, Message::Lost(replica, life)));
+    if numbers.below(2) == 0 {
+        let late = now + (25 + numbers.below(300)) * MS;
+        network.push((late, Message::Report(replica, NOBODY, report, limit)));
+    }
+}
+
 fn simulate(world: &World) -> Outcome {
     let mut numbers = Numbers(world.seed);
     let mut limit = Limit::new(world.capacity, world.rate);
@@ -146,16 +167,7 @@ fn simulate(world: &World) -> Outcome {
                 // One waits for the answer; others that come meanwhile come again later.
                 Step::Ask => {
                     if let Some(report) = lease.report(1, world.replicas, now) {
-                        let due = now + (1 + numbers.below(world.delay_ms)) * MS;
-                        if numbers.below(100) < world.lost {
-                            network.push((now + 25 * MS, Message::Lost(chosen, *life)));
-                            if numbers.below(2) == 0 {
-                                let late = now + (25 + numbers.below(300)) * MS;
-                                network.push((late, Message::Report(chosen, NOBODY, report, limit)));
-                            }
-                        } else {
-                            network.push((due, Message::Report(chosen, *life, report, limit)));
-                        }
+                        send(&mut network, &mut numbers, world, now, (chosen, *life, report, limit));
                     }
                 }
             }
@@ -164,8 +176,7 @@ fn simulate(world: &World) -> Outcome {
             if lease.wants_to_report(now)
                 && let Some(report) = lease.report(0, world.replicas, now)
             {
-                let due = now + (1 + numbers.below(world.delay_ms)) * MS;
-                network.push((due, Message::Report(chosen, *life, report, limit)));
+                send(&mut network, &mut numbers, world, now, (chosen, *life, report, limit));
             }
         }
         assert!(
