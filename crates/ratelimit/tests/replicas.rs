@@ -154,7 +154,7 @@ fn simulate(world: &World) -> Outcome {
         let requests = (0..10).filter(|_| numbers.below(10_000) < world.demand).count();
         for _ in 0..requests.max((world.demand / 1_000) as usize) {
             let chosen = numbers.below(u64::from(world.replicas)) as usize;
-            if world.burst_ms > 0 && (tick / world.burst_ms + chosen as u64) % 3 != 0 {
+            if world.burst_ms > 0 && !(tick / world.burst_ms + chosen as u64).is_multiple_of(3) {
                 continue;
             }
             let (life, lease) = &mut replicas[chosen];
