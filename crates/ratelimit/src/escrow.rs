@@ -166,3 +166,79 @@ fn share(room: f64, report: &Report) -> u32 {
 fn time_us(tokens: f64, rate: f64) -> u64 {
     (tokens.max(0.0) / rate * 1e6).ceil() as u64
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000;
+
+    /// The first report of a replica that needs and holds nothing.
+    fn from(holder: u64) -> Report {
+        Report { holder, number: 1, used: 0, heard: 0, held: 0, needed: 0, wanted: 0, ahead_us: 0 }
+    }
+
+    #[test]
+    fn a_replica_gets_half_of_what_there_is_and_whoever_waits_is_served() {
+        let (mut bucket, limit) = (Escrow::default(), Limit::new(10, 1.0));
+        assert_eq!(bucket.report(&limit, &Report { wanted: 100, ..from(1) }, SECOND).tokens, 5);
+        let grant = bucket.report(&limit, &Report { wanted: 4, needed: 4, ..from(2) }, SECOND);
+        assert_eq!((grant.tokens, grant.left), (4, 1));
+        assert_eq!(bucket.held().to_bits(), 5.0_f64.to_bits(), "what goes to those who wait is spent");
+    }
+
+    #[test]
+    fn what_is_reserved_ahead_fits_beside_what_others_hold() {
+        let (mut bucket, limit) = (Escrow::default(), Limit::new(10, 10.0));
+        for (holder, granted) in [(1, 5), (2, 3), (3, 1), (4, 1)] {
+            let report = Report { wanted: 10, ..from(holder) };
+            assert_eq!(bucket.report(&limit, &report, SECOND).tokens, granted);
+        }
+        // All ten are held. If they are spent later than the reserved ones are due, all come at once.
+        let ahead = Report { wanted: 5, ahead_us: SECOND, ..from(5) };
+        let grant = bucket.report(&limit, &ahead, SECOND);
+        assert_eq!((grant.tokens, grant.retry_in_us), (0, 100_000));
+        // Once they are spent there is room for what drains.
+        for (holder, held) in [(1, 5), (2, 3), (3, 1), (4, 1)] {
+            bucket.report(&limit, &Report { number: 2, used: held, ..from(holder) }, SECOND);
+        }
+        let grant = bucket.report(&limit, &Report { number: 2, ..ahead }, SECOND);
+        assert_eq!((grant.tokens, grant.first_in_us), (5, 100_000));
+    }
+
+    #[test]
+    fn a_report_that_comes_late_is_of_no_account() {
+        let (mut bucket, limit) = (Escrow::default(), Limit::new(10, 0.001));
+        let late = from(1);
+        bucket.report(&limit, &Report { number: 2, wanted: 4, ..from(1) }, SECOND);
+        assert_eq!(bucket.report(&limit, &late, SECOND), Grant::default());
+        assert_eq!(bucket.held().to_bits(), 4.0_f64.to_bits());
+    }
+
+    #[test]
+    fn tokens_of_an_answer_that_nobody_heard_come_back() {
+        let (mut bucket, limit) = (Escrow::default(), Limit::new(10, 0.001));
+        bucket.report(&limit, &Report { wanted: 4, ..from(1) }, SECOND);
+        let grant = bucket.report(&limit, &Report { number: 2, wanted: 4, ..from(1) }, SECOND);
+        assert_eq!((grant.tokens, grant.left), (4, 6));
+    }
+
+    #[test]
+    fn tokens_of_a_silent_replica_count_as_spent_when_its_lease_ends() {
+        let (mut bucket, limit) = (Escrow::default(), Limit::new(10, 1.0));
+        bucket.report(&limit, &Report { wanted: 8, needed: 0, ..from(1) }, SECOND);
+        let before = bucket.report(&limit, &Report { wanted: 1, ..from(2) }, SECOND + LEASE_US - 1);
+        assert_eq!(before.left, 4, "five are held, whatever the time, and one more was taken");
+        bucket.report(&limit, &Report { number: 2, ..from(2) }, SECOND + LEASE_US);
+        let after = bucket.report(&limit, &Report { number: 3, ..from(2) }, 3 * SECOND + LEASE_US);
+        assert_eq!(after.left, 7, "and then they drain as all others do");
+    }
+
+    #[test]
+    fn what_was_spent_without_the_shared_state_is_a_debt_of_one_bucket_at_most() {
+        let (mut bucket, limit) = (Escrow::default(), Limit::new(10, 1.0));
+        let grant = bucket.report(&limit, &Report { used: 500, wanted: 1, ..from(1) }, SECOND);
+        assert_eq!((grant.tokens, grant.retry_in_us.div_ceil(1000)), (0, 11_000));
+        assert_eq!(bucket.level().to_bits(), 20.0_f64.to_bits());
+    }
+}

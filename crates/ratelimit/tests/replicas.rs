@@ -37,7 +37,9 @@ struct World {
     demand: u64,
     /// Longest time of a message, one way.
     delay_ms: u64,
-    /// Of a hundred messages, so many are lost.
+    /// Requests come to a replica for about so many milliseconds, and then for as long they do not; 0: always.
+    burst_ms: u64,
+    /// Of a hundred messages, so many are lost, or come when nobody waits for them any more.
     lost: u64,
     /// Of a thousand milliseconds, a replica is gone and another one comes at so many.
     crashes: u64,
@@ -45,6 +47,9 @@ struct World {
     edits: u64,
     seconds: u64,
 }
+
+/// Nobody's life: the answer to what came late is heard by nobody.
+const NOBODY: u64 = u64::MAX;
 
 enum Message {
     Report(usize, u64, Report, Limit),
@@ -58,6 +63,27 @@ struct Outcome {
     calls: u64,
     /// Most that a bucket of the largest limit would have held of what was admitted.
     highest: f64,
+}
+
+/// Puts a report on its way, if it is not lost. Whoever sent a lost one waits 25 ms for an answer; it may
+/// still arrive, when nobody waits any more.
+fn send(
+    network: &mut Vec<(u64, Message)>,
+    numbers: &mut Numbers,
+    world: &World,
+    now: u64,
+    (replica, life, report, limit): (usize, u64, Report, Limit),
+) {
+    if numbers.below(100) >= world.lost {
+        let due = now + (1 + numbers.below(world.delay_ms)) * MS;
+        network.push((due, Message::Report(replica, life, report, limit)));
+        return;
+    }
+    network.push((now + 25 * MS, Message::Lost(replica, life)));
+    if numbers.below(2) == 0 {
+        let late = now + (25 + numbers.below(300)) * MS;
+        network.push((late, Message::Report(replica, NOBODY, report, limit)));
+    }
 }
 
 fn simulate(world: &World) -> Outcome {
@@ -128,6 +154,9 @@ fn simulate(world: &World) -> Outcome {
         let requests = (0..10).filter(|_| numbers.below(10_000) < world.demand).count();
         for _ in 0..requests.max((world.demand / 1_000) as usize) {
             let chosen = numbers.below(u64::from(world.replicas)) as usize;
+            if world.burst_ms > 0 && !(tick / world.burst_ms + chosen as u64).is_multiple_of(3) {
+                continue;
+            }
             let (life, lease) = &mut replicas[chosen];
             match lease.decide(&limit, now, &mut name) {
                 Step::Decided(Decision::Admit { .. }) => {
@@ -138,12 +167,7 @@ fn simulate(world: &World) -> Outcome {
                 // One waits for the answer; others that come meanwhile come again later.
                 Step::Ask => {
                     if let Some(report) = lease.report(1, world.replicas, now) {
-                        let due = now + (1 + numbers.below(world.delay_ms)) * MS;
-                        if numbers.below(100) < world.lost {
-                            network.push((due + 25 * MS, Message::Lost(chosen, *life)));
-                        } else {
-                            network.push((due, Message::Report(chosen, *life, report, limit)));
-                        }
+                        send(&mut network, &mut numbers, world, now, (chosen, *life, report, limit));
                     }
                 }
             }
@@ -152,8 +176,7 @@ fn simulate(world: &World) -> Outcome {
             if lease.wants_to_report(now)
                 && let Some(report) = lease.report(0, world.replicas, now)
             {
-                let due = now + (1 + numbers.below(world.delay_ms)) * MS;
-                network.push((due, Message::Report(chosen, *life, report, limit)));
+                send(&mut network, &mut numbers, world, now, (chosen, *life, report, limit));
             }
         }
         assert!(
@@ -168,20 +191,24 @@ fn simulate(world: &World) -> Outcome {
 fn worlds() -> impl Strategy<Value = World> {
     (
         (any::<u64>(), 1..12_u32, 1..400_i64, 1..500_u32),
-        (10..20_000_u64, 1..30_u64, 0..20_u64, 0..20_u64, 0..20_u64),
+        (10..20_000_u64, 1..30_u64, 0..1_500_u64, 0..40_u64, 0..20_u64, 0..20_u64),
     )
-        .prop_map(|((seed, replicas, capacity, rate), (demand, delay_ms, lost, crashes, edits))| World {
-            seed,
-            replicas,
-            capacity,
-            rate: f64::from(rate),
-            demand,
-            delay_ms,
-            lost,
-            crashes,
-            edits,
-            seconds: 6,
-        })
+        .prop_map(
+            |((seed, replicas, capacity, rate), (demand, delay_ms, burst_ms, lost, crashes, edits))| World {
+                seed,
+                replicas,
+                capacity,
+                rate: f64::from(rate),
+                demand,
+                delay_ms,
+                burst_ms,
+                lost,
+                // Every other world is one without them: they hide what would go wrong by itself.
+                crashes: if seed % 2 == 0 { crashes } else { 0 },
+                edits: if seed % 3 == 0 { edits } else { 0 },
+                seconds: 6,
+            },
+        )
 }
 
 proptest! {
@@ -194,8 +221,8 @@ proptest! {
 }
 
 fn calm(replicas: u32, capacity: i64, rate: f64, demand: u64) -> World {
-    let (delay_ms, lost, crashes, edits, seconds) = (1, 0, 0, 0, 20);
-    World { seed: 6, replicas, capacity, rate, demand, delay_ms, lost, crashes, edits, seconds }
+    let (delay_ms, burst_ms, lost, crashes, edits, seconds) = (1, 0, 0, 0, 0, 20);
+    World { seed: 6, replicas, capacity, rate, demand, delay_ms, burst_ms, lost, crashes, edits, seconds }
 }
 
 #[test]
