@@ -1,7 +1,7 @@
 -- Takes reports on buckets, and grants. This is `escrow.rs`, which explains it, for Redis.
 --
 -- KEYS: one hash for each bucket. ARGV: the lease in microseconds, then for each bucket capacity, rate,
--- holder, number, used, heard, held, needed, wanted and how far ahead in microseconds.
+-- holder, number, used, heard, held, needed, wanted, how far ahead in microseconds, and drained at.
 -- Returns for each bucket: tokens, first in, retry in, left.
 --
 -- A hash holds `level`, `at`, and for each replica `=HOLDER` with held, used, number and the lease's end.
@@ -14,12 +14,13 @@ local lease = tonumber(ARGV[1])
 local answers = {}
 
 for i, key in ipairs(KEYS) do
-  local first = 2 + (i - 1) * 10
+  local first = 2 + (i - 1) * 11
   local capacity, rate = tonumber(ARGV[first]), tonumber(ARGV[first + 1])
   local holder, number = '=' .. ARGV[first + 2], tonumber(ARGV[first + 3])
   local used, heard = tonumber(ARGV[first + 4]), tonumber(ARGV[first + 5])
   local held, needed = tonumber(ARGV[first + 6]), tonumber(ARGV[first + 7])
   local wanted, reach = tonumber(ARGV[first + 8]), tonumber(ARGV[first + 9])
+  local drain = math.max(rate, tonumber(ARGV[first + 10]))
 
   local fields = redis.call('HGETALL', key)
   local level, at = 0, 0
@@ -49,7 +50,7 @@ for i, key in ipairs(KEYS) do
     end
   end
 
-  level = math.max(0, level - rate * (now - at) / 1e6)
+  level = math.max(0, level - drain * (now - at) / 1e6)
   level = math.max(level, all)
   if #ended > 0 then
     redis.call('HDEL', key, unpack(ended))

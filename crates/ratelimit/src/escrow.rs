@@ -43,7 +43,7 @@ struct Lease {
 }
 
 /// What a replica says of a bucket, and what it asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Report {
     /// Who says it. Nobody else ever does, and the same replica under another name after its lease ended.
     pub holder: u64,
@@ -61,6 +61,9 @@ pub struct Report {
     pub wanted: u32,
     /// How far ahead tokens may be reserved that are not there yet, in microseconds.
     pub ahead_us: u64,
+    /// The largest rate that was in force since its last report, in tokens per second: what was used under
+    /// another limit has drained at that one's rate.
+    pub drained_at: f64,
 }
 
 /// The answer.
@@ -92,7 +95,7 @@ impl Escrow {
     pub fn report(&mut self, limit: &Limit, report: &Report, now_us: u64) -> Grant {
         let (capacity, rate) = (limit.capacity(), limit.refill_per_second());
         let elapsed = now_us.saturating_sub(self.at_us);
-        self.level = (self.level - rate * (elapsed as f64 / 1e6)).max(0.0);
+        self.level = (self.level - rate.max(report.drained_at) * (elapsed as f64 / 1e6)).max(0.0);
         self.at_us = self.at_us.max(now_us);
         let now_us = self.at_us;
 
@@ -175,7 +178,17 @@ mod tests {
 
     /// The first report of a replica that needs and holds nothing.
     fn from(holder: u64) -> Report {
-        Report { holder, number: 1, used: 0, heard: 0, held: 0, needed: 0, wanted: 0, ahead_us: 0 }
+        Report {
+            holder,
+            number: 1,
+            used: 0,
+            heard: 0,
+            held: 0,
+            needed: 0,
+            wanted: 0,
+            ahead_us: 0,
+            drained_at: 0.0,
+        }
     }
 
     #[test]

@@ -50,6 +50,8 @@ pub struct Lease {
     demand: f64,
     seen_ns: u64,
     reports: u64,
+    /// The largest rate since the last report.
+    drained_at: f64,
     asking: Option<Asking>,
     /// The share of this replica while the shared state is gone.
     alone: Option<Bucket>,
@@ -92,6 +94,7 @@ impl Lease {
             demand: 0.0,
             seen_ns: 0,
             reports: 0,
+            drained_at: 0.0,
             asking: None,
             alone: None,
         }
@@ -184,6 +187,7 @@ impl Lease {
             needed,
             wanted,
             ahead_us,
+            drained_at: std::mem::take(&mut self.drained_at),
         })
     }
 
@@ -250,6 +254,7 @@ impl Lease {
     /// Drops what belongs to another limit or to a lease that has ended.
     fn keep_up(&mut self, limit: &Limit, now_ns: u64, rename: impl FnOnce() -> u64) {
         if *limit != self.limit {
+            self.drained_at = self.drained_at.max(self.limit.refill_per_second());
             self.limit = *limit;
             self.held = 0;
             self.none_until_ns = 0;

@@ -84,11 +84,12 @@ async fn the_script_decides_as_the_model_does() {
             needed: (below(4) as u32).min(wanted),
             wanted,
             ahead_us: below(3) * 30_000,
+            drained_at: below(1_000) as f64,
         };
         let mut call = script.prepare_invoke();
         call.key(&key).arg(LEASE_US).arg(limit.capacity()).arg(limit.refill_per_second());
         call.arg(report.holder).arg(report.number).arg(report.used).arg(report.heard).arg(report.held);
-        call.arg(report.needed).arg(report.wanted).arg(report.ahead_us);
+        call.arg(report.needed).arg(report.wanted).arg(report.ahead_us).arg(report.drained_at);
         let answers: Vec<(u32, u64, u64, u32)> = redis.script(&call).await.unwrap();
         let (at, level): (u64, f64) =
             redis.command(cmd("HMGET").arg(&key).arg("at").arg("level")).await.unwrap();
@@ -182,6 +183,20 @@ async fn an_edit_acts_at_once_and_flipping_gives_nothing_extra() {
     assert!(replica.decide("alice").await.is_admitted(), "a raise acts at once");
     replica.limits = limits(json!({"capacity": 50, "refillPerSecond": 0.001}), 2);
     assert!(!replica.decide("alice").await.is_admitted(), "and so does a cut");
+}
+
+/// What was used under a fast limit has drained at its rate, and does not block a slow one that follows.
+#[tokio::test]
+async fn what_was_used_drains_at_the_rate_that_was_in_force() {
+    let mut replica =
+        Replica::new(&own("drained"), json!({"capacity": 100_000, "refillPerSecond": 10_000}), 3);
+    for _ in 0..200 {
+        assert!(replica.decide("alice").await.is_admitted());
+    }
+    // A quiet replica has told everything after a second; what it has not told counts as used just now.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    replica.limits = limits(json!({"capacity": 30, "refillPerSecond": 0.01}), 3);
+    assert!(replica.decide("alice").await.is_admitted());
 }
 
 #[tokio::test]

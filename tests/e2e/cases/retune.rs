@@ -49,8 +49,8 @@ pub async fn edits_under_load_restart_nothing_and_lose_nothing(fleet: &Fleet) {
     assert_eq!(pods_and_restarts(fleet).await, pods, "the same pods, none restarted");
     assert_eq!(template(fleet.deployment("budget").await), before, "the pod template is untouched");
 
-    // A limit that is small enough to measure: once in all of the three pods, less what was used of the limit
-    // before.
+    // A limit that is small enough to measure: once in all of the three pods.
+    told_and_drained().await;
     fleet.patch("budget", json!({"rateLimit": {"capacity": 30, "refillPerSecond": 0.01}})).await;
     fleet.settle("budget").await;
     let urls = [format!("http://budget.{}.svc.cluster.local:3003/api/v1/budget", fleet.namespace)];
@@ -58,10 +58,15 @@ pub async fn edits_under_load_restart_nothing_and_lose_nothing(fleet: &Fleet) {
     let load = fleet.end_load("load-limit", Duration::from_mins(1)).await;
     let admitted = load.results.get("200").copied().unwrap_or(0);
     assert_eq!(load.results.get("429"), Some(&(load.sent - admitted)), "{load:?}");
-    assert!((1..=30).contains(&admitted), "{load:?}");
+    assert!((25..=30).contains(&admitted), "{load:?}");
     let spec = json!({"rateLimit": {"capacity": 100, "refillPerSecond": 10}, "cache": {"ttl": "5s"}});
     fleet.patch("budget", spec).await;
     fleet.settle("budget").await;
+}
+
+/// A replica without requests has told after a second what it used, and 10,000 tokens a second come back.
+async fn told_and_drained() {
+    tokio::time::sleep(Duration::from_secs(3)).await;
 }
 
 async fn pods_and_restarts(fleet: &Fleet) -> Vec<(String, u64)> {
@@ -137,19 +142,24 @@ pub async fn an_edit_is_in_force_everywhere_when_the_status_says_so(fleet: &Flee
 
 /// The demo has a Redis: whichever replica is asked, all of them together admit the limit once.
 pub async fn a_shared_limit_is_admitted_once_by_all_replicas(fleet: &Fleet) {
-    let spec = json!({"replicas": 3, "rateLimit": {"capacity": 40, "refillPerSecond": 0.01}});
+    let urls = [format!("http://budget.{}.svc.cluster.local:3003/api/v1/budget", fleet.namespace)];
+    // Whatever was used before has gone after this.
+    let spec = json!({"replicas": 3, "rateLimit": {"capacity": 100_000, "refillPerSecond": 10_000}});
     fleet.patch("budget", spec).await;
+    fleet.settle("budget").await;
+    fleet.start_load("load-shared", 50, 100, &urls).await;
+    fleet.end_load("load-shared", Duration::from_mins(1)).await;
+    told_and_drained().await;
+    fleet.patch("budget", json!({"rateLimit": {"capacity": 40, "refillPerSecond": 0.01}})).await;
     let resource = fleet.settle("budget").await;
     assert_eq!(resource["status"]["policy"]["applied"], "3/3");
     assert_eq!(resource["status"]["policy"]["dividedBy"], 1);
-    let urls = [format!("http://budget.{}.svc.cluster.local:3003/api/v1/budget", fleet.namespace)];
     // A replica that is asked no more gives back what it holds after a second.
     fleet.start_load("load-shared", 50, 400, &urls).await;
     let load = fleet.end_load("load-shared", Duration::from_mins(1)).await;
     let admitted = load.results.get("200").copied().unwrap_or(0);
     assert_eq!(load.results.get("429"), Some(&(load.sent - admitted)), "{load:?}");
-    // Less what was used of the limit before.
-    assert!((1..=40).contains(&admitted), "{load:?}");
+    assert!((35..=40).contains(&admitted), "{load:?}");
     let again = format!("{}?again", urls[0]);
     fleet.start_load("load-shared", 50, 100, &[again]).await;
     let load = fleet.end_load("load-shared", Duration::from_mins(1)).await;

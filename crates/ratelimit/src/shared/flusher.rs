@@ -84,7 +84,8 @@ impl Inner {
                 .arg(report.held)
                 .arg(report.needed)
                 .arg(report.wanted)
-                .arg(report.ahead_us);
+                .arg(report.ahead_us)
+                .arg(report.drained_at);
         }
         self.calls.fetch_add(1, Ordering::Relaxed);
         let answer = self.redis.script::<Vec<(u32, u64, u64, u32)>>(&call).await;
