@@ -65,6 +65,8 @@ struct Asking {
     used: u64,
     needed: u32,
     limit: Limit,
+    /// It only tells what is held and used.
+    only_tells: bool,
 }
 
 /// What to do with a request.
@@ -133,7 +135,7 @@ impl Lease {
     pub fn decide_alone(&mut self, share: &Limit, now_ns: u64) -> Decision {
         let bucket = self.alone.get_or_insert_with(|| {
             let mut bucket = Bucket::default();
-            bucket.decide(share, (share.capacity() / 2.0) as u32, now_ns);
+            bucket.decide(share, (share.capacity() / 2.0).ceil() as u32, now_ns);
             bucket
         });
         let decision = bucket.decide(share, 1, now_ns);
@@ -142,7 +144,7 @@ impl Lease {
     }
 
     /// Whether a report would be useful although nobody waits: more tokens are needed soon, or some have
-    /// not been spent for long, or much was used that nobody has heard of.
+    /// not been spent for long, or some were used that nobody has heard of.
     pub fn wants_to_report(&self, now_ns: u64) -> bool {
         if self.asking.is_some() {
             return false;
@@ -155,6 +157,17 @@ impl Lease {
         } else {
             self.held > 0 && (runs_low || ends_soon)
         }
+    }
+
+    /// Whether the shared state is to hear of what was used without it.
+    pub fn has_to_tell(&self) -> bool {
+        self.asking.is_none() && self.used > self.heard
+    }
+
+    /// Says what is held and used, and asks for nothing: this replica goes on by its share. None: a report is
+    /// on its way already.
+    pub fn tell(&mut self, now_ns: u64) -> Option<Report> {
+        self.send(0, 0, 0, now_ns, true)
     }
 
     /// Says what is held, and asks for more if `needed` requests wait or more will come. None: a report is
@@ -176,7 +189,22 @@ impl Lease {
             let is_overloaded = self.demand > 2.0 * self.limit.refill_per_second() / replicas;
             ((self.demand.min(most) as u32).max(needed), if is_overloaded { AHEAD_US } else { 0 })
         };
-        self.asking = Some(Asking { left_ns: now_ns, used: self.used, needed, limit: self.limit });
+        self.send(needed, wanted, ahead_us, now_ns, false)
+    }
+
+    fn send(
+        &mut self,
+        needed: u32,
+        wanted: u32,
+        ahead_us: u64,
+        now_ns: u64,
+        only_tells: bool,
+    ) -> Option<Report> {
+        if self.asking.is_some() {
+            return None;
+        }
+        self.asking =
+            Some(Asking { left_ns: now_ns, used: self.used, needed, limit: self.limit, only_tells });
         self.reports += 1;
         Some(Report {
             holder: self.holder,
@@ -203,13 +231,18 @@ impl Lease {
         let served = grant.served(asked.needed);
         self.used += u64::from(served);
         self.heard = asked.used + u64::from(served);
-        self.alone = None;
         if asked.limit != self.limit {
             // The next report does not know of the others, which gives them back.
             return served;
         }
         self.left = grant.left;
         self.ends_ns = asked.left_ns + LEASE_US * 1000 - MARGIN_NS;
+        if asked.only_tells {
+            // What is held now, and no more, counts there as held.
+            self.granted = self.held;
+            return 0;
+        }
+        self.alone = None;
         if grant.tokens == 0 {
             self.none_until_ns = if grant.retry_in_us > 0 { now_ns + grant.retry_in_us * 1000 } else { 0 };
             return 0;

@@ -8,13 +8,14 @@
 //! * [`Memory`] holds buckets in a table of fixed size; a flood of new keys costs no busy key its
 //!   state.
 //! * [`Shared`] holds leases of buckets that all replicas share: [`lease`] is what a replica decides by
-//!   itself, [`escrow`] what the shared state decides. Both are pure.
+//!   itself, [`escrow`] what the shared state decides, [`contact`] when it is asked at all. All are pure.
 //! * [`RateLimitLayer`] puts the decision in front of a service and says it in headers.
 //!
 //! A bucket stores how much is used and when, never the limit: a new limit meets the old state.
 //! The layer refuses in `call` and never waits in `poll_ready`.
 
 mod backend;
+pub mod contact;
 pub mod escrow;
 pub mod gcra;
 mod headers;

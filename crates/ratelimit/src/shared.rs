@@ -6,8 +6,8 @@
 //! ```
 //!
 //! * A request waits only for a key of which nothing is known here, and at most [`phase6_redis::LIMIT`].
-//! * After a call that failed nobody waits: each bucket does what its policy says of a failure, and the
-//!   next report tells what was spent meanwhile.
+//! * After a call that failed nobody waits: each bucket does what its policy says of a failure. When Redis is
+//!   back it is told first what was spent meanwhile, and asked for tokens when all replicas have told.
 //! * Keys are bounded: the one that was not asked for longest makes room. What it held comes back when its
 //!   lease ends.
 
@@ -17,7 +17,7 @@ mod table;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -27,15 +27,13 @@ use phase6_redis::{LIMIT, Redis};
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{Backend, Bucketed, Terms, Verdict, gcra::Decision, lease::Step};
+use crate::{Backend, Bucketed, Terms, Verdict, contact::Contact, gcra::Decision, lease::Step};
 use table::{Entry, Table};
 
 /// Keys that wait for the next call.
 const QUEUE: usize = 8_192;
 /// Told to a client that is refused because the shared state is gone.
 const REFUSED_FOR: Duration = Duration::from_secs(1);
-/// While the shared state is gone, keys report no more often than this.
-const PAUSE: Duration = Duration::from_millis(100);
 
 /// Buckets shared through Redis. Clones are handles to the same ones.
 #[derive(Clone)]
@@ -50,10 +48,7 @@ struct Inner {
     names: AtomicU64,
     table: Table,
     queue: mpsc::Sender<u64>,
-    /// The last call failed.
-    gone: AtomicBool,
-    /// Not before then is another one tried, in nanoseconds since the start.
-    again_ns: AtomicU64,
+    contact: Contact,
     calls: AtomicU64,
     failed_calls: AtomicU64,
     /// Decisions without the shared state: by the share, admitted, refused.
@@ -72,7 +67,7 @@ pub struct SharedStats {
     pub calls: u64,
     /// Calls without an answer.
     pub failed_calls: u64,
-    /// Whether the last one had none.
+    /// Whether the last one had none. Buckets are shared again up to a second after one had.
     pub gone: bool,
     /// Requests decided without it: by this replica's share, admitted because the policy says `Allow`,
     /// and refused because it says `Deny`.
@@ -92,8 +87,7 @@ impl Shared {
             names: AtomicU64::new(rand::random::<u64>() >> 11),
             table: Table::with_room_for(keys),
             queue,
-            gone: AtomicBool::new(false),
-            again_ns: AtomicU64::new(0),
+            contact: Contact::default(),
             calls: AtomicU64::new(0),
             failed_calls: AtomicU64::new(0),
             alone: Default::default(),
@@ -105,13 +99,13 @@ impl Shared {
 
     /// What is known here.
     pub fn stats(&self) -> SharedStats {
-        let Inner { table, calls, failed_calls, gone, alone, .. } = &*self.inner;
+        let Inner { table, calls, failed_calls, contact, alone, .. } = &*self.inner;
         SharedStats {
             leases: table.len(),
             max_leases: table.room(),
             calls: calls.load(Ordering::Relaxed),
             failed_calls: failed_calls.load(Ordering::Relaxed),
-            gone: gone.load(Ordering::Relaxed),
+            gone: contact.is_gone(),
             decided_alone: [0, 1, 2].map(|i: usize| alone[i].load(Ordering::Relaxed)),
         }
     }
@@ -127,7 +121,7 @@ impl Backend for Shared {
             || inner.name(),
             |entry| match entry.lease.decide(&terms.limit, now, || inner.name()) {
                 Step::Decided(decision) => {
-                    if entry.lease.wants_to_report(now) && inner.may_ask(now) {
+                    if entry.lease.wants_to_report(now) && !inner.contact.is_alone(now) {
                         inner.enqueue(bucket.hash, entry);
                     }
                     Verdict::Now(decision)
@@ -153,10 +147,6 @@ impl Inner {
         self.names.fetch_add(1, Ordering::Relaxed)
     }
 
-    fn may_ask(&self, now: u64) -> bool {
-        !self.gone.load(Ordering::Relaxed) || self.again_ns.load(Ordering::Relaxed) <= now
-    }
-
     /// Puts a key into the next call. False: too many wait already.
     fn enqueue(&self, hash: u64, entry: &mut Entry) -> bool {
         if !entry.queued {
@@ -172,13 +162,7 @@ impl Inner {
         entry: &mut Entry,
         now: u64,
     ) -> Option<oneshot::Receiver<Option<Decision>>> {
-        if self.gone.load(Ordering::Relaxed) {
-            if self.may_ask(now) {
-                self.enqueue(hash, entry);
-            }
-            return None;
-        }
-        if !self.enqueue(hash, entry) {
+        if self.contact.is_alone(now) || !self.enqueue(hash, entry) {
             return None;
         }
         let (sender, receiver) = oneshot::channel();

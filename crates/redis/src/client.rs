@@ -145,6 +145,13 @@ impl Inner {
         gone
     }
 
+    async fn pings(&self, limit: Duration) -> bool {
+        let mut connection = self.connection.clone();
+        let ping = redis::cmd("PING");
+        let call = ping.query_async::<redis::Value>(&mut connection);
+        matches!(tokio::time::timeout(limit, call).await, Ok(Ok(_)))
+    }
+
     fn over(&self) {
         let mut held = self.outage.lock();
         held.0.over();
@@ -159,11 +166,8 @@ async fn probe(inner: Weak<Inner>) {
     loop {
         tokio::time::sleep(PROBE_EVERY.mul_f64(0.8 + 0.4 * rand::random::<f64>())).await;
         let Some(inner) = inner.upgrade() else { return };
-        let mut connection = inner.connection.clone();
-        let ping = redis::cmd("PING");
-        let call = ping.query_async::<redis::Value>(&mut connection);
-        let answered = matches!(tokio::time::timeout(CONNECT_LIMIT, call).await, Ok(Ok(_)));
-        if answered {
+        // The first may have to connect. Whether calls will be answered in time, only the second shows.
+        if inner.pings(CONNECT_LIMIT).await && inner.pings(LIMIT).await {
             inner.over();
             return;
         }

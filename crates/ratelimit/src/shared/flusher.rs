@@ -8,7 +8,7 @@ use std::{
 use phase6_redis::Script;
 use tokio::sync::mpsc;
 
-use super::{Inner, PAUSE};
+use super::Inner;
 use crate::{
     escrow::{Grant, LEASE_US, Report},
     gcra::Limit,
@@ -18,6 +18,8 @@ use crate::{
 const MOST: usize = 16;
 /// How often keys are looked at that nobody asks for.
 const TEND: Duration = Duration::from_millis(250);
+/// The same while keys go by their share: the shared state is to hear of what they use soon.
+const TEND_ALONE: Duration = Duration::from_millis(50);
 
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../escrow.lua")));
 
@@ -41,30 +43,48 @@ pub(super) async fn run(inner: Weak<Inner>, mut queued: mpsc::Receiver<u64>) {
     }
 }
 
-/// Looks after keys that nobody asks for: tokens are given back, and what is of no use any more is forgotten.
+/// Looks after keys that nobody asks for: tokens are given back, what was used without the shared state is
+/// told, and what is of no use any more is forgotten. Finds out when a shared state that was gone is back.
 pub(super) async fn tend(inner: Weak<Inner>) {
     loop {
-        tokio::time::sleep(TEND).await;
-        let Some(inner) = inner.upgrade() else { return };
-        let now = inner.now_ns();
-        let may_ask = inner.may_ask(now);
-        inner.table.retain(|hash, entry| {
-            if may_ask && entry.lease.wants_to_report(now) {
-                inner.enqueue(hash, entry);
+        let pause = {
+            let Some(inner) = inner.upgrade() else { return };
+            let now = inner.now_ns();
+            if inner.contact.may_try(now) {
+                // A call about no key, to see whether there is an answer.
+                inner.call(Vec::new()).await;
             }
-            entry.queued || !entry.lease.is_over(now)
-        });
+            inner.tend();
+            if inner.contact.is_alone(now) { TEND_ALONE } else { TEND }
+        };
+        tokio::time::sleep(pause).await;
     }
 }
 
 impl Inner {
+    fn tend(&self) {
+        let now = self.now_ns();
+        let (gone, alone) = (self.contact.is_gone(), self.contact.is_alone(now));
+        self.table.retain(|hash, entry| {
+            let reports = if alone { entry.lease.has_to_tell() } else { entry.lease.wants_to_report(now) };
+            if reports && !gone {
+                self.enqueue(hash, entry);
+            }
+            entry.queued || !entry.lease.is_over(now)
+        });
+    }
+
     fn asks(&self, hash: u64) -> Option<Asked> {
         let now = self.now_ns();
         let asked = self.table.with_known(hash, |entry| {
             entry.queued = false;
             entry.waiting.retain(|waiting| !waiting.is_closed());
-            let replicas = entry.terms.sharing.map_or(1, |sharing| sharing.replicas);
-            let report = entry.lease.report(entry.waiting.len() as u32, replicas, now)?;
+            let report = if self.contact.is_alone(now) {
+                entry.lease.tell(now)?
+            } else {
+                let replicas = entry.terms.sharing.map_or(1, |sharing| sharing.replicas);
+                entry.lease.report(entry.waiting.len() as u32, replicas, now)?
+            };
             Some(Asked { hash, name: entry.name.clone(), limit: entry.terms.limit, report })
         });
         asked.flatten()
@@ -92,15 +112,16 @@ impl Inner {
         let now = self.now_ns();
         let answers = match answer {
             Ok(answers) if answers.len() == asked.len() => {
-                if self.gone.swap(false, Ordering::Relaxed) {
-                    tracing::info!("limits are shared again");
+                if self.contact.answered(now) {
+                    tracing::info!(
+                        "limits are shared again as soon as all replicas have told what they used"
+                    );
                 }
                 Some(answers)
             }
             other => {
                 self.failed_calls.fetch_add(1, Ordering::Relaxed);
-                self.again_ns.store(now + PAUSE.as_nanos() as u64, Ordering::Relaxed);
-                if !self.gone.swap(true, Ordering::Relaxed) {
+                if self.contact.failed(now) {
                     let error =
                         other.err().map_or_else(|| "another number of answers".to_owned(), |e| e.to_string());
                     tracing::warn!(error, "limits cannot be shared; each replica goes on as its policy says");

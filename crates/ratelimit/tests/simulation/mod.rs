@@ -1,0 +1,330 @@
+//! A world of replicas, requests, a network and a shared bucket, in steps of a millisecond. A seed gives the
+//! same world again.
+
+use std::ops::Range;
+
+use phase6_ratelimit::{
+    Decision, Limit,
+    contact::Contact,
+    escrow::{Escrow, Grant, Report},
+    lease::{Lease, Step},
+};
+
+const MS: u64 = 1_000_000;
+/// When worlds begin, in nanoseconds.
+const START: u64 = 1_000 * MS;
+
+/// Numbers that follow from a seed.
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % end
+    }
+}
+
+/// What the replicas and the network are like.
+#[derive(Clone, Debug)]
+pub struct World {
+    pub seed: u64,
+    pub replicas: u32,
+    pub capacity: i64,
+    pub rate: f64,
+    /// Requests per second of all replicas together.
+    pub demand: u64,
+    /// Longest time of a message, one way.
+    pub delay_ms: u64,
+    /// Requests come to a replica for about so many milliseconds, and then for as long they do not; 0: always.
+    pub burst_ms: u64,
+    /// Of a hundred messages, so many are lost, or come when nobody waits for them any more.
+    pub lost: u64,
+    /// Of a thousand milliseconds, a replica is gone and another one comes at so many.
+    pub crashes: u64,
+    /// Of a thousand milliseconds, the limit is edited at so many.
+    pub edits: u64,
+    /// Replicas lose the shared state for a time.
+    pub cut: Option<Cut>,
+    pub seconds: u64,
+}
+
+/// Replicas cannot reach the shared state.
+#[derive(Clone, Copy, Debug)]
+pub struct Cut {
+    pub from_ms: u64,
+    pub for_ms: u64,
+    /// So many milliseconds after the first replica the others notice that it is back.
+    pub noticed_ms: u64,
+    /// Of a hundred replicas, so many are cut off.
+    pub percent: u64,
+    /// It comes back empty.
+    pub forgets: bool,
+    /// After a quarter of the time nobody comes any more, so that all shares are full in the end.
+    pub quiet: bool,
+}
+
+/// One replica.
+struct Replica {
+    /// Tells one life of it from the next.
+    life: u64,
+    lease: Lease,
+    contact: Contact,
+    /// It is cut off in this time, in nanoseconds.
+    cut: Range<u64>,
+}
+
+impl Replica {
+    fn reaches(&self, now: u64) -> bool {
+        !self.cut.contains(&now)
+    }
+}
+
+/// Nobody's life: the answer to what came late is heard by nobody.
+const NOBODY: u64 = u64::MAX;
+
+enum Message {
+    Report(usize, u64, Report, Limit),
+    Answer(usize, u64, Grant),
+    Lost(usize, u64),
+}
+
+/// What came of it.
+#[derive(Default)]
+pub struct Outcome {
+    pub admitted: u64,
+    pub refused: u64,
+    pub calls: u64,
+}
+
+/// What a single bucket would hold of all that was admitted.
+struct Judge {
+    level: f64,
+    at: u64,
+    /// The most that it may hold.
+    most: f64,
+    /// At which rate it drains, in tokens per second.
+    rate: f64,
+}
+
+impl Judge {
+    fn admitted(&mut self, now: u64) {
+        self.level = (self.level - self.rate * (now - self.at) as f64 / 1e9).max(0.0) + 1.0;
+        self.at = now;
+    }
+}
+
+struct Simulation<'a> {
+    world: &'a World,
+    numbers: Numbers,
+    names: u64,
+    limit: Limit,
+    share: Limit,
+    shared: Escrow,
+    replicas: Vec<Replica>,
+    /// Messages on their way, and when they arrive.
+    network: Vec<(u64, Message)>,
+    judge: Judge,
+    outcome: Outcome,
+}
+
+/// Lets a world go by, and checks after each millisecond that no more was admitted than may be.
+pub fn simulate(world: &World) -> Outcome {
+    let mut simulation = Simulation::new(world);
+    for tick in 0..world.seconds * 1_000 {
+        let now = START + tick * MS;
+        simulation.happens(tick);
+        simulation.arrives(now);
+        simulation.requests(tick, now);
+        simulation.tends(tick, now);
+        let Judge { level, most, .. } = simulation.judge;
+        assert!(level <= most + 1e-3, "{level} in a bucket of {most} after {tick} ms: {world:?}");
+    }
+    simulation.outcome
+}
+
+impl<'a> Simulation<'a> {
+    fn new(world: &'a World) -> Self {
+        let mut numbers = Numbers(world.seed);
+        let limit = Limit::new(world.capacity, world.rate);
+        let of = f64::from(world.replicas);
+        let share = Limit::new((world.capacity / i64::from(world.replicas)).max(1), world.rate / of);
+        let replicas: Vec<Replica> = (0..world.replicas)
+            .map(|i| Replica {
+                life: 0,
+                lease: Lease::new(limit, u64::from(i)),
+                contact: Contact::default(),
+                cut: world.cut.filter(|cut| numbers.below(100) < cut.percent).map_or(0..0, |cut| {
+                    let from = START + cut.from_ms * MS;
+                    from..from + (cut.for_ms + if i > 0 { cut.noticed_ms } else { 0 }) * MS
+                }),
+            })
+            .collect();
+        // An edit acts on the time since the last report too, so the largest rate counts for all of it.
+        let rate = if world.edits > 0 { 1.5 * world.rate } else { world.rate };
+        let mut judge = Judge { level: 0.0, at: 0, most: limit.capacity(), rate };
+        if let Some(cut) = world.cut {
+            // If only some are cut off, the others draw on the whole limit beside the shares of these.
+            let part = replicas.iter().filter(|replica| !replica.cut.is_empty()).count() as f64 / of;
+            let factor = if part < 1.0 { (1.0 + part).max(1.5) } else { 1.5 };
+            // What the shared state forgot may be had again.
+            judge.most *= factor + f64::from(u8::from(cut.forgets));
+            judge.rate *= factor;
+        }
+        Self {
+            world,
+            numbers,
+            names: u64::from(world.replicas),
+            limit,
+            share,
+            shared: Escrow::default(),
+            replicas,
+            network: Vec::new(),
+            judge,
+            outcome: Outcome::default(),
+        }
+    }
+
+    /// What befalls the world: edits, crashes, and loss of memory.
+    fn happens(&mut self, tick: u64) {
+        let Self { world, numbers, .. } = self;
+        if numbers.below(1_000) < world.edits {
+            let capacity = 1 + numbers.below(2 * world.capacity as u64) as i64;
+            self.limit = Limit::new(capacity, world.rate * (1 + numbers.below(3)) as f64 / 2.0);
+            self.judge.most = self.judge.most.max(self.limit.capacity());
+        }
+        if numbers.below(1_000) < world.crashes {
+            let victim = &mut self.replicas[numbers.below(u64::from(world.replicas)) as usize];
+            self.names += 1;
+            (victim.life, victim.lease) = (victim.life + 1, Lease::new(self.limit, self.names));
+        }
+        if world.cut.is_some_and(|cut| cut.forgets && tick == cut.from_ms + cut.for_ms) {
+            self.shared = Escrow::default();
+        }
+    }
+
+    /// What arrives by now.
+    fn arrives(&mut self, now: u64) {
+        let (arrived, rest): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.network).into_iter().partition(|(due, _)| *due <= now);
+        self.network = rest;
+        for (_, message) in arrived {
+            match message {
+                Message::Report(replica, life, report, limit) => {
+                    let grant = self.shared.report(&limit, &report, now / 1_000);
+                    self.outcome.calls += 1;
+                    // A request that waits is decided about here, whenever it hears of it.
+                    for _ in 0..grant.served(report.needed) {
+                        self.judge.admitted(now);
+                    }
+                    let due = now + (1 + self.numbers.below(self.world.delay_ms)) * MS;
+                    let lost =
+                        self.numbers.below(100) < self.world.lost || !self.replicas[replica].reaches(now);
+                    self.network.push(if lost {
+                        (due + 25 * MS, Message::Lost(replica, life))
+                    } else {
+                        (due, Message::Answer(replica, life, grant))
+                    });
+                }
+                Message::Answer(replica, life, grant) if self.replicas[replica].life == life => {
+                    self.replicas[replica].contact.answered(now);
+                    let (served, _) = self.replicas[replica].lease.granted(&grant, now);
+                    self.outcome.admitted += u64::from(served);
+                }
+                Message::Lost(replica, life) if self.replicas[replica].life == life => {
+                    self.replicas[replica].lease.failed();
+                    // A message that is lost while nobody is cut off is just told again.
+                    if self.world.cut.is_some() {
+                        self.replicas[replica].contact.failed(now);
+                    }
+                }
+                Message::Answer(..) | Message::Lost(..) => {}
+            }
+        }
+    }
+
+    /// What comes in this millisecond: requests, to replicas at random.
+    fn requests(&mut self, tick: u64, now: u64) {
+        let world = self.world;
+        let count = (0..10).filter(|_| self.numbers.below(10_000) < world.demand).count();
+        let is_quiet = world.cut.is_some_and(|cut| {
+            cut.quiet && (cut.from_ms + cut.for_ms / 4..cut.from_ms + cut.for_ms).contains(&tick)
+        });
+        for _ in 0..count.max((world.demand / 1_000) as usize) {
+            let chosen = self.numbers.below(u64::from(world.replicas));
+            let pauses = world.burst_ms > 0 && !(tick / world.burst_ms + chosen).is_multiple_of(3);
+            if !pauses && !is_quiet {
+                self.request(chosen as usize, now);
+            }
+        }
+    }
+
+    fn request(&mut self, chosen: usize, now: u64) {
+        let replica = &mut self.replicas[chosen];
+        let name = || {
+            self.names += 1;
+            self.names
+        };
+        let decision = match replica.lease.decide(&self.limit, now, name) {
+            Step::Decided(decision) => decision,
+            Step::Ask if replica.contact.is_alone(now) => replica.lease.decide_alone(&self.share, now),
+            // One waits for the answer; others that come meanwhile come again later.
+            Step::Ask => {
+                if let Some(report) = replica.lease.report(1, self.world.replicas, now) {
+                    self.send(chosen, report, now);
+                }
+                return;
+            }
+        };
+        match decision {
+            Decision::Admit { .. } => {
+                self.outcome.admitted += 1;
+                self.judge.admitted(now);
+            }
+            Decision::Refuse { .. } => self.outcome.refused += 1,
+        }
+    }
+
+    /// What replicas do although nobody asks.
+    fn tends(&mut self, tick: u64, now: u64) {
+        for chosen in 0..self.replicas.len() {
+            let replica = &mut self.replicas[chosen];
+            if replica.contact.may_try(now) {
+                if replica.reaches(now) {
+                    replica.contact.answered(now);
+                } else {
+                    replica.contact.failed(now);
+                }
+            }
+            let report = if replica.contact.is_alone(now) {
+                let tells =
+                    tick.is_multiple_of(50) && !replica.contact.is_gone() && replica.lease.has_to_tell();
+                tells.then(|| replica.lease.tell(now))
+            } else {
+                let wants = replica.lease.wants_to_report(now);
+                wants.then(|| replica.lease.report(0, self.world.replicas, now))
+            };
+            if let Some(report) = report.flatten() {
+                self.send(chosen, report, now);
+            }
+        }
+    }
+
+    /// Puts a report on its way, if it is not lost. Whoever sent a lost one waits 25 ms for an answer; it may
+    /// still arrive, when nobody waits any more.
+    fn send(&mut self, chosen: usize, report: Report, now: u64) {
+        let (sender, numbers) = (&self.replicas[chosen], &mut self.numbers);
+        let lost = (now + 25 * MS, Message::Lost(chosen, sender.life));
+        if !sender.reaches(now) {
+            self.network.push(lost);
+        } else if numbers.below(100) >= self.world.lost {
+            let due = now + (1 + numbers.below(self.world.delay_ms)) * MS;
+            self.network.push((due, Message::Report(chosen, sender.life, report, self.limit)));
+        } else {
+            self.network.push(lost);
+            if numbers.below(2) == 0 {
+                let late = now + (25 + numbers.below(300)) * MS;
+                self.network.push((late, Message::Report(chosen, NOBODY, report, self.limit)));
+            }
+        }
+    }
+}
