@@ -5,7 +5,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use coarsetime::Instant;
@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 
 use crate::{
-    Entry, Invalidation, Key, Level, LevelStats, Terms,
+    Entry, Invalidation, Key, Level, LevelStats, Now, Terms,
     entry::normalised,
     flight::{Boarding, Flights},
     invalidation::Log,
@@ -25,6 +25,8 @@ use crate::{
 
 /// For how long a key whose answers are not storable is passed through without waiting.
 const PASS_FOR_MS: u64 = 10_000;
+/// For how long answers are kept while it is not known what other replicas forget.
+const OUT_OF_TOUCH: Duration = Duration::from_secs(1);
 
 /// The cache of one service. Clones are handles to the same one.
 #[derive(Clone)]
@@ -81,6 +83,15 @@ pub struct Stats {
     pub second_level: Option<LevelStats>,
 }
 
+/// A moment, in invalidations.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mark {
+    /// The number that the next one here would have had.
+    number: u64,
+    /// Where the level behind was.
+    place: u64,
+}
+
 /// What those who waited for a fetch are told.
 #[derive(Clone, Debug)]
 pub(crate) enum Outcome {
@@ -89,7 +100,7 @@ pub(crate) enum Outcome {
         /// What was fetched.
         entry: Arc<Entry>,
         /// When the fetch began, in invalidations.
-        mark: u64,
+        mark: Mark,
     },
     /// The answer was for one only: each has to ask for itself.
     Alone,
@@ -101,6 +112,20 @@ pub(crate) enum Outcome {
 enum Clock {
     Real { start_ms: u64, started: Instant },
     Manual(Arc<AtomicU64>),
+}
+
+impl Inner {
+    /// Forgets here, and tells the level behind, if it is to be told, in the order of the log.
+    fn forget(&self, invalidation: Invalidation, tell: impl FnOnce(&Invalidation, u64)) -> usize {
+        {
+            let mut log = self.log.lock();
+            tell(&invalidation, log.next());
+            log.push(invalidation.clone());
+        }
+        let removed = self.memory.remove(&invalidation);
+        self.counts.invalidated.fetch_add(removed as u64, Ordering::Relaxed);
+        removed
+    }
 }
 
 impl Cache {
@@ -117,33 +142,33 @@ impl Cache {
     }
 
     fn with_clock(behind: Option<Arc<dyn Level>>, clock: Clock) -> Self {
-        Self {
-            inner: Arc::new(Inner {
-                memory: Memory::new(10_000),
-                behind,
-                flights: Arc::default(),
-                log: Mutex::default(),
-                clock,
-                counts: Counts::default(),
-            }),
+        let inner = Arc::new(Inner {
+            memory: Memory::new(10_000),
+            behind,
+            flights: Arc::default(),
+            log: Mutex::default(),
+            clock,
+            counts: Counts::default(),
+        });
+        if let Some(level) = &inner.behind {
+            let weak = Arc::downgrade(&inner);
+            level.attach(Box::new(move |invalidation| {
+                if let Some(inner) = weak.upgrade() {
+                    inner.forget(invalidation, |_, _| {});
+                }
+            }));
         }
+        Self { inner }
     }
 
     /// Forgets, everywhere. Gives the number of answers that were in memory; an answer that is
     /// being fetched at this moment will not be stored.
     pub fn invalidate(&self, invalidation: Invalidation) -> usize {
-        let inner = &self.inner;
-        {
-            let mut log = inner.log.lock();
-            let number = log.next();
-            log.push(invalidation.clone());
-            if let Some(level) = &inner.behind {
+        self.inner.forget(invalidation, |invalidation, number| {
+            if let Some(level) = &self.inner.behind {
                 level.remove(invalidation.clone(), number);
             }
-        }
-        let removed = inner.memory.remove(&invalidation);
-        inner.counts.invalidated.fetch_add(removed as u64, Ordering::Relaxed);
-        removed
+        })
     }
 
     /// The answer in memory that a plain `GET` by `tenant` would be served with, if it is fresh.
@@ -151,11 +176,18 @@ impl Cache {
         let uri = normalised(uri);
         let now_ms = self.now_ms();
         match self.find(self.hash(tenant, &uri), tenant, &uri, headers, now_ms) {
-            Found::Entry(entry) => match entry.judge(terms, &Wish::default(), now_ms) {
+            Found::Entry(entry) => match entry.judge(&self.keepable(terms), &Wish::default(), now_ms) {
                 Verdict::Fresh { .. } => Some(entry),
                 _ => None,
             },
             _ => None,
+        }
+    }
+
+    /// Until the other replicas have been told of all that was forgotten before.
+    pub async fn told(&self) {
+        if let Some(level) = &self.inner.behind {
+            level.told().await;
         }
     }
 
@@ -221,24 +253,40 @@ impl Cache {
         self.inner.flights.len()
     }
 
-    /// The number that the next invalidation will have; to be taken before a fetch begins.
-    pub(crate) fn mark(&self) -> u64 {
-        self.inner.log.lock().next()
+    /// To be taken before a fetch begins.
+    pub(crate) fn mark(&self) -> Mark {
+        let place = self.inner.behind.as_ref().map_or(0, |level| level.place());
+        Mark { number: self.inner.log.lock().next(), place }
+    }
+
+    /// The terms that can be kept now. Who does not hear at once of what other replicas forget keeps
+    /// answers only briefly.
+    pub(crate) fn keepable(&self, terms: &Terms) -> Terms {
+        if self.inner.behind.as_ref().is_none_or(|level| level.is_in_touch()) {
+            return *terms;
+        }
+        Terms { ttl: terms.ttl.min(OUT_OF_TOUCH), stale_while_revalidate: Duration::ZERO, ..*terms }
     }
 
     /// Stores an answer whose fetch began at `mark`, unless it was invalidated since.
-    pub(crate) fn store(&self, entry: &Arc<Entry>, request_headers: &HeaderMap, mark: u64) -> bool {
+    pub(crate) fn store(
+        &self,
+        entry: &Arc<Entry>,
+        request_headers: &HeaderMap,
+        mark: Mark,
+        terms: &Terms,
+    ) -> bool {
         // Under the log's lock: an invalidation comes before (and is seen here) or after (and
         // sees the entry).
         let log = self.inner.log.lock();
-        if log.hit_since(mark, entry) {
+        if log.hit_since(mark.number, entry) {
             return false;
         }
         self.inner.memory.insert(Arc::clone(entry), request_headers);
         if entry.vary.is_empty()
             && let Some(level) = &self.inner.behind
         {
-            level.put(Arc::clone(entry));
+            level.put(Arc::clone(entry), mark.place, terms.longest());
         }
         drop(log);
         self.inner.counts.writes.fetch_add(1, Ordering::Relaxed);
@@ -246,8 +294,8 @@ impl Cache {
     }
 
     /// Whether something made at `mark` has been invalidated since.
-    pub(crate) fn invalidated_since(&self, mark: u64, entry: &Entry) -> bool {
-        self.inner.log.lock().hit_since(mark, entry)
+    pub(crate) fn invalidated_since(&self, mark: Mark, entry: &Entry) -> bool {
+        self.inner.log.lock().hit_since(mark.number, entry)
     }
 
     /// Does not make requests for a key wait for one another for a while, unless there is an answer.
@@ -256,9 +304,9 @@ impl Cache {
     }
 
     /// Brings an answer back from the second level into memory, with the age it has.
-    pub(crate) async fn promote(&self, key: &Key) -> Option<Arc<Entry>> {
+    pub(crate) async fn promote(&self, key: &Key, mark: Mark) -> Option<Arc<Entry>> {
         let level = self.inner.behind.as_ref()?;
-        let (entry, carried_out) = level.get(key).await?;
+        let (entry, carried_out) = level.get(key, Now { ms: self.now_ms(), mark: mark.number }).await?;
         // An entry from the future was stored under another calendar.
         if entry.key != *key || entry.stored_at_ms > self.now_ms() {
             return None;

@@ -27,7 +27,7 @@ use sqlx::{
 use tokio::sync::{OnceCell, mpsc, oneshot};
 
 use self::rows::{SCHEMA, put, remove};
-use crate::{Entry, Invalidation, Key, Level, LevelStats};
+use crate::{Entry, Invalidation, Key, Level, LevelStats, Now};
 
 const QUEUE: usize = 1024;
 /// Changes in one transaction, at most.
@@ -93,7 +93,7 @@ impl Disk {
 }
 
 impl Level for Disk {
-    fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Option<(Entry, u64)>> {
+    fn get<'a>(&'a self, key: &'a Key, _: Now) -> BoxFuture<'a, Option<(Entry, u64)>> {
         Box::pin(async move {
             let shared = &self.shared;
             // Before the read: what is carried out meanwhile is judged again by the caller.
@@ -113,7 +113,7 @@ impl Level for Disk {
         })
     }
 
-    fn put(&self, entry: Arc<Entry>) {
+    fn put(&self, entry: Arc<Entry>, _: u64, _: Duration) {
         if self.queue.try_send(Change::Put(entry)).is_err() {
             self.shared.dropped.fetch_add(1, Ordering::Relaxed);
         }
@@ -146,6 +146,7 @@ impl Level for Disk {
             errors: get(&shared.errors),
             entries: get(&shared.entries),
             bytes: get(&shared.bytes),
+            in_touch: true,
         }
     }
 }

@@ -131,10 +131,33 @@ impl Entry {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    /// A plain answer for anybody.
+    pub(crate) fn entry(uri: &str, tags: &[&str]) -> Entry {
+        Entry {
+            key: Key { tenant: "".into(), uri: uri.into() },
+            vary: vec![],
+            status: StatusCode::OK,
+            headers: HeaderMap::from_iter([(http::header::ETAG, HeaderValue::from_static("\"1\""))]),
+            body: Bytes::new(),
+            storable: Storable {
+                lifetime: None,
+                must_revalidate: false,
+                stale_while_revalidate: None,
+                stale_if_error: None,
+                age: Duration::ZERO,
+                vary: vec![],
+            },
+            stored_at_ms: 0,
+            jitter: 1.0,
+            tags: tags.iter().map(|tag| (*tag).into()).collect(),
+            label: 0,
+        }
+    }
 
     fn normal(text: &str) -> String {
         normalised(&text.parse().unwrap()).into_owned()

@@ -26,7 +26,7 @@ use crate::{
     Entry, Key, Terms,
     answer::{CACHE_STATUS, Forward, Told},
     ask::Shared,
-    cache::Outcome,
+    cache::{Mark, Outcome},
     entry::sent,
     flight::{Boarding, Pilot},
     judge::{Verdict, judge},
@@ -122,7 +122,7 @@ impl<S> Fetch<S> {
                 // What the level behind memory holds is looked at while others already wait.
                 let mark = cache.mark();
                 if spare.is_none()
-                    && let Some(entry) = cache.promote(&self.key).await
+                    && let Some(entry) = cache.promote(&self.key, mark).await
                 {
                     let now_ms = cache.now_ms();
                     match entry.judge(&self.terms, &wish, now_ms) {
@@ -159,7 +159,7 @@ impl<S> Fetch<S> {
     }
 
     /// Whether what another request's fetch brought, which began at `mark`, will do for this one.
-    fn suits<ReqBody>(&self, entry: &Entry, mark: u64, request: &Request<ReqBody>, wish: &Wish) -> bool {
+    fn suits<ReqBody>(&self, entry: &Entry, mark: Mark, request: &Request<ReqBody>, wish: &Wish) -> bool {
         let cache = &self.shared.cache;
         // A client that has just changed something must not be given what was made before.
         entry.answers(&self.key.tenant, &self.key.uri, request.headers())
@@ -233,7 +233,7 @@ impl<S> Fetch<S> {
             label,
             key: self.key,
         });
-        let stored = keep && cache.store(&entry, &headers, mark);
+        let stored = keep && cache.store(&entry, &headers, mark, &self.terms);
         pilot.land(Outcome::Answer { entry: Arc::clone(&entry), mark });
         if let Some(tell) = tell {
             let _ = tell.send(Fetched::Entry(entry, stored));

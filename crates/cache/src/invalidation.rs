@@ -8,7 +8,7 @@ use crate::Entry;
 const REMEMBERED: usize = 1024;
 
 /// What is to be forgotten, for every tenant.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Invalidation {
     /// Answers for this path, with any query.
     Path(String),

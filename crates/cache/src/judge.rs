@@ -35,6 +35,11 @@ impl From<&phase6_policy::Cache> for Terms {
 }
 
 impl Terms {
+    /// For how long an entry may be of use, counted from when it was made.
+    pub(crate) fn longest(&self) -> Duration {
+        self.ttl + self.stale_while_revalidate.max(self.stale_if_error)
+    }
+
     /// Whether nothing that is stored could ever be served.
     pub fn is_off(&self) -> bool {
         self.ttl.is_zero() && self.stale_while_revalidate.is_zero() && self.stale_if_error.is_zero()

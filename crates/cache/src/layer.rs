@@ -99,7 +99,7 @@ where
             // Its answer is for it alone, so nobody is made to wait for it.
             return CacheFuture::passing(self.inner.call(request), None);
         }
-        let terms = *terms;
+        let terms = shared.cache.keepable(terms);
         shared.cache.obey(&terms);
         let client = (shared.ask.client)(request.extensions());
         let uri = normalised(request.uri());

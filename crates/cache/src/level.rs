@@ -1,6 +1,6 @@
 //! What a slower level behind the memory looks like.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use serde::Serialize;
@@ -9,22 +9,53 @@ use crate::{Entry, Invalidation, Key};
 
 /// A level behind the memory. Errors are its own affair: it answers "nothing" and counts.
 pub trait Level: Send + Sync + 'static {
+    /// Told by the cache once, before anything else: whom to tell of what others have forgotten.
+    fn attach(&self, _hear: Hear) {}
+
+    /// Whether it hears at once of what others forget. If not, the memory keeps answers only briefly.
+    fn is_in_touch(&self) -> bool {
+        true
+    }
+
+    /// Where it is in its own history of what was forgotten; to be taken before a fetch begins.
+    fn place(&self) -> u64 {
+        0
+    }
+
     /// The answer stored under `key`, with the number of the newest invalidation that had been
     /// carried out when it was read. Answers that vary by request headers are not asked for.
-    fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Option<(Entry, u64)>>;
+    fn get<'a>(&'a self, key: &'a Key, now: Now) -> BoxFuture<'a, Option<(Entry, u64)>>;
 
-    /// Stores an answer, later. Never blocks; drops it when behind.
-    fn put(&self, entry: Arc<Entry>);
+    /// Stores an answer, later. Never blocks; drops it when behind. `place` is where the level was when
+    /// the fetch began, and after `useful_for` nobody wants the answer any more.
+    fn put(&self, entry: Arc<Entry>, place: u64, useful_for: Duration);
 
     /// Forgets, later but before any answer that is put after this call. `number` is the
     /// invalidation's place in the cache's log.
     fn remove(&self, invalidation: Invalidation, number: u64);
+
+    /// Until others have been told of all that was forgotten before.
+    fn told(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
 
     /// Carries out what is to be done later, and says that it may be used as it is after a restart.
     fn close(&self) -> BoxFuture<'_, ()>;
 
     /// What it holds and did.
     fn stats(&self) -> LevelStats;
+}
+
+/// Takes what others have forgotten.
+pub type Hear = Box<dyn Fn(Invalidation) + Send + Sync>;
+
+/// When a level is asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// On the cache's clock, in milliseconds.
+    pub ms: u64,
+    /// The number that the next invalidation will have.
+    pub mark: u64,
 }
 
 /// What a level holds and did since the start.
@@ -45,4 +76,6 @@ pub struct LevelStats {
     pub entries: u64,
     /// Bytes held, about.
     pub bytes: u64,
+    /// Whether it hears at once of what others forget.
+    pub in_touch: bool,
 }

@@ -4,7 +4,7 @@
 //! request -> key (tenant + URI + Vary) -> memory --hit--> judge(age, policy) -> answer
 //!                                           |miss
 //!                                           v
-//!                        flight (one per key) -> second level (disk) -> handler -> store
+//!                        flight (one per key) -> second level (Redis or disk) -> handler -> store
 //! ```
 //!
 //! * [`rfc9111`] says what may be stored and how long it stays fresh; [`judge`] holds an entry
@@ -13,7 +13,9 @@
 //!   or prefix. An invalidation that races a fetch wins.
 //! * [`CacheLayer`] puts it in front of a service.
 //! * [`Flights`] does one piece of work per key for all who wait for it.
-//! * [`Level`] is what a slower level behind the memory looks like; [`Disk`] is one.
+//! * [`Level`] is what a slower level behind the memory looks like. [`Remote`] is one that all replicas of
+//!   a service share, and through which they hear of what each of them forgets; [`Disk`] is one of a
+//!   single process.
 //!
 //! Entries of different tenants never meet: the tenant is part of the key, and the whole key is
 //! compared on every hit. A failing level makes a slower answer, never a failed one.
@@ -31,14 +33,17 @@ pub mod judge;
 mod layer;
 mod level;
 mod memory;
+mod meta;
+mod remote;
 pub mod rfc9111;
 
 pub use ask::{Ask, Client};
 pub use cache::{Cache, Stats};
 pub use disk::Disk;
-pub use entry::{Entry, Key};
+pub use entry::{Entry, Key, normalised};
 pub use flight::{Boarding, Flights, Passenger, Pilot};
 pub use invalidation::Invalidation;
 pub use judge::Terms;
 pub use layer::{CacheFuture, CacheLayer, Cached};
-pub use level::{Level, LevelStats};
+pub use level::{Hear, Level, LevelStats, Now};
+pub use remote::Remote;

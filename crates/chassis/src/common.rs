@@ -1,5 +1,5 @@
 //! The endpoints that every service has: health, metrics, policy, description, status,
-//! observability.
+//! observability. Making cached answers invalid is in [`crate::purge`].
 
 use std::{
     sync::{
@@ -18,13 +18,16 @@ use http::{
     header::{CACHE_CONTROL, CONTENT_TYPE},
 };
 use jiff::Timestamp;
+use phase6_cache::Cache;
 use phase6_telemetry::{EndpointFigures, Telemetry};
 use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::{Components, Enforcer, Kind, Reply, enforce::PolicyState, server::ConnectionCounts, stack::Load};
+use crate::{
+    Components, Enforcer, Kind, Reply, enforce::PolicyState, purge, server::ConnectionCounts, stack::Load,
+};
 
 /// Whether a service has its own endpoints yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +59,7 @@ pub(crate) struct Common {
     pub(crate) components: Components,
     pub(crate) connections: Arc<ConnectionCounts>,
     pub(crate) load: Arc<Load>,
+    pub(crate) cache: Cache,
     pub(crate) openapi: String,
 }
 
@@ -72,6 +76,7 @@ pub(crate) fn routes() -> OpenApiRouter<Arc<Common>> {
         .routes(routes!(openapi))
         .routes(routes!(status))
         .routes(routes!(observability))
+        .routes(routes!(purge::purge))
 }
 
 /// Whether the process runs.

@@ -18,6 +18,7 @@ mod describe;
 mod enforce;
 mod envelope;
 mod extract;
+mod purge;
 mod series;
 mod server;
 mod service;

@@ -16,8 +16,8 @@ use axum::{Router, extract::Request, response::IntoResponse};
 use futures_util::future::BoxFuture;
 use http::StatusCode;
 use phase6_breaker::Breaker;
-use phase6_cache::{Cache, Disk, Level};
-use phase6_redis::Redis;
+use phase6_cache::{Cache, Disk, Level, Remote};
+use phase6_redis::{Redis, RedisError};
 use phase6_store::{DatabaseUrl, Migration, PoolLimits, Store, StoreError};
 use phase6_telemetry::Telemetry;
 use serde_json::{Value, json};
@@ -38,6 +38,8 @@ use crate::{
 const BUCKETS: usize = 1 << 16;
 /// Requests that a service answers at a time.
 const MOST_IN_FLIGHT: usize = 2048;
+/// Begins the keys of shared answers; the number is that of what is stored under them.
+const CACHE_KEYS: &str = "phase6:1:cache";
 /// Bytes that a service's cache may take on disk.
 const CACHE_ON_DISK: u64 = 256 * 1024 * 1024;
 
@@ -143,7 +145,8 @@ pub struct Host {
     pub database: DatabaseUrl,
     /// How long to wait for records that cannot be reached yet when a service starts.
     pub patience: Duration,
-    /// What replicas share limits through; none: each has a part of every limit.
+    /// What replicas share limits and cached answers through; none: each has a part of every limit, and a
+    /// cache of its own.
     pub redis: Option<Redis>,
     /// Under which name they do; none: the service's.
     pub shared_as: Option<String>,
@@ -188,6 +191,9 @@ pub enum StartError {
         /// What would be accepted.
         accepted: String,
     },
+    /// The client of Redis cannot be made.
+    #[error("cannot use Redis")]
+    Redis(#[source] RedisError),
     /// A definition does not say what its routes take: a bug.
     #[error("a service takes {0} and does not say that it needs it")]
     Missing(&'static str),
@@ -229,10 +235,8 @@ pub async fn start(
     let name = definition.name;
     let components = Components::default();
     let store = open_store(definition, host, &components).await?;
-    let behind = host.cache_folder.as_ref().map(|folder| {
-        Arc::new(Disk::new(folder.join(format!("{name}.db")), CACHE_ON_DISK)) as Arc<dyn Level>
-    });
-    let cache = Cache::new(behind);
+    let shared_as = host.shared_as.as_deref().unwrap_or(name);
+    let cache = Cache::new(second_level(name, shared_as, host)?);
     let stop = CancellationToken::new();
     let tasks = TaskTracker::new();
     // A service that does not come to run leaves nothing running.
@@ -264,7 +268,6 @@ pub async fn start(
 
     let connections = Arc::default();
     let load = Arc::new(Load::new(MOST_IN_FLIGHT, host.connections.body));
-    let shared_as = host.shared_as.as_deref().unwrap_or(name);
     let (buckets, limiter) = limiter(BUCKETS, host.redis.as_ref(), shared_as);
     let counts = limiter.clone();
     series::register_limiter(&components, &telemetry, &enforcer, buckets, move || counts.counts());
@@ -281,6 +284,7 @@ pub async fn start(
         components,
         connections: Arc::clone(&connections),
         load: Arc::clone(&load),
+        cache: cache.clone(),
         openapi: openapi.to_pretty_json().unwrap_or_default(),
     });
     let _ = observability.0.set(Arc::downgrade(&common));
@@ -305,6 +309,21 @@ pub async fn start(
     ));
     unless_started.disarm();
     Ok(Running { definition: *definition, address, common, store, cache: forgets, ending, stop, tasks })
+}
+
+/// What stands behind the memory of a service's cache: Redis where replicas share one, else a file.
+fn second_level(
+    name: &'static str,
+    shared_as: &str,
+    host: &Host,
+) -> Result<Option<Arc<dyn Level>>, StartError> {
+    if let Some(redis) = &host.redis {
+        let level = Remote::new(redis, &format!("{CACHE_KEYS}:{shared_as}")).map_err(StartError::Redis)?;
+        return Ok(Some(Arc::new(level)));
+    }
+    Ok(host.cache_folder.as_ref().map(|folder| {
+        Arc::new(Disk::new(folder.join(format!("{name}.db")), CACHE_ON_DISK)) as Arc<dyn Level>
+    }))
 }
 
 async fn open_store(

@@ -25,7 +25,10 @@ pub(crate) enum Command {
     /// Show every setting in force and where it comes from; exit 1 with all faults
     Explain(Explain),
     /// Ask the running services which policy they enforce
-    Status(Status),
+    Status(Asked),
+    /// What the services have cached
+    #[command(subcommand)]
+    Cache(Cache),
     /// Make an API key: prints the key, and the line for the key file
     Key(Key),
     /// Print a shell's completions
@@ -81,7 +84,7 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "PEER", value_delimiter = ',', env = "PHASE6_PEERS")]
     pub(crate) peer: Vec<String>,
 
-    /// Name under which replicas share limits [default: the service's]
+    /// Name under which replicas share limits and cached answers [default: the service's]
     #[arg(long, value_name = "NAME", env = "PHASE6_SHARED_AS")]
     pub(crate) shared_as: Option<String>,
 
@@ -121,8 +124,9 @@ pub(crate) struct Common {
     // password.
     pub(crate) database: Option<String>,
 
-    /// Redis that replicas share limits through: redis://[[USER]:PASSWORD@]HOST[:PORT][/DATABASE]
-    /// [default: each replica has a part of every limit that is for all]
+    /// Redis that replicas share limits and cached answers through:
+    /// redis://[[USER]:PASSWORD@]HOST[:PORT][/DATABASE] [default: each replica has a part of every
+    /// limit that is for all, and a cache of its own]
     #[arg(long, value_name = "URL", env = "PHASE6_REDIS_URL", hide_env_values = true)]
     // A text, as with the database.
     pub(crate) redis: Option<String>,
@@ -159,8 +163,53 @@ pub(crate) struct Explain {
     pub(crate) name: Option<String>,
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum Cache {
+    /// Make services forget answers, on all replicas
+    #[command(
+        after_help = "Where services require keys, the one of `admin` is needed; beside a service, as with \
+        `kubectl exec`, its own token will do."
+    )]
+    Purge(Purge),
+}
+
 #[derive(Debug, Args)]
-pub(crate) struct Status {
+#[group(skip)]
+pub(crate) struct Purge {
+    #[command(flatten)]
+    pub(crate) what: What,
+
+    /// API key
+    #[arg(long, value_name = "KEY", env = "PHASE6_API_KEY", hide_env_values = true)]
+    pub(crate) api_key: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) asked: Asked,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+pub(crate) struct What {
+    /// Answers that carry this tag (Surrogate-Key); may be given several times
+    #[arg(long = "tag", value_name = "TAG")]
+    pub(crate) tags: Vec<String>,
+
+    /// Answers for this path, with any query; may be given several times
+    #[arg(long = "path", value_name = "PATH")]
+    pub(crate) paths: Vec<String>,
+
+    /// Answers for this path and all below it; may be given several times
+    #[arg(long = "prefix", value_name = "PATH")]
+    pub(crate) prefixes: Vec<String>,
+
+    /// All answers
+    #[arg(long)]
+    pub(crate) all: bool,
+}
+
+/// Which running services are asked.
+#[derive(Debug, Args)]
+pub(crate) struct Asked {
     /// Ask only these services
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub(crate) only: Vec<String>,

@@ -1,5 +1,5 @@
 //! The command line: the whole fleet in one process (`up`), one service as a pod runs it
-//! (`serve`), and what people ask of a fleet (`explain`, `status`).
+//! (`serve`), and what people ask of a fleet (`explain`, `status`, `cache purge`).
 //!
 //! ```text
 //! YAML --FileWatch--> read + check (crds) --compile--> PolicyDocument --> Enforcer of each service
@@ -9,12 +9,14 @@
 //! In a cluster the operator stands where `up` stands: the same documents, the same services.
 
 mod args;
+mod asked;
 mod ending;
 mod explain;
 mod files;
 mod keys;
 mod log;
 mod output;
+mod purge;
 mod running;
 mod serve;
 mod services;
@@ -28,7 +30,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::{
-    args::{Arguments, Command},
+    args::{Arguments, Cache, Command},
     ending::Ending,
 };
 
@@ -40,6 +42,7 @@ pub fn run() -> ExitCode {
         Command::Serve(serve) => in_runtime(serve::run(serve)),
         Command::Explain(explain) => explain::run(&explain),
         Command::Status(status) => in_runtime(status::run(status)),
+        Command::Cache(Cache::Purge(purge)) => in_runtime(purge::run(purge)),
         Command::Key(key) => keys::run(&key),
         Command::Completions { shell } => output::print(args::completions(shell)),
     };

@@ -81,7 +81,8 @@ impl Shared {
         let (queue, queued) = mpsc::channel(QUEUE);
         let inner = Arc::new(Inner {
             redis,
-            prefix: format!("{prefix}:"),
+            // A call is about many keys: in a cluster of servers all have to be in one slot.
+            prefix: format!("{{{prefix}}}:"),
             started: Instant::now(),
             // Unique among all replicas that ever were, and exact as a number of 53 bits.
             names: AtomicU64::new(rand::random::<u64>() >> 11),

@@ -20,6 +20,8 @@ pub const LIMIT: Duration = Duration::from_millis(25);
 const PROBE_EVERY: Duration = Duration::from_millis(250);
 /// How long a connection may take; also the limit of a probe.
 const CONNECT_LIMIT: Duration = Duration::from_millis(500);
+/// Longest time that a server holds the answer of a command which waits for something to happen.
+pub const HELD: Duration = Duration::from_millis(300);
 /// Commands on the connection at once; more wait for a place, within their limit.
 const MOST_AT_ONCE: usize = 4_096;
 
@@ -35,6 +37,8 @@ pub struct Redis {
 struct Inner {
     url: RedisUrl,
     connection: ConnectionManager,
+    /// For commands that the server answers when something happens: they hold up what comes after them.
+    held: ConnectionManager,
     outage: Mutex<(Outage, Option<Instant>)>,
 }
 
@@ -75,16 +79,44 @@ impl Redis {
     ///
     /// When the client library cannot use the address.
     pub fn new(url: &RedisUrl) -> Result<Self, RedisError> {
-        let config = ConnectionManagerConfig::new()
-            // The library's own retries wait for seconds, holding every caller.
-            .set_number_of_retries(0)
-            .set_connection_timeout(Some(CONNECT_LIMIT))
-            .set_response_timeout(Some(CONNECT_LIMIT))
-            .set_concurrency_limit(MOST_AT_ONCE);
-        let connection = Client::open(url.info())
-            .and_then(|client| ConnectionManager::new_lazy_with_config(client, config))
-            .map_err(|error| RedisError::Broken(error.to_string()))?;
-        Ok(Self { inner: Arc::new(Inner { url: url.clone(), connection, outage: Mutex::default() }) })
+        let connect = |answered_in| {
+            let config = ConnectionManagerConfig::new()
+                // The library's own retries wait for seconds, holding every caller.
+                .set_number_of_retries(0)
+                .set_connection_timeout(Some(CONNECT_LIMIT))
+                .set_response_timeout(Some(answered_in))
+                .set_concurrency_limit(MOST_AT_ONCE);
+            Client::open(url.info())
+                .and_then(|client| ConnectionManager::new_lazy_with_config(client, config))
+                .map_err(|error| RedisError::Broken(error.to_string()))
+        };
+        let (connection, held) = (connect(CONNECT_LIMIT)?, connect(HELD + CONNECT_LIMIT)?);
+        let url = url.clone();
+        Ok(Self { inner: Arc::new(Inner { url, connection, held, outage: Mutex::default() }) })
+    }
+
+    /// The same server, over connections of its own and with its own judgement on whether it is gone.
+    ///
+    /// # Errors
+    ///
+    /// As [`Redis::new`].
+    pub fn apart(&self) -> Result<Self, RedisError> {
+        Self::new(&self.inner.url)
+    }
+
+    /// Runs a command that the server answers when something happens, within [`HELD`] or somewhat more. On
+    /// a connection of its own, for one caller at a time; it neither minds nor begins an outage.
+    ///
+    /// # Errors
+    ///
+    /// See [`RedisError`].
+    pub async fn wait<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisError> {
+        let mut connection = self.inner.held.clone();
+        let call = command.query_async(&mut connection);
+        match tokio::time::timeout(HELD + 2 * CONNECT_LIMIT, call).await {
+            Ok(result) => Ok(result?),
+            Err(_) => Err(RedisError::TooSlow),
+        }
     }
 
     /// Runs a command.

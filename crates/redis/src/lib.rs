@@ -6,7 +6,8 @@
 //!               '--- a probe asks until it answers again <---'  three failures in a row
 //! ```
 //!
-//! * A call ends within [`LIMIT`], whatever the server or the network does.
+//! * A call ends within [`LIMIT`], whatever the server or the network does. What waits for something to
+//!   happen does so on a connection of its own.
 //! * After three failures in a row no call waits at all, until a probe of our own, every 250 ms,
 //!   has had an answer.
 //! * Nothing is sent twice: whether a lost answer belongs to a command that ran is not knowable,
@@ -20,7 +21,7 @@ mod client;
 mod outage;
 mod url;
 
-pub use client::{LIMIT, Redis, RedisError, State};
+pub use client::{HELD, LIMIT, Redis, RedisError, State};
 pub use outage::Outage;
 pub use redis::{Cmd, FromRedisValue, Script, ScriptInvocation, ToRedisArgs, Value, cmd};
 pub use url::RedisUrl;

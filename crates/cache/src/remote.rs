@@ -1,0 +1,224 @@
+//! A second level in Redis, shared by all replicas of a service.
+//!
+//! ```text
+//!   get    -> one script: the answer, its age, and what was forgotten since this replica heard last
+//!   put    -> queue -> SET with an expiry
+//!   remove -> pending -> appended to the log ---.
+//!   others' removals  <--- follower: waits at the log
+//! ```
+//!
+//! What replicas forget is one log, a Redis stream. An answer carries the place at which the log was when
+//! its making began, and is good if nothing that came later means it. So forgetting any number of answers is
+//! one command, a fill that races it loses, and no lost message can bring back what was forgotten.
+//!
+//! * Nothing waits for Redis longer than [`phase6_redis::LIMIT`]; an answer is never held up by a write.
+//! * A replica that is not sure to hear at once of what others forget says so ([`Level::is_in_touch`]), and
+//!   its memory keeps answers for a second only. When it hears again it catches up; if it cannot, because
+//!   Redis lost its memory or too much happened, all is forgotten.
+//! * What this replica forgets while Redis is gone is told when it is back.
+//! * An answer's age is counted on Redis' clock.
+//! * Keys of one service share a hash slot, tell nothing of tenants or paths, and all of them expire.
+
+mod follower;
+mod history;
+mod stored;
+mod writer;
+
+use std::{
+    sync::{
+        Arc, LazyLock, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use phase6_redis::{Redis, RedisError, Script};
+use tokio::sync::{Notify, mpsc};
+
+use self::{
+    history::{History, Place},
+    stored::{Logged, logged},
+    writer::{Pending, Put},
+};
+use crate::{Entry, Hear, Invalidation, Key, Level, LevelStats, Now};
+
+/// Answers that wait to be stored.
+const QUEUE: usize = 1024;
+/// Kept at most this long, whatever a policy says.
+const LONGEST_LIFE: Duration = Duration::from_hours(48);
+/// The log outlives every answer.
+const LOG_LIFE: Duration = Duration::from_hours(96);
+/// The log's length, about.
+const LOG_LENGTH: usize = 10_000;
+/// Who has heard nothing for so long is out of touch.
+const IN_TOUCH: Duration = Duration::from_secs(1);
+/// News that one reading of an answer takes into account; more: it counts as not found.
+const NEWS: usize = 100;
+
+static READ: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("remote/read.lua")));
+
+/// A cache level in Redis.
+pub struct Remote {
+    shared: Arc<Shared>,
+    queue: mpsc::Sender<Put>,
+}
+
+struct Shared {
+    redis: Redis,
+    prefix: String,
+    /// Who this is, in the log.
+    origin: String,
+    hear: OnceLock<Hear>,
+    /// None: the log was not read yet.
+    history: Mutex<Option<History>>,
+    pending: Mutex<Pending>,
+    /// Something is pending.
+    to_announce: Notify,
+    /// What was pending has been told, or has to be told again.
+    announced: Notify,
+    started: Instant,
+    /// When it was last known that nothing was missed, in milliseconds since the start; 0: never.
+    heard_at_ms: AtomicU64,
+    hits: AtomicU64,
+    misses: AtomicU64,
+    writes: AtomicU64,
+    dropped: AtomicU64,
+    errors: AtomicU64,
+}
+
+impl Remote {
+    /// A level under keys that begin with `prefix`. Needs a tokio runtime; what it starts ends when the level
+    /// is dropped.
+    ///
+    /// # Errors
+    ///
+    /// When the client library cannot use the address.
+    pub fn new(redis: &Redis, prefix: &str) -> Result<Self, RedisError> {
+        let (queue, puts) = mpsc::channel(QUEUE);
+        let shared = Arc::new(Shared {
+            redis: redis.apart()?,
+            // One script touches one slot.
+            prefix: format!("{{{prefix}}}"),
+            origin: format!("{:016x}", rand::random::<u64>()),
+            hear: OnceLock::new(),
+            history: Mutex::default(),
+            pending: Mutex::default(),
+            to_announce: Notify::new(),
+            announced: Notify::new(),
+            started: Instant::now(),
+            heard_at_ms: AtomicU64::new(0),
+            hits: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
+            writes: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
+            errors: AtomicU64::new(0),
+        });
+        tokio::spawn(writer::store(Arc::downgrade(&shared), puts));
+        tokio::spawn(writer::announce(Arc::downgrade(&shared)));
+        Ok(Self { shared, queue })
+    }
+}
+
+impl Level for Remote {
+    fn attach(&self, hear: Hear) {
+        if self.shared.hear.set(hear).is_ok() {
+            tokio::spawn(follower::run(Arc::downgrade(&self.shared)));
+        }
+    }
+
+    fn is_in_touch(&self) -> bool {
+        let heard_at = self.shared.heard_at_ms.load(Ordering::Relaxed);
+        heard_at > 0 && self.shared.now_ms().saturating_sub(heard_at) < IN_TOUCH.as_millis() as u64
+    }
+
+    fn place(&self) -> u64 {
+        self.shared.history.lock().as_ref().map_or(0, |history| history.at().0)
+    }
+
+    fn get<'a>(&'a self, key: &'a Key, now: Now) -> BoxFuture<'a, Option<(Entry, u64)>> {
+        Box::pin(async move {
+            // Before the read: what is carried out meanwhile is judged again by the caller.
+            let carried_out =
+                self.shared.pending.lock().oldest().map_or(now.mark, |oldest| oldest.min(now.mark));
+            let found = self.shared.read(key, now.ms).await;
+            let counter = if found.is_some() { &self.shared.hits } else { &self.shared.misses };
+            counter.fetch_add(1, Ordering::Relaxed);
+            found.map(|entry| (entry, carried_out))
+        })
+    }
+
+    fn put(&self, entry: Arc<Entry>, place: u64, useful_for: Duration) {
+        let put =
+            Put { entry, place: Place(place), useful_for: useful_for.min(LONGEST_LIFE), at: Instant::now() };
+        // A place that the log has not reached was in another one, which is lost.
+        let is_known = self.shared.history.lock().as_ref().is_some_and(|history| put.place <= history.at());
+        if !is_known || self.queue.try_send(put).is_err() {
+            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn remove(&self, invalidation: Invalidation, number: u64) {
+        self.shared.pending.lock().add(invalidation, number);
+        self.shared.to_announce.notify_one();
+    }
+
+    fn told(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.shared.all_announced())
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        self.told()
+    }
+
+    fn stats(&self) -> LevelStats {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let shared = &self.shared;
+        LevelStats {
+            hits: get(&shared.hits),
+            misses: get(&shared.misses),
+            writes: get(&shared.writes),
+            dropped: get(&shared.dropped),
+            errors: get(&shared.errors),
+            // Only Redis knows.
+            entries: 0,
+            bytes: 0,
+            in_touch: self.is_in_touch(),
+        }
+    }
+}
+
+impl Shared {
+    fn now_ms(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+
+    fn answer_key(&self, key: &Key) -> String {
+        format!("{}:answer:{}", self.prefix, stored::name(key))
+    }
+
+    fn log_key(&self) -> String {
+        format!("{}:log", self.prefix)
+    }
+
+    async fn read(&self, key: &Key, now_ms: u64) -> Option<Entry> {
+        let at = self.history.lock().as_ref()?.at();
+        let mut call = READ.prepare_invoke();
+        call.key(self.answer_key(key)).key(self.log_key()).arg(at.to_string()).arg(NEWS);
+        let answer = self.redis.script::<(Option<Vec<u8>>, i64, Vec<Logged>)>(&call).await;
+        let (bytes, left_ms, news) = answer.map_err(|_| self.failed()).ok()?;
+        let (entry, made) = stored::read(bytes?, key, u64::try_from(left_ms).ok()?, now_ms)?;
+        let forgotten = news.len() >= NEWS
+            || news.iter().any(|news| match logged(news) {
+                Some((_, _, what)) => what.is_some_and(|what| what.means(&entry)),
+                None => true,
+            })
+            || self.history.lock().as_ref().is_none_or(|history| history.has_forgotten(made, &entry));
+        (!forgotten).then_some(entry)
+    }
+
+    fn failed(&self) {
+        self.errors.fetch_add(1, Ordering::Relaxed);
+    }
+}

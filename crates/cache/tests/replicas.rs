@@ -1,0 +1,299 @@
+//! Replicas of one service over one real Redis.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::{Extensions, Method, Request, Response};
+use http_body_util::{BodyExt, Full};
+use phase6_cache::{Ask, Cache, CacheLayer, Client, Invalidation, Level, Remote, Terms};
+use phase6_redis::{Redis, cmd};
+use tower::{Layer, ServiceExt, service_fn};
+
+const TERMS: Terms = Terms {
+    ttl: Duration::from_mins(1),
+    stale_while_revalidate: Duration::ZERO,
+    stale_if_error: Duration::ZERO,
+    max_entries: 1_000,
+};
+
+/// A request's extension: who asks.
+#[derive(Clone)]
+struct Caller(&'static str);
+
+const ASK: Ask = Ask {
+    terms: |_| Some(&TERMS),
+    client: |extensions: &Extensions| {
+        let tenant = extensions.get::<Caller>().map_or("", |caller| caller.0);
+        Client { tenant, authorised: !tenant.is_empty() }
+    },
+    label: |_| 0,
+    set_label: |_, _| {},
+};
+
+fn redis() -> Redis {
+    let url = std::env::var("PHASE6_TEST_REDIS")
+        .expect("PHASE6_TEST_REDIS names a server; cargo xtask test starts one");
+    Redis::new(&url.parse().unwrap()).unwrap()
+}
+
+/// A name that no other test has.
+fn own(name: &str) -> String {
+    format!("phase6:test:{name}:{:x}", rand::random::<u64>())
+}
+
+/// What all replicas answer from: a number that grows whenever it is asked for.
+#[derive(Clone, Default)]
+struct Origin(Arc<AtomicU64>);
+
+impl Origin {
+    fn calls(&self) -> u64 {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// One replica.
+struct Replica {
+    cache: Cache,
+    level: Arc<Remote>,
+    origin: Origin,
+}
+
+impl Replica {
+    async fn start(prefix: &str, origin: &Origin) -> Self {
+        let replica = Self::begin(prefix, origin);
+        until("it hears", || async { replica.level.is_in_touch() }).await;
+        replica
+    }
+
+    fn begin(prefix: &str, origin: &Origin) -> Self {
+        let level = Arc::new(Remote::new(&redis(), prefix).unwrap());
+        let cache = Cache::new(Some(Arc::clone(&level) as Arc<dyn Level>));
+        Self { cache, level, origin: origin.clone() }
+    }
+
+    async fn get(&self, uri: &str) -> (String, String) {
+        self.send(Method::GET, uri, "").await
+    }
+
+    /// The body and what `Cache-Status` says.
+    async fn send(&self, method: Method, uri: &str, tenant: &'static str) -> (String, String) {
+        let origin = self.origin.clone();
+        let handler = service_fn(move |request: Request<Full<Bytes>>| {
+            let number = origin.0.fetch_add(1, Ordering::SeqCst) + 1;
+            let mut answer = Response::new(Full::new(Bytes::from(number.to_string())));
+            answer.headers_mut().insert("surrogate-key", "numbers".parse().unwrap());
+            if request.extensions().get::<Caller>().is_some() {
+                answer.headers_mut().insert("cache-control", "private".parse().unwrap());
+            }
+            async { Ok::<_, Infallible>(answer) }
+        });
+        let mut request = Request::builder().method(method).uri(uri).body(Full::default()).unwrap();
+        if !tenant.is_empty() {
+            request.extensions_mut().insert(Caller(tenant));
+        }
+        let layer = CacheLayer::new(self.cache.clone(), "test", ASK);
+        let Ok(answer) = layer.layer(handler).oneshot(request).await;
+        let status = answer.headers().get("cache-status").map(|value| value.to_str().unwrap().to_owned());
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        (String::from_utf8(body.to_vec()).unwrap(), status.unwrap_or_default())
+    }
+
+    /// Until what was stored here is in Redis.
+    async fn has_written(&self, answers: u64) {
+        until("answers are written", || async { self.level.stats().writes >= answers }).await;
+    }
+}
+
+async fn until<F: Future<Output = bool>>(what: &str, is_so: impl Fn() -> F) {
+    let begun = Instant::now();
+    while !is_so().await {
+        assert!(begun.elapsed() < Duration::from_secs(10), "never: {what}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test]
+async fn what_one_replica_fetched_another_one_answers_with_its_age() {
+    let (prefix, origin) = (own("second"), Origin::default());
+    let first = Replica::start(&prefix, &origin).await;
+    assert_eq!(first.get("/a").await.0, "1");
+    first.has_written(1).await;
+    let second = Replica::start(&prefix, &origin).await;
+    let (body, status) = second.get("/a").await;
+    assert_eq!(body, "1");
+    assert!(status.contains("hit") && status.contains("second-level"), "{status}");
+    let (body, status) = second.get("/a").await;
+    assert!(body == "1" && !status.contains("second-level"), "from memory now: {status}");
+    assert_eq!((origin.calls(), second.cache.stats().promoted), (1, 1));
+}
+
+#[tokio::test]
+async fn what_one_replica_forgets_all_forget_at_once() {
+    let (prefix, origin) = (own("forget"), Origin::default());
+    let replicas = [Replica::start(&prefix, &origin).await, Replica::start(&prefix, &origin).await];
+    for (turn, invalidation) in [
+        Invalidation::Path("/a/b".into()),
+        Invalidation::Prefix("/a".into()),
+        Invalidation::Tag("numbers".into()),
+        Invalidation::All,
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        for replica in &replicas {
+            replica.get("/a/b?c").await;
+            replica.get("/else").await;
+        }
+        let before = origin.calls();
+        let forgetting = &replicas[turn % 2];
+        forgetting.cache.invalidate(invalidation.clone());
+        forgetting.cache.told().await;
+        // Also what is in Redis, and what has not heard yet.
+        let other = &replicas[1 - turn % 2];
+        until("the other one has forgotten", || async { other.get("/a/b?c").await.0 > before.to_string() })
+            .await;
+        assert!(origin.calls() > before, "{invalidation:?}");
+        other.get("/else").await;
+        let expected = matches!(invalidation, Invalidation::Tag(_) | Invalidation::All);
+        assert_eq!(
+            origin.calls() == before + 2,
+            expected,
+            "{invalidation:?}: {} after {before}",
+            origin.calls()
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_post_to_one_replica_is_seen_through_the_others() {
+    let (prefix, origin) = (own("post"), Origin::default());
+    let first = Replica::start(&prefix, &origin).await;
+    let second = Replica::start(&prefix, &origin).await;
+    assert_eq!((first.get("/a").await.0, second.level.is_in_touch()), ("1".to_owned(), true));
+    first.has_written(1).await;
+    assert_eq!(second.get("/a").await.0, "1");
+    first.send(Method::POST, "/a", "").await;
+    first.cache.told().await;
+    until("the other one asks again", || async { second.get("/a").await.0 == "3" }).await;
+    assert_eq!(first.get("/a").await.0, "3", "what the other one fetched since");
+}
+
+#[tokio::test]
+async fn answers_of_one_tenant_are_no_other_s() {
+    let (prefix, origin) = (own("tenants"), Origin::default());
+    let first = Replica::start(&prefix, &origin).await;
+    let second = Replica::start(&prefix, &origin).await;
+    let mut bodies = Vec::new();
+    for tenant in ["", "alice", "bob"] {
+        bodies.push(first.send(Method::GET, "/a", tenant).await.0);
+    }
+    assert_eq!(bodies, ["1", "2", "3"]);
+    first.has_written(1).await;
+    for (tenant, body) in ["", "alice", "bob"].into_iter().zip(&bodies) {
+        let seen = second.send(Method::GET, "/a", tenant).await.0;
+        assert!(seen == *body || seen.parse::<u64>().unwrap() > 3, "{tenant:?} sees {seen}");
+    }
+}
+
+/// Answers are made, forgotten and read everywhere at once; no replica ever shows one that was made before
+/// what it was told of was forgotten.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_comes_back_that_was_forgotten() {
+    let (prefix, origin) = (own("race"), Origin::default());
+    let mut replicas = Vec::new();
+    for _ in 0..4 {
+        replicas.push(Arc::new(Replica::start(&prefix, &origin).await));
+    }
+    let readers: Vec<_> = replicas
+        .iter()
+        .cloned()
+        .map(|replica| {
+            tokio::spawn(async move {
+                loop {
+                    replica.get("/a").await;
+                    tokio::task::yield_now().await;
+                }
+            })
+        })
+        .collect();
+    for round in 0..200_usize {
+        let forgetting = &replicas[round % 4];
+        let made_before = origin.calls();
+        forgetting.cache.invalidate(Invalidation::Tag("numbers".into()));
+        assert!(
+            forgetting.get("/a").await.0.parse::<u64>().unwrap() > made_before,
+            "here it is seen at once"
+        );
+        forgetting.cache.told().await;
+        for other in &replicas {
+            let told = Instant::now();
+            until("it is seen elsewhere", || async {
+                other.get("/a").await.0.parse::<u64>().unwrap() > made_before
+            })
+            .await;
+            assert!(told.elapsed() < Duration::from_millis(500), "after {:?}", told.elapsed());
+            for _ in 0..3 {
+                assert!(other.get("/a").await.0.parse::<u64>().unwrap() > made_before, "it came back");
+            }
+        }
+    }
+    for reader in readers {
+        reader.abort();
+    }
+}
+
+#[tokio::test]
+async fn a_replica_that_starts_later_knows_what_was_forgotten_before() {
+    let (prefix, origin) = (own("later"), Origin::default());
+    let first = Replica::start(&prefix, &origin).await;
+    first.get("/a").await;
+    first.get("/b").await;
+    first.has_written(2).await;
+    first.cache.invalidate(Invalidation::Path("/a".into()));
+    first.cache.told().await;
+    let second = Replica::start(&prefix, &origin).await;
+    assert_eq!(second.get("/b").await.0, "2", "of /b nobody spoke");
+    assert_eq!(second.get("/a").await.0, "3");
+}
+
+#[tokio::test]
+async fn when_redis_has_lost_its_memory_all_is_forgotten() {
+    let (prefix, origin) = (own("lost"), Origin::default());
+    let first = Replica::start(&prefix, &origin).await;
+    first.get("/a").await;
+    first.has_written(1).await;
+    // The log goes, the answer stays, and the replica's connection breaks so that it has to catch up.
+    let redis = redis();
+    redis.command::<i64>(cmd("DEL").arg(format!("{{{prefix}}}:log"))).await.unwrap();
+    let second = Replica::start(&prefix, &origin).await;
+    assert_eq!(second.get("/a").await.0, "2", "what the log cannot vouch for is not trusted");
+}
+
+#[tokio::test]
+async fn without_redis_memory_keeps_answers_for_a_second_and_a_burst_costs_one_call() {
+    let level =
+        Arc::new(Remote::new(&Redis::new(&"redis://127.0.0.1:1".parse().unwrap()).unwrap(), "x").unwrap());
+    let replica = Replica {
+        cache: Cache::new(Some(Arc::clone(&level) as Arc<dyn Level>)),
+        level,
+        origin: Origin::default(),
+    };
+    let begun = Instant::now();
+    for _ in 0..50 {
+        assert_eq!(replica.get("/a").await.0, "1");
+    }
+    assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
+    until("it is made again", || async { replica.get("/a").await.0 == "2" }).await;
+    assert!(begun.elapsed() > Duration::from_millis(850), "{:?}", begun.elapsed());
+    assert!(!replica.cache.stats().second_level.unwrap().in_touch);
+}
