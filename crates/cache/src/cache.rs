@@ -14,11 +14,12 @@ use parking_lot::Mutex;
 use serde::Serialize;
 
 use crate::{
-    Entry, Invalidation, Key, Level, LevelStats, Now, Terms,
+    Entry, Invalidation, Key, Level, LevelStats, Terms, Ticket,
     entry::normalised,
     flight::{Boarding, Flights},
     invalidation::Log,
     judge::Verdict,
+    level::Asked,
     memory::{Found, Memory},
     rfc9111::Wish,
 };
@@ -275,6 +276,7 @@ impl Cache {
         request_headers: &HeaderMap,
         mark: Mark,
         terms: &Terms,
+        ticket: Ticket,
     ) -> bool {
         // Under the log's lock: an invalidation comes before (and is seen here) or after (and
         // sees the entry).
@@ -286,7 +288,7 @@ impl Cache {
         if entry.vary.is_empty()
             && let Some(level) = &self.inner.behind
         {
-            level.put(Arc::clone(entry), mark.place, terms.longest());
+            level.put(Arc::clone(entry), mark.place, terms.longest(), ticket);
         }
         drop(log);
         self.inner.counts.writes.fetch_add(1, Ordering::Relaxed);
@@ -303,22 +305,35 @@ impl Cache {
         self.inner.memory.pass(hash, self.now_ms() + PASS_FOR_MS);
     }
 
-    /// Brings an answer back from the second level into memory, with the age it has.
-    pub(crate) async fn promote(&self, key: &Key, mark: Mark) -> Option<Arc<Entry>> {
-        let level = self.inner.behind.as_ref()?;
-        let (entry, carried_out) = level.get(key, Now { ms: self.now_ms(), mark: mark.number }).await?;
+    /// Brings an answer back from the second level into memory, with the age it has. If none will do, the
+    /// ticket is to be kept while one is made.
+    pub(crate) async fn promote(
+        &self,
+        key: &Key,
+        mark: Mark,
+        will_do: &(dyn Fn(&Entry) -> bool + Send + Sync),
+    ) -> (Option<Arc<Entry>>, Ticket) {
+        let Some(level) = &self.inner.behind else { return (None, None) };
+        let asked = Asked { key, now_ms: self.now_ms(), mark: mark.number, will_do };
+        let found = level.get(asked).await;
         // An entry from the future was stored under another calendar.
-        if entry.key != *key || entry.stored_at_ms > self.now_ms() {
-            return None;
-        }
+        let usable = |entry: &Entry| entry.key == *key && entry.stored_at_ms <= self.now_ms();
+        let Some((entry, carried_out)) = found.answer.filter(|(entry, _)| usable(entry)) else {
+            return (None, found.ticket);
+        };
         let entry = Arc::new(entry);
         let log = self.inner.log.lock();
         if log.hit_since(carried_out, &entry) {
-            return None;
+            return (None, found.ticket);
         }
         self.inner.memory.insert(Arc::clone(&entry), &HeaderMap::new());
         drop(log);
         self.inner.counts.promoted.fetch_add(1, Ordering::Relaxed);
-        Some(entry)
+        (Some(entry), found.ticket)
+    }
+
+    /// Whether the level behind may hold a newer answer than the memory.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.inner.behind.as_ref().is_some_and(|level| level.is_shared())
     }
 }

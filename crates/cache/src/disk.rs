@@ -27,7 +27,10 @@ use sqlx::{
 use tokio::sync::{OnceCell, mpsc, oneshot};
 
 use self::rows::{SCHEMA, put, remove};
-use crate::{Entry, Invalidation, Key, Level, LevelStats, Now};
+use crate::{
+    Entry, Invalidation, Key, Level, LevelStats, Ticket,
+    level::{Asked, Found},
+};
 
 const QUEUE: usize = 1024;
 /// Changes in one transaction, at most.
@@ -93,12 +96,12 @@ impl Disk {
 }
 
 impl Level for Disk {
-    fn get<'a>(&'a self, key: &'a Key, _: Now) -> BoxFuture<'a, Option<(Entry, u64)>> {
+    fn get<'a>(&'a self, asked: Asked<'a>) -> BoxFuture<'a, Found> {
         Box::pin(async move {
             let shared = &self.shared;
             // Before the read: what is carried out meanwhile is judged again by the caller.
             let carried_out = shared.carried_out.load(Ordering::Acquire);
-            let found = tokio::time::timeout(READ_LIMIT, shared.read(key)).await;
+            let found = tokio::time::timeout(READ_LIMIT, shared.read(asked.key)).await;
             let found = match found {
                 Ok(Ok(found)) => found,
                 Ok(Err(error)) => {
@@ -109,11 +112,11 @@ impl Level for Disk {
             };
             let counter = if found.is_some() { &shared.hits } else { &shared.misses };
             counter.fetch_add(1, Ordering::Relaxed);
-            found.map(|entry| (entry, carried_out))
+            Found { answer: found.map(|entry| (entry, carried_out)), ticket: None }
         })
     }
 
-    fn put(&self, entry: Arc<Entry>, _: u64, _: Duration) {
+    fn put(&self, entry: Arc<Entry>, _: u64, _: Duration, _: Ticket) {
         if self.queue.try_send(Change::Put(entry)).is_err() {
             self.shared.dropped.fetch_add(1, Ordering::Relaxed);
         }

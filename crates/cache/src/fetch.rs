@@ -23,7 +23,7 @@ use tokio::sync::oneshot;
 use tower::Service;
 
 use crate::{
-    Entry, Key, Terms,
+    Entry, Key, Terms, Ticket,
     answer::{CACHE_STATUS, Forward, Told},
     ask::Shared,
     cache::{Mark, Outcome},
@@ -121,24 +121,27 @@ impl<S> Fetch<S> {
                 let mut spare = spare;
                 // What the level behind memory holds is looked at while others already wait.
                 let mark = cache.mark();
-                if spare.is_none()
-                    && let Some(entry) = cache.promote(&self.key, mark).await
-                {
-                    let now_ms = cache.now_ms();
-                    match entry.judge(&self.terms, &wish, now_ms) {
-                        Verdict::Fresh { left } => {
-                            cache.counts().hits.fetch_add(1, Ordering::Relaxed);
-                            pilot.land(Outcome::Answer { entry: Arc::clone(&entry), mark });
-                            let ttl = Some(left.as_secs() as i64);
-                            let told = Told::Hit { ttl, detail: Some("second-level") };
-                            return Ok(shared.answer(&entry, &request, now_ms, &told));
+                let mut ticket = None;
+                if spare.is_none() || cache.is_shared() {
+                    let (found, kept) = shared.look_behind(&self.key, &self.terms, mark, &wish).await;
+                    ticket = kept;
+                    if let Some(entry) = found {
+                        let now_ms = cache.now_ms();
+                        match entry.judge(&self.terms, &wish, now_ms) {
+                            Verdict::Fresh { left } => {
+                                cache.counts().hits.fetch_add(1, Ordering::Relaxed);
+                                pilot.land(Outcome::Answer { entry: Arc::clone(&entry), mark });
+                                let ttl = Some(left.as_secs() as i64);
+                                let told = Told::Hit { ttl, detail: Some("second-level") };
+                                return Ok(shared.answer(&entry, &request, now_ms, &told));
+                            }
+                            Verdict::Refresh { .. } | Verdict::Spare { .. } => spare = Some(entry),
+                            Verdict::Dead => {}
                         }
-                        Verdict::Refresh { .. } | Verdict::Spare { .. } => spare = Some(entry),
-                        Verdict::Dead => {}
                     }
                 }
                 let (tell, told) = oneshot::channel();
-                tokio::spawn(self.run(again, pilot, Some(tell)));
+                tokio::spawn(self.run(again, pilot, Some(tell), ticket));
                 let mut answer = match told.await {
                     Ok(Fetched::Entry(entry, stored)) => {
                         let told = Told::Forward { why: forward, stored };
@@ -172,12 +175,38 @@ impl<S> Fetch<S> {
                 ))
     }
 
+    /// Makes a new answer in the place of a stale one, unless another replica has made one.
+    pub(crate) async fn refresh<ReqBody, ResBody>(self, request: Request<ReqBody>, pilot: Pilot<u64, Outcome>)
+    where
+        S: Service<Request<ReqBody>, Response = Response<ResBody>, Error = Infallible>,
+        ResBody: Body<Data = Bytes> + From<Bytes>,
+    {
+        let shared = Arc::clone(&self.shared);
+        let cache = &shared.cache;
+        let mut ticket = None;
+        if cache.is_shared() {
+            let mark = cache.mark();
+            let wish = Wish::default();
+            let (found, kept) = shared.look_behind(&self.key, &self.terms, mark, &wish).await;
+            let fresh = found.filter(|entry| {
+                matches!(entry.judge(&self.terms, &wish, cache.now_ms()), Verdict::Fresh { .. })
+            });
+            if let Some(entry) = fresh {
+                pilot.land(Outcome::Answer { entry, mark });
+                return;
+            }
+            ticket = kept;
+        }
+        self.run(request, pilot, None, ticket).await;
+    }
+
     /// Asks the handler, stores what may be stored, and tells everybody.
     pub(crate) async fn run<ReqBody, ResBody>(
         mut self,
         request: Request<ReqBody>,
         pilot: Pilot<u64, Outcome>,
         tell: Option<oneshot::Sender<Fetched<ResBody>>>,
+        ticket: Ticket,
     ) where
         S: Service<Request<ReqBody>, Response = Response<ResBody>, Error = Infallible>,
         ResBody: Body<Data = Bytes> + From<Bytes>,
@@ -192,8 +221,8 @@ impl<S> Fetch<S> {
         let small = answer.body().size_hint().exact().is_some_and(|size| size <= LARGEST_BODY);
         let shareable = terms.is_some() || is_failure_of_all(client.authorised, &answer);
         if !small || !shareable {
-            // What one caller with credentials is told says nothing about the others.
-            if !client.authorised {
+            // What one caller with credentials is told says nothing about others under the same key.
+            if !client.authorised || !self.key.tenant.is_empty() {
                 cache.pass(self.hash);
             }
             pilot.land(Outcome::Alone);
@@ -233,11 +262,26 @@ impl<S> Fetch<S> {
             label,
             key: self.key,
         });
-        let stored = keep && cache.store(&entry, &headers, mark, &self.terms);
+        let stored = keep && cache.store(&entry, &headers, mark, &self.terms, ticket);
         pilot.land(Outcome::Answer { entry: Arc::clone(&entry), mark });
         if let Some(tell) = tell {
             let _ = tell.send(Fetched::Entry(entry, stored));
         }
+    }
+}
+
+impl Shared {
+    /// Looks for an answer that is fresh in the level behind memory. A stale one may be found too.
+    async fn look_behind(
+        &self,
+        key: &Key,
+        terms: &Terms,
+        mark: Mark,
+        wish: &Wish,
+    ) -> (Option<Arc<Entry>>, Ticket) {
+        let is_fresh =
+            |entry: &Entry| matches!(entry.judge(terms, wish, self.cache.now_ms()), Verdict::Fresh { .. });
+        self.cache.promote(key, mark, &is_fresh).await
     }
 }
 

@@ -120,7 +120,7 @@ where
                     let answer = shared.answer(&entry, &request, now_ms, &told);
                     if let Boarding::Lead(pilot) = shared.cache.board(hash) {
                         let fetch = self.fetch(entry.key.clone(), hash, terms, control);
-                        tokio::spawn(fetch.run(bodiless(&request), pilot, None));
+                        tokio::spawn(fetch.refresh(bodiless(&request), pilot));
                     }
                     return CacheFuture::answered(answer);
                 }

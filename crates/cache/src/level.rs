@@ -22,13 +22,18 @@ pub trait Level: Send + Sync + 'static {
         0
     }
 
-    /// The answer stored under `key`, with the number of the newest invalidation that had been
-    /// carried out when it was read. Answers that vary by request headers are not asked for.
-    fn get<'a>(&'a self, key: &'a Key, now: Now) -> BoxFuture<'a, Option<(Entry, u64)>>;
+    /// Whether other processes store answers here too, so that it may hold a newer one than the memory.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
+    /// Looks for an answer. If there is none that will do, a shared level may wait for another process that
+    /// makes one. Answers that vary by request headers are not asked for.
+    fn get<'a>(&'a self, asked: Asked<'a>) -> BoxFuture<'a, Found>;
 
     /// Stores an answer, later. Never blocks; drops it when behind. `place` is where the level was when
     /// the fetch began, and after `useful_for` nobody wants the answer any more.
-    fn put(&self, entry: Arc<Entry>, place: u64, useful_for: Duration);
+    fn put(&self, entry: Arc<Entry>, place: u64, useful_for: Duration, ticket: Ticket);
 
     /// Forgets, later but before any answer that is put after this call. `number` is the
     /// invalidation's place in the cache's log.
@@ -49,14 +54,30 @@ pub trait Level: Send + Sync + 'static {
 /// Takes what others have forgotten.
 pub type Hear = Box<dyn Fn(Invalidation) + Send + Sync>;
 
-/// When a level is asked.
-#[derive(Clone, Copy, Debug)]
-pub struct Now {
-    /// On the cache's clock, in milliseconds.
-    pub ms: u64,
+/// What a level is asked for, and when.
+#[derive(Clone, Copy)]
+pub struct Asked<'a> {
+    /// What the answer is stored under.
+    pub key: &'a Key,
+    /// Now, on the cache's clock, in milliseconds.
+    pub now_ms: u64,
     /// The number that the next invalidation will have.
     pub mark: u64,
+    /// Whether an answer will do. If not, whoever asked will make another one.
+    pub will_do: &'a (dyn Fn(&Entry) -> bool + Send + Sync),
 }
+
+/// What a level found.
+#[derive(Default)]
+pub struct Found {
+    /// The answer, with the number of the newest invalidation that had been carried out when it was read.
+    pub answer: Option<(Entry, u64)>,
+    /// To be kept while the answer is made.
+    pub ticket: Ticket,
+}
+
+/// Kept by whoever makes an answer for others too: they wait until it is dropped, or put with the answer.
+pub type Ticket = Option<Box<dyn Send + Sync>>;
 
 /// What a level holds and did since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]

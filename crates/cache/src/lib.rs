@@ -45,5 +45,5 @@ pub use flight::{Boarding, Flights, Passenger, Pilot};
 pub use invalidation::Invalidation;
 pub use judge::Terms;
 pub use layer::{CacheFuture, CacheLayer, Cached};
-pub use level::{Hear, Level, LevelStats, Now};
+pub use level::{Asked, Found, Hear, Level, LevelStats, Ticket};
 pub use remote::Remote;

@@ -11,6 +11,8 @@
 //! its making began, and is good if nothing that came later means it. So forgetting any number of answers is
 //! one command, a fill that races it loses, and no lost message can bring back what was forgotten.
 //!
+//! * An answer that is nowhere is made by one replica; the others wait for its word in the log, and never ask
+//!   again meanwhile.
 //! * Nothing waits for Redis longer than [`phase6_redis::LIMIT`]; an answer is never held up by a write.
 //! * A replica that is not sure to hear at once of what others forget says so ([`Level::is_in_touch`]), and
 //!   its memory keeps answers for a second only. When it hears again it catches up; if it cannot, because
@@ -19,6 +21,7 @@
 //! * An answer's age is counted on Redis' clock.
 //! * Keys of one service share a hash slot, tell nothing of tenants or paths, and all of them expire.
 
+mod duty;
 mod follower;
 mod history;
 mod stored;
@@ -35,14 +38,15 @@ use std::{
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use phase6_redis::{Redis, RedisError, Script};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use self::{
+    duty::{Duty, Waiting},
     history::{History, Place},
     stored::{Logged, logged},
     writer::{Pending, Put},
 };
-use crate::{Entry, Hear, Invalidation, Key, Level, LevelStats, Now};
+use crate::{Asked, Entry, Found, Hear, Invalidation, Level, LevelStats, Ticket};
 
 /// Answers that wait to be stored.
 const QUEUE: usize = 1024;
@@ -67,6 +71,7 @@ pub struct Remote {
 
 struct Shared {
     redis: Redis,
+    waiting: Waiting,
     prefix: String,
     /// Who this is, in the log.
     origin: String,
@@ -99,6 +104,7 @@ impl Remote {
         let (queue, puts) = mpsc::channel(QUEUE);
         let shared = Arc::new(Shared {
             redis: redis.apart()?,
+            waiting: Waiting::default(),
             // One script touches one slot.
             prefix: format!("{{{prefix}}}"),
             origin: format!("{:016x}", rand::random::<u64>()),
@@ -137,21 +143,23 @@ impl Level for Remote {
         self.shared.history.lock().as_ref().map_or(0, |history| history.at().0)
     }
 
-    fn get<'a>(&'a self, key: &'a Key, now: Now) -> BoxFuture<'a, Option<(Entry, u64)>> {
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    fn get<'a>(&'a self, asked: Asked<'a>) -> BoxFuture<'a, Found> {
         Box::pin(async move {
-            // Before the read: what is carried out meanwhile is judged again by the caller.
-            let carried_out =
-                self.shared.pending.lock().oldest().map_or(now.mark, |oldest| oldest.min(now.mark));
-            let found = self.shared.read(key, now.ms).await;
-            let counter = if found.is_some() { &self.shared.hits } else { &self.shared.misses };
+            let found = self.find(&asked).await;
+            let is_hit = found.answer.as_ref().is_some_and(|(entry, _)| (asked.will_do)(entry));
+            let counter = if is_hit { &self.shared.hits } else { &self.shared.misses };
             counter.fetch_add(1, Ordering::Relaxed);
-            found.map(|entry| (entry, carried_out))
+            found
         })
     }
 
-    fn put(&self, entry: Arc<Entry>, place: u64, useful_for: Duration) {
-        let put =
-            Put { entry, place: Place(place), useful_for: useful_for.min(LONGEST_LIFE), at: Instant::now() };
+    fn put(&self, entry: Arc<Entry>, place: u64, useful_for: Duration, ticket: Ticket) {
+        let useful_for = useful_for.min(LONGEST_LIFE);
+        let put = Put { entry, place: Place(place), useful_for, at: Instant::now(), ticket };
         // A place that the log has not reached was in another one, which is lost.
         let is_known = self.shared.history.lock().as_ref().is_some_and(|history| put.place <= history.at());
         if !is_known || self.queue.try_send(put).is_err() {
@@ -189,33 +197,113 @@ impl Level for Remote {
     }
 }
 
+impl Remote {
+    /// Finds an answer that will do, or the duty to make one, or waits for whoever has that duty.
+    async fn find(&self, asked: &Asked<'_>) -> Found {
+        let shared = &self.shared;
+        let name = stored::name(asked.key);
+        let may_wait = self.is_in_touch();
+        let first = shared.read(asked, &name, may_wait.then_some(false)).await;
+        let Some(first) = first else { return Found::default() };
+        let will_do = first.answer.as_ref().is_some_and(|(entry, _)| (asked.will_do)(entry));
+        if may_wait && !will_do && first.ticket.is_none() && first.landing.is_none() {
+            // There is one that will not do: whoever makes another one may be done by now.
+            let Some(second) = shared.read(asked, &name, Some(true)).await else { return first.into() };
+            return self.wait(asked, &name, second).await;
+        }
+        self.wait(asked, &name, first).await
+    }
+
+    async fn wait(&self, asked: &Asked<'_>, name: &str, read: Read) -> Found {
+        let will_do =
+            |answer: &Option<(Entry, u64)>| answer.as_ref().is_some_and(|(entry, _)| (asked.will_do)(entry));
+        let Some(landing) = read.landing else { return read.into() };
+        if will_do(&read.answer) {
+            self.shared.waiting.landed(name);
+            return Found { answer: read.answer, ticket: None };
+        }
+        // Whatever woke it, or nothing did: one more look, and then it makes the answer itself.
+        let _ = tokio::time::timeout(duty::LASTS, landing).await;
+        self.shared.waiting.landed(name);
+        let again = self.shared.read(asked, name, None).await.unwrap_or_default();
+        Found { answer: again.answer.or(read.answer), ticket: None }
+    }
+}
+
+/// What one look at Redis found.
+#[derive(Default)]
+struct Read {
+    answer: Option<(Entry, u64)>,
+    ticket: Ticket,
+    /// Somebody else makes the answer.
+    landing: Option<oneshot::Receiver<()>>,
+}
+
+impl From<Read> for Found {
+    fn from(read: Read) -> Self {
+        Self { answer: read.answer, ticket: read.ticket }
+    }
+}
+
 impl Shared {
     fn now_ms(&self) -> u64 {
         self.started.elapsed().as_millis() as u64
     }
 
-    fn answer_key(&self, key: &Key) -> String {
-        format!("{}:answer:{}", self.prefix, stored::name(key))
+    fn answer_key(&self, name: &str) -> String {
+        format!("{}:answer:{name}", self.prefix)
+    }
+
+    fn duty_key(&self, name: &str) -> String {
+        format!("{}:duty:{name}", self.prefix)
+    }
+
+    fn waiting_key(&self, name: &str) -> String {
+        format!("{}:waiting:{name}", self.prefix)
     }
 
     fn log_key(&self) -> String {
         format!("{}:log", self.prefix)
     }
 
-    async fn read(&self, key: &Key, now_ms: u64) -> Option<Entry> {
+    /// Looks for an answer. `duty` asks for the duty to make one: even if there is one, or only if not.
+    async fn read(self: &Arc<Self>, asked: &Asked<'_>, name: &str, duty: Option<bool>) -> Option<Read> {
+        // Before the read: what is carried out meanwhile is judged again by the caller.
+        let pending = self.pending.lock().oldest();
+        let carried_out = pending.map_or(asked.mark, |oldest| oldest.min(asked.mark));
         let at = self.history.lock().as_ref()?.at();
+        let landing = duty.map(|_| self.waiting.for_landing(name));
         let mut call = READ.prepare_invoke();
-        call.key(self.answer_key(key)).key(self.log_key()).arg(at.to_string()).arg(NEWS);
-        let answer = self.redis.script::<(Option<Vec<u8>>, i64, Vec<Logged>)>(&call).await;
-        let (bytes, left_ms, news) = answer.map_err(|_| self.failed()).ok()?;
-        let (entry, made) = stored::read(bytes?, key, u64::try_from(left_ms).ok()?, now_ms)?;
-        let forgotten = news.len() >= NEWS
-            || news.iter().any(|news| match logged(news) {
-                Some((_, _, what)) => what.is_some_and(|what| what.means(&entry)),
-                None => true,
+        call.key(self.answer_key(name))
+            .key(self.log_key())
+            .key(self.duty_key(name))
+            .key(self.waiting_key(name));
+        call.arg(at.to_string()).arg(NEWS).arg(u8::from(duty == Some(true)));
+        call.arg(if duty.is_some() { &*self.origin } else { "" }).arg(duty::LASTS.as_millis() as u64);
+        let answer = self.redis.script::<(Option<Vec<u8>>, i64, Vec<Logged>, u8)>(&call).await;
+        let (bytes, left_ms, news, taken) = answer.map_err(|_| self.failed()).ok()?;
+        let is_there = bytes.is_some();
+        let stored = bytes
+            .and_then(|bytes| stored::read(bytes, asked.key, u64::try_from(left_ms).ok()?, asked.now_ms));
+        let answer = stored.filter(|(entry, made)| !self.was_forgotten(entry, *made, &news));
+        let taken = taken == 1;
+        let others_make_it = !taken && (duty == Some(true) || !is_there);
+        if !others_make_it {
+            self.waiting.landed(name);
+        }
+        Some(Read {
+            answer: answer.map(|(entry, _)| (entry, carried_out)),
+            ticket: taken.then(|| Box::new(Duty::taken(self, name.to_owned())) as Box<_>),
+            landing: landing.filter(|_| others_make_it),
+        })
+    }
+
+    fn was_forgotten(&self, entry: &Entry, made: Place, news: &[Logged]) -> bool {
+        news.len() >= NEWS
+            || news.iter().any(|news| {
+                logged(news).is_none_or(|(_, _, said)| said.forgotten().is_some_and(|what| what.means(entry)))
             })
-            || self.history.lock().as_ref().is_none_or(|history| history.has_forgotten(made, &entry));
-        (!forgotten).then_some(entry)
+            || self.history.lock().as_ref().is_none_or(|history| history.has_forgotten(made, entry))
     }
 
     fn failed(&self) {

@@ -53,9 +53,14 @@ fn own(name: &str) -> String {
 
 /// What all replicas answer from: a number that grows whenever it is asked for.
 #[derive(Clone, Default)]
-struct Origin(Arc<AtomicU64>);
+struct Origin(Arc<AtomicU64>, Duration);
 
 impl Origin {
+    /// It takes its time.
+    fn slow(takes: Duration) -> Self {
+        Self(Arc::default(), takes)
+    }
+
     fn calls(&self) -> u64 {
         self.0.load(Ordering::SeqCst)
     }
@@ -95,7 +100,11 @@ impl Replica {
             if request.extensions().get::<Caller>().is_some() {
                 answer.headers_mut().insert("cache-control", "private".parse().unwrap());
             }
-            async { Ok::<_, Infallible>(answer) }
+            let takes = origin.1;
+            async move {
+                tokio::time::sleep(takes).await;
+                Ok::<_, Infallible>(answer)
+            }
         });
         let mut request = Request::builder().method(method).uri(uri).body(Full::default()).unwrap();
         if !tenant.is_empty() {
@@ -296,4 +305,64 @@ async fn without_redis_memory_keeps_answers_for_a_second_and_a_burst_costs_one_c
     until("it is made again", || async { replica.get("/a").await.0 == "2" }).await;
     assert!(begun.elapsed() > Duration::from_millis(850), "{:?}", begun.elapsed());
     assert!(!replica.cache.stats().second_level.unwrap().in_touch);
+}
+
+/// Ten replicas, ten callers each, one cold key whose answer takes a while.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cold_key_is_made_once_however_many_replicas_want_it() {
+    let (prefix, origin) = (own("stampede"), Origin::slow(Duration::from_millis(200)));
+    let mut replicas = Vec::new();
+    for _ in 0..10 {
+        replicas.push(Arc::new(Replica::start(&prefix, &origin).await));
+    }
+    let round = async |uri: &'static str, expected: &str| {
+        let begun = Instant::now();
+        let callers = replicas.iter().flat_map(|replica| (0..10).map(move |_| Arc::clone(replica)));
+        let answers: Vec<_> =
+            callers.map(|replica| tokio::spawn(async move { replica.get(uri).await.0 })).collect();
+        for answer in answers {
+            assert_eq!(answer.await.unwrap(), expected);
+        }
+        begun.elapsed()
+    };
+    let took = round("/cold", "1").await;
+    assert_eq!(origin.calls(), 1, "in {took:?}");
+    replicas[3].cache.invalidate(Invalidation::Path("/cold".into()));
+    replicas[3].cache.told().await;
+    for replica in &replicas {
+        until("all have heard", || async { replica.cache.stats().entries == 0 }).await;
+    }
+    round("/cold", "2").await;
+    assert_eq!(origin.calls(), 2, "an answer that was forgotten is made once too");
+}
+
+#[tokio::test]
+async fn an_answer_that_is_for_one_only_is_waited_for_once_and_then_made_by_each() {
+    let (prefix, origin) = (own("alone"), Origin::slow(Duration::from_millis(50)));
+    let replicas = [Replica::start(&prefix, &origin).await, Replica::start(&prefix, &origin).await];
+    let [first, second] = &replicas;
+    let (one, other) = tokio::join!(
+        first.send(Method::GET, "/private", "alice"),
+        second.send(Method::GET, "/private", "alice")
+    );
+    assert_ne!(one.0, other.0);
+    assert_eq!(origin.calls(), 2);
+}
+
+#[tokio::test]
+async fn a_replica_that_dies_while_it_makes_an_answer_is_not_waited_for_longer_than_3_s() {
+    let (prefix, origin) = (own("dies"), Origin::default());
+    let redis = redis();
+    // A duty that nobody prolongs.
+    let probe = Replica::start(&prefix, &origin).await;
+    probe.get("/a").await;
+    probe.has_written(1).await;
+    let keys: Vec<String> = redis.command(cmd("KEYS").arg(format!("{{{prefix}}}:answer:*"))).await.unwrap();
+    let duty = keys[0].replace(":answer:", ":duty:");
+    redis.command::<i64>(cmd("DEL").arg(&keys[0])).await.unwrap();
+    redis.command::<()>(cmd("SET").arg(&duty).arg("somebody").arg("PX").arg(3_000)).await.unwrap();
+    let other = Replica::start(&prefix, &origin).await;
+    let begun = Instant::now();
+    assert_eq!(other.get("/a").await.0, "2");
+    assert!((2_500..4_000).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
 }

@@ -10,7 +10,7 @@ use phase6_redis::{HELD, RedisError, cmd};
 use super::{
     LOG_LIFE, Shared,
     history::{History, Place},
-    stored::{self, Logged, logged},
+    stored::{Logged, Said, logged},
 };
 use crate::Invalidation;
 
@@ -43,6 +43,7 @@ pub(super) async fn run(shared: Weak<Shared>) {
                 }
                 Err(error) => {
                     shared.failed();
+                    shared.waiting.give_up();
                     if told != Some(false) {
                         tracing::warn!(%error, "the cache is not shared; answers are kept for a second");
                     }
@@ -70,7 +71,7 @@ impl Shared {
         let mut log = self.page(None).await?;
         if log.is_empty() {
             // An answer that is made now is newer than whatever is forgotten from now on.
-            self.append(std::iter::once(stored::BEGINS.to_owned())).await;
+            self.append([Said::Begins]).await;
             log = self.page(None).await?;
         }
         let Some((first, ..)) = log.first().and_then(logged) else {
@@ -81,7 +82,7 @@ impl Shared {
             self.hear(Invalidation::All);
             if first <= at {
                 // The log lost its end, and with it what was forgotten then: old answers may still be there.
-                self.append(std::iter::once(stored::text(&Invalidation::All))).await;
+                self.append([Said::Forgotten(Invalidation::All)]).await;
             }
         }
         self.history.lock().get_or_insert_default().begin(first);
@@ -121,16 +122,19 @@ impl Shared {
     fn take(&self, log: &[Logged], tell: bool) {
         for entry in log {
             // What cannot be read may mean anything.
-            let (place, origin, what) =
-                logged(entry).unwrap_or((Place::default(), "", Some(Invalidation::All)));
-            if tell
+            let (place, origin, said) =
+                logged(entry).unwrap_or((Place::default(), "", Said::Forgotten(Invalidation::All)));
+            if let Some(forgotten) = said.forgotten()
+                && tell
                 && origin != self.origin
-                && let Some(what) = &what
             {
-                self.hear(what.clone());
+                self.hear(forgotten.clone());
             }
             if let Some(history) = self.history.lock().as_mut() {
-                history.push(place.max(history.at()), what);
+                history.push(place.max(history.at()), said.forgotten().cloned());
+            }
+            if let Said::Landed(name) = &said {
+                self.waiting.landed(name);
             }
         }
     }

@@ -56,7 +56,7 @@ impl History {
         *self = Self { at: place, trusted_from: place, ..Self::default() };
     }
 
-    /// The next of the log; none: it is a place only.
+    /// The next of the log; none: nothing was forgotten.
     pub(super) fn push(&mut self, place: Place, forgotten: Option<Invalidation>) {
         self.at = self.at.max(place);
         let Some(forgotten) = forgotten.map(normal) else { return };

@@ -1,10 +1,10 @@
-//! An answer as bytes under a key, and what was forgotten as text.
+//! An answer as bytes under a key, and what the log says as text.
 //!
 //! ```text
 //! 1 byte: format | 4 bytes: length of the head, big-endian | head: JSON | body
 //! ```
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -73,36 +73,60 @@ pub(super) fn read(bytes: Vec<u8>, key: &Key, left_ms: u64, now_ms: u64) -> Opti
 /// One entry of the log as Redis gives it: its id and its fields.
 pub(super) type Logged = (String, Vec<String>);
 
-/// Its place, who said it, and what was forgotten; none: nothing.
-pub(super) fn logged((id, fields): &Logged) -> Option<(Place, &str, Option<Invalidation>)> {
+/// What an entry of the log says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Said {
+    /// The log begins.
+    Begins,
+    Forgotten(Invalidation),
+    /// The replica that made the answer of this name is done.
+    Landed(String),
+}
+
+impl Said {
+    /// What is forgotten by it.
+    pub(super) fn forgotten(&self) -> Option<&Invalidation> {
+        match self {
+            Self::Forgotten(invalidation) => Some(invalidation),
+            Self::Begins | Self::Landed(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Said {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Begins => f.write_str("begins"),
+            Self::Forgotten(Invalidation::All) => f.write_str("all"),
+            Self::Forgotten(Invalidation::Path(path)) => write!(f, "path {path}"),
+            Self::Forgotten(Invalidation::Prefix(prefix)) => write!(f, "prefix {prefix}"),
+            Self::Forgotten(Invalidation::Tag(tag)) => write!(f, "tag {tag}"),
+            Self::Landed(name) => write!(f, "landed {name}"),
+        }
+    }
+}
+
+impl From<&str> for Said {
+    /// What is not understood was written by a newer program, and may mean anything.
+    fn from(text: &str) -> Self {
+        match text.split_once(' ') {
+            None if text == "begins" => Self::Begins,
+            Some(("path", path)) => Self::Forgotten(Invalidation::Path(path.to_owned())),
+            Some(("prefix", prefix)) => Self::Forgotten(Invalidation::Prefix(prefix.to_owned())),
+            Some(("tag", tag)) => Self::Forgotten(Invalidation::Tag(tag.to_owned())),
+            Some(("landed", name)) => Self::Landed(name.to_owned()),
+            _ => Self::Forgotten(Invalidation::All),
+        }
+    }
+}
+
+/// Its place, who said it, and what. None: it is no entry of a log.
+pub(super) fn logged((id, fields): &Logged) -> Option<(Place, &str, Said)> {
     let place = id.parse().ok()?;
     Some(match fields.as_slice() {
-        [_, origin, _, what] => (place, origin, forgotten(what)),
-        _ => (place, "", Some(Invalidation::All)),
+        [_, origin, _, what] => (place, origin, Said::from(what.as_str())),
+        _ => (place, "", Said::Forgotten(Invalidation::All)),
     })
-}
-
-pub(super) fn text(invalidation: &Invalidation) -> String {
-    match invalidation {
-        Invalidation::All => "all".to_owned(),
-        Invalidation::Path(path) => format!("path {path}"),
-        Invalidation::Prefix(prefix) => format!("prefix {prefix}"),
-        Invalidation::Tag(tag) => format!("tag {tag}"),
-    }
-}
-
-/// What a log says that begins.
-pub(super) const BEGINS: &str = "begins";
-
-/// What is not understood was written by a newer program, and may mean anything.
-fn forgotten(text: &str) -> Option<Invalidation> {
-    match text.split_once(' ') {
-        None if text == BEGINS => None,
-        Some(("path", path)) => Some(Invalidation::Path(path.to_owned())),
-        Some(("prefix", prefix)) => Some(Invalidation::Prefix(prefix.to_owned())),
-        Some(("tag", tag)) => Some(Invalidation::Tag(tag.to_owned())),
-        _ => Some(Invalidation::All),
-    }
 }
 
 #[cfg(test)]
@@ -132,14 +156,16 @@ mod tests {
         }
 
         #[test]
-        fn what_was_forgotten_is_read_as_it_was_written(text_of in ".{0,9}") {
-            for invalidation in [
-                Invalidation::All,
-                Invalidation::Path(text_of.clone()),
-                Invalidation::Prefix(text_of.clone()),
-                Invalidation::Tag(text_of.clone()),
+        fn what_is_said_is_read_as_it_was_written(text in ".{0,9}") {
+            for said in [
+                Said::Begins,
+                Said::Forgotten(Invalidation::All),
+                Said::Forgotten(Invalidation::Path(text.clone())),
+                Said::Forgotten(Invalidation::Prefix(text.clone())),
+                Said::Forgotten(Invalidation::Tag(text.clone())),
+                Said::Landed(text.clone()),
             ] {
-                prop_assert_eq!(forgotten(&text(&invalidation)), Some(invalidation));
+                prop_assert_eq!(Said::from(said.to_string().as_str()), said);
             }
         }
     }

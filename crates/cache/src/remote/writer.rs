@@ -10,8 +10,12 @@ use futures_util::future::join_all;
 use phase6_redis::{Script, cmd};
 use tokio::sync::mpsc;
 
-use super::{LOG_LENGTH, LOG_LIFE, Shared, history::Place, stored};
-use crate::{Entry, Invalidation};
+use super::{
+    LOG_LENGTH, LOG_LIFE, Shared,
+    history::Place,
+    stored::{self, Said},
+};
+use crate::{Entry, Invalidation, Ticket};
 
 /// Answers stored at a time.
 const AT_A_TIME: usize = 8;
@@ -32,6 +36,8 @@ pub(super) struct Put {
     pub(super) place: Place,
     pub(super) useful_for: Duration,
     pub(super) at: Instant,
+    /// Kept until it is stored.
+    pub(super) ticket: Ticket,
 }
 
 /// What this replica has forgotten and not told yet.
@@ -109,7 +115,10 @@ impl Shared {
         };
         let bytes = stored::write(&put.entry, put.place, put.useful_for);
         let mut set = cmd("SET");
-        set.arg(self.answer_key(&put.entry.key)).arg(bytes).arg("PX").arg(left.as_millis() as u64);
+        set.arg(self.answer_key(&stored::name(&put.entry.key)))
+            .arg(bytes)
+            .arg("PX")
+            .arg(left.as_millis() as u64);
         match self.redis.command::<()>(&set).await {
             Ok(()) => {
                 self.writes.fetch_add(1, Ordering::Relaxed);
@@ -119,6 +128,7 @@ impl Shared {
                 self.failed();
             }
         }
+        drop(put.ticket);
     }
 
     /// Tells what is pending. None: there was nothing; false: it has to be told again.
@@ -128,18 +138,18 @@ impl Shared {
             self.pending.lock().told(None);
             return None;
         }
-        let told = self.append(names.iter().map(stored::text)).await;
+        let told = self.append(names.iter().cloned().map(Said::Forgotten)).await;
         self.pending.lock().told((!told).then_some(names));
         self.announced.notify_waiters();
         Some(told)
     }
 
     /// Appends to the log.
-    pub(super) async fn append(&self, what: impl Iterator<Item = String>) -> bool {
+    pub(super) async fn append(&self, what: impl IntoIterator<Item = Said>) -> bool {
         let mut call = FORGET.prepare_invoke();
         call.key(self.log_key()).arg(&self.origin).arg(LOG_LIFE.as_millis() as u64).arg(LOG_LENGTH);
         for what in what {
-            call.arg(what);
+            call.arg(what.to_string());
         }
         let told = self.redis.script::<u64>(&call).await.is_ok();
         if !told {
