@@ -9,6 +9,7 @@
 mod fleet;
 mod gateway;
 pub mod markdown;
+mod redis;
 mod served;
 mod upstream;
 
@@ -21,6 +22,7 @@ use std::{
 
 pub use fleet::{EXAMPLE, Fleet, Program, free_ports, refused, retuned, without};
 pub use gateway::Gateway;
+pub use redis::Redis;
 pub use served::Served;
 pub use upstream::{Probes, Upstream};
 

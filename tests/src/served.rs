@@ -18,12 +18,17 @@ pub struct Served {
 impl Served {
     /// The service `name` with more arguments, once it is ready.
     pub async fn start(name: &str, arguments: &[&str]) -> Self {
+        Self::with(name, arguments, &[]).await
+    }
+
+    /// The same with settings in its environment.
+    pub async fn with(name: &str, arguments: &[&str], settings: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (port, data) = (free_ports(), folder.path().join("data"));
         let text = port.to_string();
         let mut all = vec!["serve", name, "--port", &text, "--data", data.to_str().unwrap()];
         all.extend(arguments);
-        let program = Program::start(&all, &[]);
+        let program = Program::start(&all, settings);
         let served = Self { program, port, http: client(), _folder: folder };
         until("it serves", || async { served.get("/readyz").await.is_some_and(|(status, _)| status == 200) })
             .await;

@@ -149,6 +149,7 @@ impl Level for Disk {
             errors: get(&shared.errors),
             entries: get(&shared.entries),
             bytes: get(&shared.bytes),
+            is_shared: false,
             in_touch: true,
         }
     }

@@ -97,6 +97,8 @@ pub struct LevelStats {
     pub entries: u64,
     /// Bytes held, about.
     pub bytes: u64,
+    /// Whether other processes store answers here too.
+    pub is_shared: bool,
     /// Whether it hears at once of what others forget.
     pub in_touch: bool,
 }

@@ -37,7 +37,7 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use phase6_redis::{Redis, RedisError, Script};
+use phase6_redis::{Redis, Script};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use self::{
@@ -94,16 +94,12 @@ struct Shared {
 }
 
 impl Remote {
-    /// A level under keys that begin with `prefix`. Needs a tokio runtime; what it starts ends when the level
+    /// A level in `redis`, which nobody else uses, under keys that begin with `prefix`. Needs a tokio runtime; what it starts ends when the level
     /// is dropped.
-    ///
-    /// # Errors
-    ///
-    /// When the client library cannot use the address.
-    pub fn new(redis: &Redis, prefix: &str) -> Result<Self, RedisError> {
+    pub fn new(redis: Redis, prefix: &str) -> Self {
         let (queue, puts) = mpsc::channel(QUEUE);
         let shared = Arc::new(Shared {
-            redis: redis.apart()?,
+            redis,
             waiting: Waiting::default(),
             // One script touches one slot.
             prefix: format!("{{{prefix}}}"),
@@ -123,7 +119,7 @@ impl Remote {
         });
         tokio::spawn(writer::store(Arc::downgrade(&shared), puts));
         tokio::spawn(writer::announce(Arc::downgrade(&shared)));
-        Ok(Self { shared, queue })
+        Self { shared, queue }
     }
 }
 
@@ -192,6 +188,7 @@ impl Level for Remote {
             // Only Redis knows.
             entries: 0,
             bytes: 0,
+            is_shared: true,
             in_touch: self.is_in_touch(),
         }
     }

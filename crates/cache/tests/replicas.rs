@@ -81,7 +81,7 @@ impl Replica {
     }
 
     fn begin(prefix: &str, origin: &Origin) -> Self {
-        let level = Arc::new(Remote::new(&redis(), prefix).unwrap());
+        let level = Arc::new(Remote::new(redis(), prefix));
         let cache = Cache::new(Some(Arc::clone(&level) as Arc<dyn Level>));
         Self { cache, level, origin: origin.clone() }
     }
@@ -290,8 +290,7 @@ async fn when_redis_has_lost_its_memory_all_is_forgotten() {
 
 #[tokio::test]
 async fn without_redis_memory_keeps_answers_for_a_second_and_a_burst_costs_one_call() {
-    let level =
-        Arc::new(Remote::new(&Redis::new(&"redis://127.0.0.1:1".parse().unwrap()).unwrap(), "x").unwrap());
+    let level = Arc::new(Remote::new(Redis::new(&"redis://127.0.0.1:1".parse().unwrap()).unwrap(), "x"));
     let replica = Replica {
         cache: Cache::new(Some(Arc::clone(&level) as Arc<dyn Level>)),
         level,

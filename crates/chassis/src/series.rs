@@ -63,6 +63,14 @@ pub(crate) fn register_limiter(
         move || vec![(vec![], counts()[2] as f64)],
     );
     let Some(shared) = shared else { return };
+    let told = shared.clone();
+    telemetry.metrics().observe(
+        SeriesKind::Gauge,
+        "phase6_ratelimit_shared",
+        "1 while limits are shared through Redis; 0 while each replica decides by itself.",
+        &[],
+        move || vec![(vec![], f64::from(u8::from(!told.stats().alone)))],
+    );
     let counted = shared.clone();
     telemetry.metrics().observe(
         SeriesKind::Counter,
@@ -114,6 +122,17 @@ pub(crate) fn register_cache(
             ]
             .map(|(result, count)| (vec![result.to_owned()], count as f64))
             .into()
+        },
+    );
+    let told = cache.clone();
+    telemetry.metrics().observe(
+        SeriesKind::Gauge,
+        "phase6_cache_shared",
+        "1 while this replica hears what others forget; 0 while it does not, and keeps answers for a second.",
+        &[],
+        move || {
+            let level = told.stats().second_level.filter(|level| level.is_shared);
+            level.map(|level| (vec![], f64::from(u8::from(level.in_touch)))).into_iter().collect()
         },
     );
     let counted = cache.clone();

@@ -236,7 +236,7 @@ pub async fn start(
     let components = Components::default();
     let store = open_store(definition, host, &components).await?;
     let shared_as = host.shared_as.as_deref().unwrap_or(name);
-    let cache = Cache::new(second_level(name, shared_as, host)?);
+    let cache = Cache::new(second_level(name, shared_as, host).await?);
     let stop = CancellationToken::new();
     let tasks = TaskTracker::new();
     // A service that does not come to run leaves nothing running.
@@ -312,14 +312,16 @@ pub async fn start(
 }
 
 /// What stands behind the memory of a service's cache: Redis where replicas share one, else a file.
-fn second_level(
+async fn second_level(
     name: &'static str,
     shared_as: &str,
     host: &Host,
 ) -> Result<Option<Arc<dyn Level>>, StartError> {
-    if let Some(redis) = &host.redis {
-        let level = Remote::new(redis, &format!("{CACHE_KEYS}:{shared_as}")).map_err(StartError::Redis)?;
-        return Ok(Some(Arc::new(level)));
+    if let Some(limits) = &host.redis {
+        // A connection of its own: a large answer on its way must not hold up a limit.
+        let answers = limits.apart().map_err(StartError::Redis)?;
+        tokio::join!(limits.warm_up(), answers.warm_up());
+        return Ok(Some(Arc::new(Remote::new(answers, &format!("{CACHE_KEYS}:{shared_as}")))));
     }
     Ok(host.cache_folder.as_ref().map(|folder| {
         Arc::new(Disk::new(folder.join(format!("{name}.db")), CACHE_ON_DISK)) as Arc<dyn Level>

@@ -89,11 +89,7 @@ impl Bucket {
     /// `now_ns` is a monotonic clock in nanoseconds; a value older than the last one counts as the
     /// last one.
     pub fn decide(&mut self, limit: &Limit, cost: u32, now_ns: u64) -> Decision {
-        let elapsed = now_ns.saturating_sub(self.at_ns);
-        if elapsed > 0 {
-            self.used = (self.used - limit.refill_per_second * (elapsed as f64 / 1e9)).max(0.0);
-            self.at_ns = now_ns;
-        }
+        self.drain(limit, now_ns);
         let cost = f64::from(cost);
         let wanted = self.used + cost;
         if wanted <= limit.capacity + EPSILON {
@@ -109,6 +105,20 @@ impl Bucket {
             let nanos = ((wanted - limit.capacity) * limit.ns_per_token).ceil();
             Decision::Refuse { retry_after: Some(Duration::from_nanos(nanos as u64)) }
         }
+    }
+
+    fn drain(&mut self, limit: &Limit, now_ns: u64) {
+        let elapsed = now_ns.saturating_sub(self.at_ns);
+        if elapsed > 0 {
+            self.used = (self.used - limit.refill_per_second * (elapsed as f64 / 1e9)).max(0.0);
+            self.at_ns = now_ns;
+        }
+    }
+
+    /// Counts at least so many tokens as used.
+    pub fn at_least(&mut self, used: f64, limit: &Limit, now_ns: u64) {
+        self.drain(limit, now_ns);
+        self.used = self.used.max(used);
     }
 
     /// Time until the bucket is full again, counted from its last decision.

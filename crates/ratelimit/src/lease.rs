@@ -53,8 +53,11 @@ pub struct Lease {
     /// The largest rate since the last report.
     drained_at: f64,
     asking: Option<Asking>,
-    /// The share of this replica while the shared state is gone.
-    alone: Option<Bucket>,
+    /// The share of this replica while the shared state is gone, and when nothing of it is used any more. It
+    /// outlives the outage: another one that follows does not give it again.
+    alone: Bucket,
+    alone_until_ns: u64,
+    is_alone: bool,
 }
 
 /// A report is on its way.
@@ -98,7 +101,9 @@ impl Lease {
             reports: 0,
             drained_at: 0.0,
             asking: None,
-            alone: None,
+            alone: Bucket::default(),
+            alone_until_ns: 0,
+            is_alone: false,
         }
     }
 
@@ -131,14 +136,14 @@ impl Lease {
 
     /// Decides by this replica's share, while the shared state is gone. What is admitted is told later.
     ///
-    /// The share begins half used: what was admitted just before is not known here.
+    /// The share begins half used or more: what was admitted just before is not known here.
     pub fn decide_alone(&mut self, share: &Limit, now_ns: u64) -> Decision {
-        let bucket = self.alone.get_or_insert_with(|| {
-            let mut bucket = Bucket::default();
-            bucket.decide(share, (share.capacity() / 2.0).ceil() as u32, now_ns);
-            bucket
-        });
-        let decision = bucket.decide(share, 1, now_ns);
+        if !self.is_alone {
+            self.is_alone = true;
+            self.alone.at_least((share.capacity() / 2.0).ceil(), share, now_ns);
+        }
+        let decision = self.alone.decide(share, 1, now_ns);
+        self.alone_until_ns = now_ns + self.alone.full_in(share).as_nanos() as u64;
         self.used += u64::from(decision.is_admitted());
         decision
     }
@@ -242,7 +247,7 @@ impl Lease {
             self.granted = self.held;
             return 0;
         }
-        self.alone = None;
+        self.is_alone = false;
         if grant.tokens == 0 {
             self.none_until_ns = if grant.retry_in_us > 0 { now_ns + grant.retry_in_us * 1000 } else { 0 };
             return 0;
@@ -265,11 +270,13 @@ impl Lease {
         self.asking.is_none()
     }
 
-    /// Whether it is of no use any more: nobody asks, nothing is held, and everything is told.
+    /// Whether it is of no use any more: nobody asks, nothing is held, everything is told, and of its share
+    /// nothing is used.
     pub fn is_over(&self, now_ns: u64) -> bool {
         self.asking.is_none()
             && self.held == 0
             && self.used == self.heard
+            && self.alone_until_ns <= now_ns
             && now_ns.saturating_sub(self.seen_ns) > OVER_NS
     }
 

@@ -67,8 +67,10 @@ pub struct SharedStats {
     pub calls: u64,
     /// Calls without an answer.
     pub failed_calls: u64,
-    /// Whether the last one had none. Buckets are shared again up to a second after one had.
+    /// Whether the last one had none.
     pub gone: bool,
+    /// Whether buckets are decided about without it: it is gone, or was until a moment ago.
+    pub alone: bool,
     /// Requests decided without it: by this replica's share, admitted because the policy says `Allow`,
     /// and refused because it says `Deny`.
     pub decided_alone: [u64; 3],
@@ -107,6 +109,7 @@ impl Shared {
             calls: calls.load(Ordering::Relaxed),
             failed_calls: failed_calls.load(Ordering::Relaxed),
             gone: contact.is_gone(),
+            alone: contact.is_alone(self.inner.now_ns()),
             decided_alone: [0, 1, 2].map(|i: usize| alone[i].load(Ordering::Relaxed)),
         }
     }

@@ -11,7 +11,7 @@ use simulation::{Cut, World, simulate};
 
 fn worlds() -> impl Strategy<Value = World> {
     (
-        (any::<u64>(), 1..12_u32, 1..400_i64, 1..500_u32),
+        (any::<u64>(), 1..12_u32, 1..400_i64, prop_oneof![1..500_u32, 1..20_u32]),
         (10..20_000_u64, 1..30_u64, 0..1_500_u64, 0..40_u64, 0..20_u64, 0..20_u64),
     )
         .prop_map(
@@ -46,16 +46,19 @@ proptest! {
         // A limit below the number of replicas cannot be divided among them, and a replica that starts during
         // an outage begins as all others do.
         let capacity = world.capacity.max(i64::from(2 * world.replicas));
-        simulate(&World { capacity, crashes: 0, edits: 0, cut: Some(cut), ..world });
+        let lost = if world.seed % 2 == 0 { 0 } else { world.lost };
+        simulate(&World { capacity, lost, crashes: 0, edits: 0, cut: Some(cut), ..world });
     }
 }
 
 fn cuts() -> impl Strategy<Value = Cut> {
     let percent = prop_oneof![Just(100_u64), 10..100_u64];
-    (0..2_000_u64, 1..3_000_u64, 1..600_u64, percent, any::<bool>(), any::<bool>()).prop_map(
-        |(from_ms, for_ms, noticed_ms, percent, forgets, quiet)| Cut {
+    let again_ms = prop_oneof![Just(0_u64), 200..5_000_u64];
+    (0..2_000_u64, 1..3_000_u64, again_ms, 1..600_u64, percent, any::<bool>(), any::<bool>()).prop_map(
+        |(from_ms, for_ms, again_ms, noticed_ms, percent, forgets, quiet)| Cut {
             from_ms,
             for_ms,
+            again_ms,
             noticed_ms,
             percent,
             forgets,
@@ -63,6 +66,9 @@ fn cuts() -> impl Strategy<Value = Cut> {
         },
     )
 }
+
+const CUT: Cut =
+    Cut { from_ms: 500, for_ms: 100, again_ms: 0, noticed_ms: 0, percent: 100, forgets: false, quiet: false };
 
 fn calm(replicas: u32, capacity: i64, rate: f64, demand: u64) -> World {
     let (delay_ms, burst_ms, lost, crashes, edits, cut, seconds) = (1, 0, 0, 0, 0, None, 20);
@@ -103,6 +109,13 @@ fn within_the_limit_nobody_is_refused() {
 #[test]
 fn the_first_replica_back_does_not_spend_what_others_have_spent() {
     // All shares have filled up when the shared state comes back, and only one replica knows that it did.
-    let cut = Cut { from_ms: 500, for_ms: 3_000, noticed_ms: 500, percent: 100, forgets: false, quiet: true };
+    let cut = Cut { for_ms: 3_000, noticed_ms: 500, quiet: true, ..CUT };
     simulate(&World { cut: Some(cut), seconds: 6, ..calm(8, 400, 200.0, 20_000) });
+}
+
+/// On the cluster a limit of 30 was admitted twice: each short outage began with half a share anew.
+#[test]
+fn outages_that_follow_one_another_do_not_each_give_half_a_share() {
+    let cut = Cut { again_ms: 600, ..CUT };
+    simulate(&World { cut: Some(cut), seconds: 10, ..calm(3, 30, 0.01, 100) });
 }

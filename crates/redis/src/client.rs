@@ -119,6 +119,12 @@ impl Redis {
         }
     }
 
+    /// Connects now, so that the first calls need not wait for it. A server that is not there in time is
+    /// connected to later.
+    pub async fn warm_up(&self) {
+        self.inner.pings(CONNECT_LIMIT).await;
+    }
+
     /// Runs a command.
     ///
     /// # Errors

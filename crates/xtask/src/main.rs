@@ -5,6 +5,7 @@
 //!   that they run.
 //! * `cluster`: a real Kubernetes to test on.
 //! * `e2e`, `prove`: the product on that cluster.
+//! * `chaos`: services under load while all kinds of things happen to their Redis.
 //! * `demo`: a fleet on it, to play with.
 //! * `image`: the product's image, without Docker.
 //! * `crd`: writes the definition of the custom resource anew.
@@ -12,6 +13,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for a terminal")]
 
 mod bench;
+mod chaos;
 mod cluster;
 mod demo;
 mod e2e;
@@ -34,6 +36,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   e2e [--kubeconfig FILE] [NAME...]
          the product on a real cluster: this machine's, or another one
   prove  the same at its full count, which takes longer
+  chaos [--rounds N]
+         services under load while their Redis is killed, frozen, emptied, slow...; 50 rounds of each
   image  make the product's image as an archive, without Docker
   crd    write the definition of the resource from the types
 ";
@@ -50,6 +54,11 @@ fn main() -> ExitCode {
         ["e2e", "--kubeconfig", file, filters @ ..] => e2e::run_with(file, filters),
         ["e2e", filters @ ..] => e2e::run(filters),
         ["prove"] => e2e::prove(),
+        ["chaos"] => chaos::run(chaos::ROUNDS),
+        ["chaos", "--rounds", rounds] => match rounds.parse() {
+            Ok(rounds) => chaos::run(rounds),
+            Err(_) => Err(format!("--rounds {rounds}: accepted is a whole number")),
+        },
         ["demo"] => demo::run(),
         ["image"] => image::run(),
         ["crd"] => crd(),

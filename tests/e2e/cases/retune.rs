@@ -54,14 +54,41 @@ pub async fn edits_under_load_restart_nothing_and_lose_nothing(fleet: &Fleet) {
     fleet.patch("budget", json!({"rateLimit": {"capacity": 30, "refillPerSecond": 0.01}})).await;
     fleet.settle("budget").await;
     let urls = [format!("http://budget.{}.svc.cluster.local:3003/api/v1/budget", fleet.namespace)];
-    fleet.start_load("load-limit", 100, 400, &urls).await;
-    let load = fleet.end_load("load-limit", Duration::from_mins(1)).await;
-    let admitted = load.results.get("200").copied().unwrap_or(0);
-    assert_eq!(load.results.get("429"), Some(&(load.sent - admitted)), "{load:?}");
-    assert!((25..=30).contains(&admitted), "{load:?}");
+    admits(fleet, "load-limit", 100, &urls, 30).await;
     let spec = json!({"rateLimit": {"capacity": 100, "refillPerSecond": 10}, "cache": {"ttl": "5s"}});
     fleet.patch("budget", spec).await;
     fleet.settle("budget").await;
+}
+
+/// Of 400 requests as many are admitted as the limit says, and up to five fewer: tokens that a replica holds
+/// and nobody asks for. Where a call to Redis took too long, replicas went by their shares for a moment, and
+/// up to half as many more are right.
+async fn admits(fleet: &Fleet, name: &str, rate: u32, urls: &[String], limit: u64) {
+    let before = decided_alone(fleet).await;
+    fleet.start_load(name, rate, 400, urls).await;
+    let load = fleet.end_load(name, Duration::from_mins(1)).await;
+    let alone = decided_alone(fleet).await - before;
+    let admitted = load.results.get("200").copied().unwrap_or(0);
+    println!("{admitted} of {limit} admitted, {alone} requests decided without Redis");
+    assert_eq!(load.results.get("429"), Some(&(load.sent - admitted)), "{load:?}");
+    let most = if alone > 0 { limit + limit / 2 } else { limit };
+    assert!((limit - 5..=most).contains(&admitted), "{load:?}, {alone} decided without Redis");
+}
+
+/// Requests that replicas decided without Redis.
+async fn decided_alone(fleet: &Fleet) -> u64 {
+    let mut alone = 0;
+    for pod in fleet.pods("budget").await {
+        let name = pod["metadata"]["name"].as_str().unwrap();
+        let path = format!("/api/v1/namespaces/{}/pods/{name}:3003/proxy/metrics", fleet.namespace);
+        let metrics = fleet.kubectl(&["get", "--raw", &path]).await;
+        alone += metrics
+            .lines()
+            .filter(|line| line.starts_with("phase6_ratelimit_backend_failure_total{"))
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
+            .sum::<u64>();
+    }
+    alone
 }
 
 /// A replica without requests has told after a second what it used, and 10,000 tokens a second come back.
@@ -155,11 +182,7 @@ pub async fn a_shared_limit_is_admitted_once_by_all_replicas(fleet: &Fleet) {
     assert_eq!(resource["status"]["policy"]["applied"], "3/3");
     assert_eq!(resource["status"]["policy"]["dividedBy"], 1);
     // A replica that is asked no more gives back what it holds after a second.
-    fleet.start_load("load-shared", 50, 400, &urls).await;
-    let load = fleet.end_load("load-shared", Duration::from_mins(1)).await;
-    let admitted = load.results.get("200").copied().unwrap_or(0);
-    assert_eq!(load.results.get("429"), Some(&(load.sent - admitted)), "{load:?}");
-    assert!((35..=40).contains(&admitted), "{load:?}");
+    admits(fleet, "load-shared", 50, &urls, 40).await;
     let again = format!("{}?again", urls[0]);
     fleet.start_load("load-shared", 50, 100, &[again]).await;
     let load = fleet.end_load("load-shared", Duration::from_mins(1)).await;

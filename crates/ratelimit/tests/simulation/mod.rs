@@ -1,8 +1,6 @@
 //! A world of replicas, requests, a network and a shared bucket, in steps of a millisecond. A seed gives the
 //! same world again.
 
-use std::ops::Range;
-
 use phase6_ratelimit::{
     Decision, Limit,
     contact::Contact,
@@ -53,6 +51,8 @@ pub struct World {
 pub struct Cut {
     pub from_ms: u64,
     pub for_ms: u64,
+    /// It happens again so many milliseconds after it began; 0: once.
+    pub again_ms: u64,
     /// So many milliseconds after the first replica the others notice that it is back.
     pub noticed_ms: u64,
     /// Of a hundred replicas, so many are cut off.
@@ -69,13 +69,15 @@ struct Replica {
     life: u64,
     lease: Lease,
     contact: Contact,
-    /// It is cut off in this time, in nanoseconds.
-    cut: Range<u64>,
+    /// It is cut off from then on, for so long, and again after so long, in nanoseconds.
+    cut: Option<(u64, u64, u64)>,
 }
 
 impl Replica {
     fn reaches(&self, now: u64) -> bool {
-        !self.cut.contains(&now)
+        self.cut.is_none_or(|(from, length, again)| {
+            now.checked_sub(from).is_none_or(|since| since.checked_rem(again).unwrap_or(since) >= length)
+        })
     }
 }
 
@@ -153,9 +155,9 @@ impl<'a> Simulation<'a> {
                 life: 0,
                 lease: Lease::new(limit, u64::from(i)),
                 contact: Contact::default(),
-                cut: world.cut.filter(|cut| numbers.below(100) < cut.percent).map_or(0..0, |cut| {
-                    let from = START + cut.from_ms * MS;
-                    from..from + (cut.for_ms + if i > 0 { cut.noticed_ms } else { 0 }) * MS
+                cut: world.cut.filter(|cut| numbers.below(100) < cut.percent).map(|cut| {
+                    let length = cut.for_ms + if i > 0 { cut.noticed_ms } else { 0 };
+                    (START + cut.from_ms * MS, length * MS, cut.again_ms * MS)
                 }),
             })
             .collect();
@@ -163,9 +165,14 @@ impl<'a> Simulation<'a> {
         let rate = if world.edits > 0 { 1.5 * world.rate } else { world.rate };
         let mut judge = Judge { level: 0.0, at: 0, most: limit.capacity(), rate };
         if let Some(cut) = world.cut {
-            // If only some are cut off, the others draw on the whole limit beside the shares of these.
-            let part = replicas.iter().filter(|replica| !replica.cut.is_empty()).count() as f64 / of;
-            let factor = if part < 1.0 { (1.0 + part).max(1.5) } else { 1.5 };
+            // If only some are cut off, the others draw on the whole limit beside the shares of these. Where
+            // messages are lost, each of them is cut off for a moment now and then.
+            let part = replicas.iter().filter(|replica| replica.cut.is_some()).count() as f64 / of;
+            let factor = match (world.lost, part) {
+                (0, 1.0) => 1.5,
+                (0, part) => (1.0 + part).max(1.5),
+                _ => 2.0,
+            };
             // What the shared state forgot may be had again.
             judge.most *= factor + f64::from(u8::from(cut.forgets));
             judge.rate *= factor;

@@ -1,0 +1,17 @@
+//! `cargo xtask chaos`: services under load while all kinds of things happen to their Redis.
+//!
+//! The tests are those that `cargo xtask test` runs at a smaller count; here each says what it measured.
+
+use crate::{
+    run::{cargo, succeed},
+    servers::provide,
+};
+
+/// Rounds of each fault in the long run.
+pub(crate) const ROUNDS: u32 = 50;
+
+pub(crate) fn run(rounds: u32) -> Result<(), String> {
+    provide("redis-server", "redis-server")?;
+    let tests = ["test", "--locked", "--package", "phase6-tests", "--test", "chaos", "--", "--nocapture"];
+    succeed(cargo(&tests).env("PHASE6_CHAOS_ROUNDS", rounds.to_string()))
+}
