@@ -24,12 +24,13 @@
 mod duty;
 mod follower;
 mod history;
+mod look;
 mod stored;
 mod writer;
 
 use std::{
     sync::{
-        Arc, LazyLock, OnceLock,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -37,13 +38,12 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use phase6_redis::{Redis, Script};
-use tokio::sync::{Notify, mpsc, oneshot};
+use phase6_redis::Redis;
+use tokio::sync::{Notify, mpsc};
 
 use self::{
-    duty::{Duty, Waiting},
+    duty::Waiting,
     history::{History, Place},
-    stored::{Logged, logged},
     writer::{Pending, Put},
 };
 use crate::{Asked, Entry, Found, Hear, Invalidation, Level, LevelStats, Ticket};
@@ -58,11 +58,6 @@ const LOG_LIFE: Duration = Duration::from_hours(96);
 const LOG_LENGTH: usize = 10_000;
 /// Who has heard nothing for so long is out of touch.
 const IN_TOUCH: Duration = Duration::from_secs(1);
-/// News that one reading of an answer takes into account; more: it counts as not found.
-const NEWS: usize = 100;
-
-static READ: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("remote/read.lua")));
-
 /// A cache level in Redis.
 pub struct Remote {
     shared: Arc<Shared>,
@@ -94,8 +89,8 @@ struct Shared {
 }
 
 impl Remote {
-    /// A level in `redis`, which nobody else uses, under keys that begin with `prefix`. Needs a tokio runtime; what it starts ends when the level
-    /// is dropped.
+    /// A level in `redis`, which nobody else uses, under keys that begin with `prefix`. Needs a tokio runtime;
+    /// what it starts ends when the level is dropped.
     pub fn new(redis: Redis, prefix: &str) -> Self {
         let (queue, puts) = mpsc::channel(QUEUE);
         let shared = Arc::new(Shared {
@@ -145,7 +140,7 @@ impl Level for Remote {
 
     fn get<'a>(&'a self, asked: Asked<'a>) -> BoxFuture<'a, Found> {
         Box::pin(async move {
-            let found = self.find(&asked).await;
+            let found = self.shared.find(&asked, self.is_in_touch()).await;
             let is_hit = found.answer.as_ref().is_some_and(|(entry, _)| (asked.will_do)(entry));
             let counter = if is_hit { &self.shared.hits } else { &self.shared.misses };
             counter.fetch_add(1, Ordering::Relaxed);
@@ -194,54 +189,6 @@ impl Level for Remote {
     }
 }
 
-impl Remote {
-    /// Finds an answer that will do, or the duty to make one, or waits for whoever has that duty.
-    async fn find(&self, asked: &Asked<'_>) -> Found {
-        let shared = &self.shared;
-        let name = stored::name(asked.key);
-        let may_wait = self.is_in_touch();
-        let first = shared.read(asked, &name, may_wait.then_some(false)).await;
-        let Some(first) = first else { return Found::default() };
-        let will_do = first.answer.as_ref().is_some_and(|(entry, _)| (asked.will_do)(entry));
-        if may_wait && !will_do && first.ticket.is_none() && first.landing.is_none() {
-            // There is one that will not do: whoever makes another one may be done by now.
-            let Some(second) = shared.read(asked, &name, Some(true)).await else { return first.into() };
-            return self.wait(asked, &name, second).await;
-        }
-        self.wait(asked, &name, first).await
-    }
-
-    async fn wait(&self, asked: &Asked<'_>, name: &str, read: Read) -> Found {
-        let will_do =
-            |answer: &Option<(Entry, u64)>| answer.as_ref().is_some_and(|(entry, _)| (asked.will_do)(entry));
-        let Some(landing) = read.landing else { return read.into() };
-        if will_do(&read.answer) {
-            self.shared.waiting.landed(name);
-            return Found { answer: read.answer, ticket: None };
-        }
-        // Whatever woke it, or nothing did: one more look, and then it makes the answer itself.
-        let _ = tokio::time::timeout(duty::LASTS, landing).await;
-        self.shared.waiting.landed(name);
-        let again = self.shared.read(asked, name, None).await.unwrap_or_default();
-        Found { answer: again.answer.or(read.answer), ticket: None }
-    }
-}
-
-/// What one look at Redis found.
-#[derive(Default)]
-struct Read {
-    answer: Option<(Entry, u64)>,
-    ticket: Ticket,
-    /// Somebody else makes the answer.
-    landing: Option<oneshot::Receiver<()>>,
-}
-
-impl From<Read> for Found {
-    fn from(read: Read) -> Self {
-        Self { answer: read.answer, ticket: read.ticket }
-    }
-}
-
 impl Shared {
     fn now_ms(&self) -> u64 {
         self.started.elapsed().as_millis() as u64
@@ -261,46 +208,6 @@ impl Shared {
 
     fn log_key(&self) -> String {
         format!("{}:log", self.prefix)
-    }
-
-    /// Looks for an answer. `duty` asks for the duty to make one: even if there is one, or only if not.
-    async fn read(self: &Arc<Self>, asked: &Asked<'_>, name: &str, duty: Option<bool>) -> Option<Read> {
-        // Before the read: what is carried out meanwhile is judged again by the caller.
-        let pending = self.pending.lock().oldest();
-        let carried_out = pending.map_or(asked.mark, |oldest| oldest.min(asked.mark));
-        let at = self.history.lock().as_ref()?.at();
-        let landing = duty.map(|_| self.waiting.for_landing(name));
-        let mut call = READ.prepare_invoke();
-        call.key(self.answer_key(name))
-            .key(self.log_key())
-            .key(self.duty_key(name))
-            .key(self.waiting_key(name));
-        call.arg(at.to_string()).arg(NEWS).arg(u8::from(duty == Some(true)));
-        call.arg(if duty.is_some() { &*self.origin } else { "" }).arg(duty::LASTS.as_millis() as u64);
-        let answer = self.redis.script::<(Option<Vec<u8>>, i64, Vec<Logged>, u8)>(&call).await;
-        let (bytes, left_ms, news, taken) = answer.map_err(|_| self.failed()).ok()?;
-        let is_there = bytes.is_some();
-        let stored = bytes
-            .and_then(|bytes| stored::read(bytes, asked.key, u64::try_from(left_ms).ok()?, asked.now_ms));
-        let answer = stored.filter(|(entry, made)| !self.was_forgotten(entry, *made, &news));
-        let taken = taken == 1;
-        let others_make_it = !taken && (duty == Some(true) || !is_there);
-        if !others_make_it {
-            self.waiting.landed(name);
-        }
-        Some(Read {
-            answer: answer.map(|(entry, _)| (entry, carried_out)),
-            ticket: taken.then(|| Box::new(Duty::taken(self, name.to_owned())) as Box<_>),
-            landing: landing.filter(|_| others_make_it),
-        })
-    }
-
-    fn was_forgotten(&self, entry: &Entry, made: Place, news: &[Logged]) -> bool {
-        news.len() >= NEWS
-            || news.iter().any(|news| {
-                logged(news).is_none_or(|(_, _, said)| said.forgotten().is_some_and(|what| what.means(entry)))
-            })
-            || self.history.lock().as_ref().is_none_or(|history| history.has_forgotten(made, entry))
     }
 
     fn failed(&self) {

@@ -15,7 +15,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use phase6_redis::{Script, cmd};
+use phase6_redis::Script;
 use tokio::sync::oneshot;
 
 use super::{LOG_LENGTH, Shared, stored::Said};
@@ -24,6 +24,10 @@ use super::{LOG_LENGTH, Shared, stored::Said};
 pub(super) const LASTS: Duration = Duration::from_secs(3);
 const PROLONGED: Duration = Duration::from_secs(1);
 
+/// Between attempts to say that it has landed.
+const AGAIN: Duration = Duration::from_millis(100);
+
+static PROLONG: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("prolong.lua")));
 static LANDED: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("landed.lua")));
 
 /// The duty to make an answer. It ends when this is dropped.
@@ -32,26 +36,45 @@ pub(super) struct Duty {
 }
 
 impl Duty {
-    /// Takes over what Redis has given to this replica.
+    /// Takes over what Redis has given to this replica, or may have: nobody else's duty is touched.
     pub(super) fn taken(shared: &Arc<Shared>, name: String) -> Self {
         let (end, mut ended) = oneshot::channel::<()>();
         let shared = Arc::clone(shared);
         tokio::spawn(async move {
             while tokio::time::timeout(PROLONGED, &mut ended).await.is_err() {
-                let mut prolong = cmd("PEXPIRE");
-                prolong.arg(shared.duty_key(&name)).arg(LASTS.as_millis() as u64);
-                if shared.redis.command::<i64>(&prolong).await.is_err() {
-                    shared.failed();
-                }
+                shared.prolong_duty(&name).await;
             }
-            let mut call = LANDED.prepare_invoke();
-            call.key(shared.duty_key(&name)).key(shared.waiting_key(&name)).key(shared.log_key());
-            call.arg(&shared.origin).arg(LOG_LENGTH).arg(Said::Landed(name).to_string());
-            if shared.redis.script::<u64>(&call).await.is_err() {
-                shared.failed();
+            // Who waits for the word would wait until the duty ends by itself.
+            for _ in 0..LASTS.as_millis() / AGAIN.as_millis() {
+                if shared.say_landed(&name).await {
+                    return;
+                }
+                tokio::time::sleep(AGAIN).await;
             }
         });
         Self { _end: end }
+    }
+}
+
+impl Shared {
+    async fn prolong_duty(&self, name: &str) {
+        let mut call = PROLONG.prepare_invoke();
+        call.key(self.duty_key(name)).arg(&self.origin).arg(LASTS.as_millis() as u64);
+        if self.redis.script::<u64>(&call).await.is_err() {
+            self.failed();
+        }
+    }
+
+    /// Whether it was said, or need not be.
+    async fn say_landed(&self, name: &str) -> bool {
+        let mut call = LANDED.prepare_invoke();
+        call.key(self.duty_key(name)).key(self.waiting_key(name)).key(self.log_key());
+        call.arg(&self.origin).arg(LOG_LENGTH).arg(Said::Landed(name.to_owned()).to_string());
+        let said = self.redis.script::<u64>(&call).await.is_ok();
+        if !said {
+            self.failed();
+        }
+        said
     }
 }
 
