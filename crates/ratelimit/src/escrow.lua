@@ -2,7 +2,7 @@
 --
 -- KEYS: one hash for each bucket. ARGV: the lease in microseconds, then for each bucket capacity, rate,
 -- holder, number, used, heard, held, needed, wanted, how far ahead in microseconds, and drained at.
--- Returns for each bucket: tokens, first in, retry in, left.
+-- Returns for each bucket: tokens, first in, retry in, again in, left.
 --
 -- A hash holds `level`, `at`, and for each replica `=HOLDER` with held, used, number and the lease's end.
 
@@ -41,7 +41,7 @@ for i, key in ipairs(KEYS) do
       h = tonumber(h)
       all = all + h
       if tonumber(e) <= now then
-        ended[#ended + 1] = name
+        ended[#ended + 1] = { name = name, held = h, at = tonumber(e) }
       elseif name == holder then
         known = { held = h, used = tonumber(u), number = tonumber(n) }
       else
@@ -50,13 +50,22 @@ for i, key in ipairs(KEYS) do
     end
   end
 
-  level = math.max(0, level - drain * (now - at) / 1e6)
-  level = math.max(level, all)
-  if #ended > 0 then
-    redis.call('HDEL', key, unpack(ended))
+  -- What is held is used, and does not drain.
+  local function drain_to(time)
+    level = math.max(level - drain * math.max(0, time - at) / 1e6, all)
+    at = math.max(at, time)
   end
+  table.sort(ended, function(a, b)
+    return a.at < b.at
+  end)
+  for _, lease_ended in ipairs(ended) do
+    drain_to(lease_ended.at)
+    all = all - lease_ended.held
+    redis.call('HDEL', key, lease_ended.name)
+  end
+  drain_to(now)
 
-  local tokens, first_in, retry_in, left = 0, 0, 0, 0
+  local tokens, first_in, retry_in, again_in, left = 0, 0, 0, 0, 0
   if not (known and known.number >= number) then
     local seen = known and known.used or heard
     local accounted = known and known.held or 0
@@ -84,8 +93,9 @@ for i, key in ipairs(KEYS) do
     used = used + served
     if tokens == 0 then
       retry_in = time_in(1 - room)
-      if others >= 1 then
-        retry_in = math.min(retry_in, GIVEN_BACK)
+      again_in = others >= 1 and math.min(retry_in, GIVEN_BACK) or retry_in
+      if capacity - others < 1 then
+        retry_in = retry_in + lease
       end
     end
     left = math.max(0, math.floor(room - tokens))
@@ -99,6 +109,6 @@ for i, key in ipairs(KEYS) do
   end
   redis.call('HSET', key, 'level', string.format('%.17g', level), 'at', string.format('%d', now))
   redis.call('PEXPIRE', key, math.ceil(level / rate * 1000 + lease / 1000) + 1000)
-  answers[#answers + 1] = { tokens, first_in, retry_in, left }
+  answers[#answers + 1] = { tokens, first_in, retry_in, again_in, left }
 end
 return answers

@@ -74,8 +74,10 @@ pub struct Grant {
     /// The first of them may be spent after so many microseconds, and the others one after another at the
     /// bucket's rate. 0: all of them at once.
     pub first_in_us: u64,
-    /// If none was granted: a token may be there after so many microseconds.
+    /// If none was granted: after so many microseconds a token is there, if nobody else takes it.
     pub retry_in_us: u64,
+    /// And so soon it may be, if others give some back; to ask before is of no use.
+    pub again_in_us: u64,
     /// Whole tokens that are left to all replicas.
     pub left: u32,
 }
@@ -94,14 +96,17 @@ impl Escrow {
     /// A clock that steps back counts as standing still.
     pub fn report(&mut self, limit: &Limit, report: &Report, now_us: u64) -> Grant {
         let (capacity, rate) = (limit.capacity(), limit.refill_per_second());
-        let elapsed = now_us.saturating_sub(self.at_us);
-        self.level = (self.level - rate.max(report.drained_at) * (elapsed as f64 / 1e6)).max(0.0);
-        self.at_us = self.at_us.max(now_us);
-        let now_us = self.at_us;
-
-        // What is held is used: before anything is taken off it, and before a lease ends.
-        self.level = self.level.max(self.held());
-        self.leases.retain(|_, lease| lease.until_us > now_us);
+        let drain = rate.max(report.drained_at);
+        let now_us = now_us.max(self.at_us);
+        let ended =
+            |(holder, lease): (&u64, &Lease)| (lease.until_us <= now_us).then_some((lease.until_us, *holder));
+        let mut ended: Vec<(u64, u64)> = self.leases.iter().filter_map(ended).collect();
+        ended.sort_unstable();
+        for (until_us, holder) in ended {
+            self.drain(drain, until_us);
+            self.leases.remove(&holder);
+        }
+        self.drain(drain, now_us);
 
         let known = self.leases.get(&report.holder).copied();
         if known.is_some_and(|lease| lease.number >= report.number) {
@@ -140,12 +145,22 @@ impl Escrow {
         } else {
             self.leases.remove(&report.holder);
         }
-        let retry_in_us = match time_us(1.0 - room, rate) {
-            _ if tokens > 0 => 0,
-            wait if others >= 1.0 => wait.min(GIVEN_BACK_US),
-            wait => wait,
-        };
-        Grant { retry_in_us, left: (room - f64::from(tokens)).max(0.0) as u32, ..grant }
+        let left = (room - f64::from(tokens)).max(0.0) as u32;
+        if tokens > 0 {
+            return Grant { left, ..grant };
+        }
+        // What is held does not drain. Where others hold all, one of their leases has to end first.
+        let all_is_held = if capacity - others < 1.0 { LEASE_US } else { 0 };
+        let drained_in_us = time_us(1.0 - room, rate);
+        let again_in_us = if others >= 1.0 { drained_in_us.min(GIVEN_BACK_US) } else { drained_in_us };
+        Grant { retry_in_us: drained_in_us + all_is_held, again_in_us, left, ..grant }
+    }
+
+    /// What is held is used, and does not drain.
+    fn drain(&mut self, rate: f64, to_us: u64) {
+        let elapsed = to_us.saturating_sub(self.at_us) as f64 / 1e6;
+        self.level = (self.level - rate * elapsed).max(self.held());
+        self.at_us = self.at_us.max(to_us);
     }
 
     /// Tokens that replicas hold.
@@ -210,13 +225,30 @@ mod tests {
         // All ten are held. If they are spent later than the reserved ones are due, all come at once.
         let ahead = Report { wanted: 5, ahead_us: SECOND, ..from(5) };
         let grant = bucket.report(&limit, &ahead, SECOND);
-        assert_eq!((grant.tokens, grant.retry_in_us), (0, 100_000));
+        assert_eq!((grant.tokens, grant.again_in_us), (0, 100_000));
         // Once they are spent there is room for what drains.
         for (holder, held) in [(1, 5), (2, 3), (3, 1), (4, 1)] {
             bucket.report(&limit, &Report { number: 2, used: held, ..from(holder) }, SECOND);
         }
         let grant = bucket.report(&limit, &Report { number: 2, ..ahead }, SECOND);
         assert_eq!((grant.tokens, grant.first_in_us), (5, 100_000));
+    }
+
+    #[test]
+    fn a_refusal_says_when_a_token_is_there_although_nobody_gives_any_back() {
+        for (held, capacity) in [(4, 10), (10, 10)] {
+            let (mut bucket, limit) = (Escrow::default(), Limit::new(capacity, 0.5));
+            // One replica holds some and falls silent, the others have spent the rest.
+            bucket.report(&limit, &Report { wanted: held, needed: 0, ..from(1) }, SECOND);
+            let rest = capacity as u32 - bucket.held() as u32;
+            bucket.report(&limit, &Report { wanted: rest, needed: rest, ..from(2) }, SECOND);
+            let refused = bucket.report(&limit, &Report { wanted: 1, needed: 1, ..from(3) }, SECOND);
+            assert_eq!(refused.tokens, 0);
+            assert!(refused.again_in_us <= refused.retry_in_us);
+            let then = SECOND + refused.retry_in_us;
+            let again = bucket.report(&limit, &Report { number: 2, wanted: 1, needed: 1, ..from(3) }, then);
+            assert_eq!(again.tokens, 1, "after {} us", refused.retry_in_us);
+        }
     }
 
     #[test]

@@ -42,6 +42,8 @@ pub struct Lease {
     ends_ns: u64,
     /// Until then there are no tokens for anybody.
     none_until_ns: u64,
+    /// And at the latest then there is one, if nobody else takes it.
+    told_until_ns: u64,
     /// Tokens that were left to all replicas when the shared state was asked last.
     left: u32,
     used: u64,
@@ -93,6 +95,7 @@ impl Lease {
             gap_ns: 0,
             ends_ns: 0,
             none_until_ns: 0,
+            told_until_ns: 0,
             left: 0,
             used: 0,
             heard: 0,
@@ -125,11 +128,11 @@ impl Lease {
             self.due_ns += self.gap_ns;
             return Step::Decided(self.admitted());
         }
-        let wait = if holds { self.due_ns } else { self.none_until_ns };
-        if wait > now_ns {
-            return Step::Decided(Decision::Refuse {
-                retry_after: Some(Duration::from_nanos(wait - now_ns)),
-            });
+        let (known_until, told_until) =
+            if holds { (self.due_ns, self.due_ns) } else { (self.none_until_ns, self.told_until_ns) };
+        if known_until > now_ns {
+            let retry_after = Some(Duration::from_nanos(told_until - now_ns));
+            return Step::Decided(Decision::Refuse { retry_after });
         }
         Step::Ask
     }
@@ -249,7 +252,9 @@ impl Lease {
         }
         self.is_alone = false;
         if grant.tokens == 0 {
-            self.none_until_ns = if grant.retry_in_us > 0 { now_ns + grant.retry_in_us * 1000 } else { 0 };
+            let then = |in_us: u64| if in_us > 0 { now_ns + in_us * 1000 } else { 0 };
+            self.none_until_ns = then(grant.again_in_us);
+            self.told_until_ns = then(grant.retry_in_us);
             return 0;
         }
         self.none_until_ns = 0;

@@ -90,12 +90,16 @@ async fn the_script_decides_as_the_model_does() {
         call.key(&key).arg(LEASE_US).arg(limit.capacity()).arg(limit.refill_per_second());
         call.arg(report.holder).arg(report.number).arg(report.used).arg(report.heard).arg(report.held);
         call.arg(report.needed).arg(report.wanted).arg(report.ahead_us).arg(report.drained_at);
-        let answers: Vec<(u32, u64, u64, u32)> = redis.script(&call).await.unwrap();
+        let answers: Vec<(u32, u64, u64, u64, u32)> = redis.script(&call).await.unwrap();
         let (at, level): (u64, f64) =
             redis.command(cmd("HMGET").arg(&key).arg("at").arg("level")).await.unwrap();
         let grant = model.report(&limit, &report, at);
-        let (tokens, first_in_us, retry_in_us, left) = answers[0];
-        assert_eq!(grant, Grant { tokens, first_in_us, retry_in_us, left }, "{number}: {report:?}");
+        let (tokens, first_in_us, retry_in_us, again_in_us, left) = answers[0];
+        assert_eq!(
+            grant,
+            Grant { tokens, first_in_us, retry_in_us, again_in_us, left },
+            "{number}: {report:?}"
+        );
         assert!((model.level() - level).abs() < 1e-6, "{number}: {} and {level}", model.level());
     }
     let expires: i64 = redis.command(cmd("PTTL").arg(&key)).await.unwrap();

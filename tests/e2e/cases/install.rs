@@ -6,7 +6,7 @@ use serde_json::json;
 use phase6_tests::root;
 
 use crate::{
-    fleet::{Fleet, NAMES, SOON},
+    fleet::{Fleet, NAMES, SOON, values},
     kubernetes::{run, try_run, until},
 };
 
@@ -122,8 +122,50 @@ pub async fn one_namespace_is_enough(fleet: &Fleet) {
             .await;
     assert_eq!(status, "");
     run("kubectl", &["delete", "--namespace", "default", "-f", &path]).await;
+    a_release_without_the_demo_takes_the_stores_that_it_is_told_of(fleet).await;
     fleet.helm_install().await;
     fleet.kubectl(&["rollout", "status", "deployment/phase6-operator", "--timeout=120s"]).await;
+}
+
+/// Beside the other release, whose operator looks after its own namespace only, and whose stores it uses.
+async fn a_release_without_the_demo_takes_the_stores_that_it_is_told_of(fleet: &Fleet) {
+    const NAMESPACE: &str = "phase6-own";
+    let template = "--template={{.data.url | base64decode}}";
+    let database = fleet.kubectl(&["get", "secret", "phase6-database", template]).await;
+    let database =
+        database.replace("@phase6-demo-postgres", &format!("@phase6-demo-postgres.{}", fleet.namespace));
+    let chart = root().join("charts/phase6").to_string_lossy().into_owned();
+    let words = ["install", "own", &chart, "--namespace", NAMESPACE, "--create-namespace"];
+    let own = [
+        "demo.enabled=false".to_owned(),
+        format!("operator.watchNamespaces={{{NAMESPACE}}}"),
+        format!("redis.url=redis://phase6-demo-redis.{}:6379", fleet.namespace),
+        format!("database.url={database}"),
+    ];
+    let all: Vec<String> = words
+        .into_iter()
+        .map(str::to_owned)
+        .chain(values())
+        .chain(own.into_iter().flat_map(|value| ["--set".to_owned(), value]))
+        .collect();
+    run("helm", &all.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let resource = json!({
+        "apiVersion": "phase6.dev/v1alpha1", "kind": "Phase6Service", "metadata": {"name": "budget"},
+        "spec": {"service": "budget", "replicas": 2, "rateLimit": {"capacity": 20, "refillPerSecond": 5}},
+    });
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), resource.to_string()).unwrap();
+    let path = file.path().to_string_lossy().into_owned();
+    run("kubectl", &["apply", "--namespace", NAMESPACE, "-f", &path]).await;
+    for wanted in ["Ready", "PolicyApplied"] {
+        let condition = format!("--for=condition={wanted}");
+        run("kubectl", &["wait", "--namespace", NAMESPACE, &condition, "p6/budget", "--timeout=120s"]).await;
+    }
+    let shown = "jsonpath={.status.policy.applied} {.status.policy.dividedBy}";
+    let shown = run("kubectl", &["get", "--namespace", NAMESPACE, "p6", "budget", "-o", shown]).await;
+    assert_eq!(shown, "2/2 1", "one bucket, through the Redis that it was told of");
+    run("helm", &["uninstall", "own", "--namespace", NAMESPACE]).await;
+    run("kubectl", &["delete", "namespace", NAMESPACE]).await;
 }
 
 pub async fn people_see_what_they_ask_for(fleet: &Fleet) {
