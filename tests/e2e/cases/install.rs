@@ -169,6 +169,8 @@ async fn a_release_without_the_demo_takes_the_stores_that_it_is_told_of(fleet: &
 }
 
 pub async fn people_see_what_they_ask_for(fleet: &Fleet) {
+    fleet.patch("budget", json!({"tracing": {"samplingRate": 1.0}})).await;
+    fleet.settle("budget").await;
     let table = fleet.kubectl(&["get", "p6"]).await;
     let head: Vec<&str> = table.lines().next().unwrap().split_whitespace().collect();
     assert_eq!(head, ["NAME", "READY", "REPLICAS", "LIMIT", "TTL", "SAMPLING", "POLICY", "AGE"]);
