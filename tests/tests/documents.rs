@@ -89,7 +89,7 @@ impl Session {
                 &format!("127.0.0.1:{}", self.base_port + offset),
             );
         }
-        if text.contains("phase6 status") {
+        if ["phase6 status", "phase6 cache purge"].iter().any(|command| text.contains(command)) {
             text = format!("{text} --base-port {}", self.base_port);
         }
         let output =

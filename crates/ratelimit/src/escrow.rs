@@ -153,7 +153,7 @@ impl Escrow {
         let all_is_held = if capacity - others < 1.0 { LEASE_US } else { 0 };
         let drained_in_us = time_us(1.0 - room, rate);
         let again_in_us = if others >= 1.0 { drained_in_us.min(GIVEN_BACK_US) } else { drained_in_us };
-        Grant { retry_in_us: drained_in_us + all_is_held, again_in_us, left, ..grant }
+        Grant { retry_in_us: drained_in_us.saturating_add(all_is_held), again_in_us, left, ..grant }
     }
 
     /// What is held is used, and does not drain.

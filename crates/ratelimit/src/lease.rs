@@ -131,7 +131,7 @@ impl Lease {
         let (known_until, told_until) =
             if holds { (self.due_ns, self.due_ns) } else { (self.none_until_ns, self.told_until_ns) };
         if known_until > now_ns {
-            let retry_after = Some(Duration::from_nanos(told_until - now_ns));
+            let retry_after = Some(Duration::from_nanos(told_until.saturating_sub(now_ns)));
             return Step::Decided(Decision::Refuse { retry_after });
         }
         Step::Ask
@@ -146,7 +146,7 @@ impl Lease {
             self.alone.at_least((share.capacity() / 2.0).ceil(), share, now_ns);
         }
         let decision = self.alone.decide(share, 1, now_ns);
-        self.alone_until_ns = now_ns + self.alone.full_in(share).as_nanos() as u64;
+        self.alone_until_ns = now_ns.saturating_add(self.alone.full_in(share).as_nanos() as u64);
         self.used += u64::from(decision.is_admitted());
         decision
     }
@@ -252,7 +252,9 @@ impl Lease {
         }
         self.is_alone = false;
         if grant.tokens == 0 {
-            let then = |in_us: u64| if in_us > 0 { now_ns + in_us * 1000 } else { 0 };
+            // A large bucket at a low rate takes longer than a clock can say.
+            let then =
+                |in_us: u64| if in_us > 0 { now_ns.saturating_add(in_us.saturating_mul(1000)) } else { 0 };
             self.none_until_ns = then(grant.again_in_us);
             self.told_until_ns = then(grant.retry_in_us);
             return 0;
@@ -261,7 +263,7 @@ impl Lease {
         self.held += grant.tokens - served;
         self.granted = self.held;
         self.gap_ns = if grant.first_in_us > 0 { (1e9 / self.limit.refill_per_second()) as u64 } else { 0 };
-        self.due_ns = now_ns + grant.first_in_us * 1000;
+        self.due_ns = now_ns.saturating_add(grant.first_in_us.saturating_mul(1000));
         served
     }
 
