@@ -17,6 +17,10 @@ use http::{Extensions, Method, Request, Response};
 use http_body_util::{BodyExt, Full};
 use phase6_cache::{Ask, Cache, CacheLayer, Client, Invalidation, Level, Remote, Terms};
 use phase6_redis::{Redis, cmd};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::oneshot,
+};
 use tower::{Layer, ServiceExt, service_fn};
 
 const TERMS: Terms = Terms {
@@ -44,6 +48,25 @@ fn redis() -> Redis {
     let url = std::env::var("PHASE6_TEST_REDIS")
         .expect("PHASE6_TEST_REDIS names a server; cargo xtask test starts one");
     Redis::new(&url.parse().unwrap()).unwrap()
+}
+
+/// The same server behind a gate, through which nothing passes until it is opened.
+async fn gate() -> (Redis, oneshot::Sender<()>) {
+    let server = std::env::var("PHASE6_TEST_REDIS").unwrap();
+    let server = server.trim_start_matches("redis://").trim_end_matches('/').to_owned();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("redis://{}", listener.local_addr().unwrap());
+    let (open, opened) = oneshot::channel::<()>();
+    tokio::spawn(async move {
+        if opened.await.is_err() {
+            return;
+        }
+        while let Ok((mut client, _)) = listener.accept().await {
+            let mut server = TcpStream::connect(&server).await.unwrap();
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut client, &mut server).await });
+        }
+    });
+    (Redis::new(&url.parse().unwrap()).unwrap(), open)
 }
 
 /// A name that no other test has.
@@ -81,7 +104,11 @@ impl Replica {
     }
 
     fn begin(prefix: &str, origin: &Origin) -> Self {
-        let level = Arc::new(Remote::new(redis(), prefix));
+        Self::over(redis(), prefix, origin)
+    }
+
+    fn over(redis: Redis, prefix: &str, origin: &Origin) -> Self {
+        let level = Arc::new(Remote::new(redis, prefix));
         let cache = Cache::new(Some(Arc::clone(&level) as Arc<dyn Level>));
         Self { cache, level, origin: origin.clone() }
     }
@@ -274,6 +301,21 @@ async fn a_replica_that_starts_later_knows_what_was_forgotten_before() {
     let second = Replica::start(&prefix, &origin).await;
     assert_eq!(second.get("/b").await.0, "2", "of /b nobody spoke");
     assert_eq!(second.get("/a").await.0, "3");
+}
+
+/// What a replica stores before it has read the log would otherwise be kept for its whole life.
+#[tokio::test]
+async fn what_was_stored_before_the_log_was_read_is_not_kept() {
+    let (prefix, origin) = (own("early"), Origin::default());
+    let other = Replica::start(&prefix, &origin).await;
+    let (gate, open) = gate().await;
+    let early = Replica::over(gate, &prefix, &origin);
+    assert_eq!(early.get("/a").await.0, "1");
+    other.cache.invalidate(Invalidation::Path("/a".into()));
+    other.cache.told().await;
+    open.send(()).unwrap();
+    until("it hears", || async { early.level.is_in_touch() }).await;
+    assert_eq!(early.get("/a").await.0, "2");
 }
 
 #[tokio::test]

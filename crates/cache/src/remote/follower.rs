@@ -77,9 +77,10 @@ impl Shared {
         let Some((first, ..)) = log.first().and_then(logged) else {
             return Err(RedisError::Refused("the log of the shared cache is not readable".to_owned()));
         };
+        // Also at the start: what was stored before the log was read is not known to be good.
+        self.hear(Invalidation::All);
         if let Some(at) = known {
-            tracing::warn!("what other replicas forgot meanwhile is not known; the cache is emptied");
-            self.hear(Invalidation::All);
+            tracing::warn!("what other replicas forgot meanwhile is not known; the cache was emptied");
             if first <= at {
                 // The log lost its end, and with it what was forgotten then: old answers may still be there.
                 self.append([Said::Forgotten(Invalidation::All)]).await;
@@ -88,7 +89,7 @@ impl Shared {
         self.history.lock().get_or_insert_default().begin(first);
         while let Some((last, _)) = log.last() {
             let last = last.clone();
-            self.take(&log, known.is_some());
+            self.take(&log);
             log = self.page(Some(&last)).await?;
         }
         self.heard(asked);
@@ -104,7 +105,7 @@ impl Shared {
         read.arg("STREAMS").arg(self.log_key()).arg(at.to_string());
         let news = self.redis.wait::<Option<Vec<(String, Vec<Logged>)>>>(&read).await?;
         let news: Vec<Logged> = news.into_iter().flatten().flat_map(|(_, news)| news).collect();
-        self.take(&news, true);
+        self.take(&news);
         if news.len() < PAGE {
             self.heard(asked);
         }
@@ -118,14 +119,13 @@ impl Shared {
         self.redis.wait(&range).await
     }
 
-    /// Takes news in their order; if they are news, memory hears of them first.
-    fn take(&self, log: &[Logged], tell: bool) {
+    /// Takes news in their order; memory hears of them first.
+    fn take(&self, log: &[Logged]) {
         for entry in log {
             // What cannot be read may mean anything.
             let (place, origin, said) =
                 logged(entry).unwrap_or((Place::default(), "", Said::Forgotten(Invalidation::All)));
             if let Some(forgotten) = said.forgotten()
-                && tell
                 && origin != self.origin
             {
                 self.hear(forgotten.clone());
