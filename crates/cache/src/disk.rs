@@ -29,7 +29,7 @@ use tokio::sync::{OnceCell, mpsc, oneshot};
 use self::rows::{SCHEMA, put, remove};
 use crate::{
     Entry, Invalidation, Key, Level, LevelStats, Ticket,
-    level::{Asked, Found},
+    level::{Asked, Found, LevelCounts},
 };
 
 const QUEUE: usize = 1024;
@@ -54,11 +54,7 @@ struct Shared {
     /// An invalidation found no place in the queue: empty the level.
     wipe: AtomicBool,
     wiped_up_to: AtomicU64,
-    hits: AtomicU64,
-    misses: AtomicU64,
-    writes: AtomicU64,
-    dropped: AtomicU64,
-    errors: AtomicU64,
+    counts: LevelCounts,
     entries: AtomicU64,
     bytes: AtomicU64,
 }
@@ -82,11 +78,7 @@ impl Disk {
             carried_out: AtomicU64::new(0),
             wipe: AtomicBool::new(false),
             wiped_up_to: AtomicU64::new(0),
-            hits: AtomicU64::new(0),
-            misses: AtomicU64::new(0),
-            writes: AtomicU64::new(0),
-            dropped: AtomicU64::new(0),
-            errors: AtomicU64::new(0),
+            counts: LevelCounts::default(),
             entries: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
         });
@@ -110,7 +102,7 @@ impl Level for Disk {
                 }
                 Err(_) => None,
             };
-            let counter = if found.is_some() { &shared.hits } else { &shared.misses };
+            let counter = if found.is_some() { &shared.counts.hits } else { &shared.counts.misses };
             counter.fetch_add(1, Ordering::Relaxed);
             Found { answer: found.map(|entry| (entry, carried_out)), ticket: None }
         })
@@ -118,7 +110,7 @@ impl Level for Disk {
 
     fn put(&self, entry: Arc<Entry>, _: u64, _: Duration, _: Ticket) {
         if self.queue.try_send(Change::Put(entry)).is_err() {
-            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+            self.shared.counts.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -142,15 +134,11 @@ impl Level for Disk {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let shared = &self.shared;
         LevelStats {
-            hits: get(&shared.hits),
-            misses: get(&shared.misses),
-            writes: get(&shared.writes),
-            dropped: get(&shared.dropped),
-            errors: get(&shared.errors),
             entries: get(&shared.entries),
             bytes: get(&shared.bytes),
             is_shared: false,
             in_touch: true,
+            ..shared.counts.stats()
         }
     }
 }
@@ -230,11 +218,11 @@ impl Shared {
                 }
                 let waiting = batch.len();
                 batch.retain(|change| !matches!(change, Change::Put(_)));
-                self.dropped.fetch_add((waiting - batch.len()) as u64, Ordering::Relaxed);
+                self.counts.dropped.fetch_add((waiting - batch.len()) as u64, Ordering::Relaxed);
             }
             if let Err(error) = self.apply(&batch, wiped).await {
                 self.failed(&error);
-                self.dropped.fetch_add(batch.len() as u64, Ordering::Relaxed);
+                self.counts.dropped.fetch_add(batch.len() as u64, Ordering::Relaxed);
                 // An invalidation must not be lost: try again with everything.
                 if batch.iter().any(|change| matches!(change, Change::Remove(..))) || wiped {
                     self.wipe.store(true, Ordering::Release);
@@ -299,12 +287,12 @@ impl Shared {
         .execute(&mut *tx)
         .await?;
         tx.commit().await?;
-        self.writes.fetch_add(written, Ordering::Relaxed);
+        self.counts.writes.fetch_add(written, Ordering::Relaxed);
         self.measure(pool).await
     }
 
     fn failed(&self, error: &sqlx::Error) {
-        if self.errors.fetch_add(1, Ordering::Relaxed) == 0 {
+        if self.counts.errors.fetch_add(1, Ordering::Relaxed) == 0 {
             tracing::warn!(file = %self.file.display(), %error, "cache file cannot be used; told once");
         }
     }

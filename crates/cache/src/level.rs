@@ -1,6 +1,12 @@
 //! What a slower level behind the memory looks like.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use futures_util::future::BoxFuture;
 use serde::Serialize;
@@ -101,4 +107,29 @@ pub struct LevelStats {
     pub is_shared: bool,
     /// Whether it hears at once of what others forget.
     pub in_touch: bool,
+}
+
+/// What a level counts of itself.
+#[derive(Default)]
+pub(crate) struct LevelCounts {
+    pub(crate) hits: AtomicU64,
+    pub(crate) misses: AtomicU64,
+    pub(crate) writes: AtomicU64,
+    pub(crate) dropped: AtomicU64,
+    pub(crate) errors: AtomicU64,
+}
+
+impl LevelCounts {
+    /// The counts; what the level holds is for it to add.
+    pub(crate) fn stats(&self) -> LevelStats {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        LevelStats {
+            hits: get(&self.hits),
+            misses: get(&self.misses),
+            writes: get(&self.writes),
+            dropped: get(&self.dropped),
+            errors: get(&self.errors),
+            ..LevelStats::default()
+        }
+    }
 }

@@ -46,7 +46,7 @@ use self::{
     history::{History, Place},
     writer::{Pending, Put},
 };
-use crate::{Asked, Entry, Found, Hear, Invalidation, Level, LevelStats, Ticket};
+use crate::{Asked, Entry, Found, Hear, Invalidation, Level, LevelStats, Ticket, level::LevelCounts};
 
 /// Answers that wait to be stored.
 const QUEUE: usize = 1024;
@@ -78,14 +78,11 @@ struct Shared {
     to_announce: Notify,
     /// What was pending has been told, or has to be told again.
     announced: Notify,
-    started: Instant,
+    /// Coarse: it is looked at for every request.
+    started: coarsetime::Instant,
     /// When it was last known that nothing was missed, in milliseconds since the start; 0: never.
     heard_at_ms: AtomicU64,
-    hits: AtomicU64,
-    misses: AtomicU64,
-    writes: AtomicU64,
-    dropped: AtomicU64,
-    errors: AtomicU64,
+    counts: LevelCounts,
 }
 
 impl Remote {
@@ -104,13 +101,9 @@ impl Remote {
             pending: Mutex::default(),
             to_announce: Notify::new(),
             announced: Notify::new(),
-            started: Instant::now(),
+            started: coarsetime::Instant::now(),
             heard_at_ms: AtomicU64::new(0),
-            hits: AtomicU64::new(0),
-            misses: AtomicU64::new(0),
-            writes: AtomicU64::new(0),
-            dropped: AtomicU64::new(0),
-            errors: AtomicU64::new(0),
+            counts: LevelCounts::default(),
         });
         tokio::spawn(writer::store(Arc::downgrade(&shared), puts));
         tokio::spawn(writer::announce(Arc::downgrade(&shared)));
@@ -142,7 +135,7 @@ impl Level for Remote {
         Box::pin(async move {
             let found = self.shared.find(&asked, self.is_in_touch()).await;
             let is_hit = found.answer.as_ref().is_some_and(|(entry, _)| (asked.will_do)(entry));
-            let counter = if is_hit { &self.shared.hits } else { &self.shared.misses };
+            let counter = if is_hit { &self.shared.counts.hits } else { &self.shared.counts.misses };
             counter.fetch_add(1, Ordering::Relaxed);
             found
         })
@@ -154,7 +147,7 @@ impl Level for Remote {
         // A place that the log has not reached was in another one, which is lost.
         let is_known = self.shared.history.lock().as_ref().is_some_and(|history| put.place <= history.at());
         if !is_known || self.queue.try_send(put).is_err() {
-            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+            self.shared.counts.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -172,26 +165,14 @@ impl Level for Remote {
     }
 
     fn stats(&self) -> LevelStats {
-        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let shared = &self.shared;
-        LevelStats {
-            hits: get(&shared.hits),
-            misses: get(&shared.misses),
-            writes: get(&shared.writes),
-            dropped: get(&shared.dropped),
-            errors: get(&shared.errors),
-            // Only Redis knows.
-            entries: 0,
-            bytes: 0,
-            is_shared: true,
-            in_touch: self.is_in_touch(),
-        }
+        // How much there is only Redis knows.
+        LevelStats { is_shared: true, in_touch: self.is_in_touch(), ..self.shared.counts.stats() }
     }
 }
 
 impl Shared {
     fn now_ms(&self) -> u64 {
-        self.started.elapsed().as_millis() as u64
+        self.started.elapsed().as_millis()
     }
 
     fn answer_key(&self, name: &str) -> String {
@@ -211,6 +192,6 @@ impl Shared {
     }
 
     fn failed(&self) {
-        self.errors.fetch_add(1, Ordering::Relaxed);
+        self.counts.errors.fetch_add(1, Ordering::Relaxed);
     }
 }

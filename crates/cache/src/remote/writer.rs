@@ -121,10 +121,10 @@ impl Shared {
             .arg(left.as_millis() as u64);
         match self.redis.command::<()>(&set).await {
             Ok(()) => {
-                self.writes.fetch_add(1, Ordering::Relaxed);
+                self.counts.writes.fetch_add(1, Ordering::Relaxed);
             }
             Err(_) => {
-                self.dropped.fetch_add(1, Ordering::Relaxed);
+                self.counts.dropped.fetch_add(1, Ordering::Relaxed);
                 self.failed();
             }
         }
