@@ -48,6 +48,8 @@ pub struct Context {
     pub database: Option<SecretKey>,
     /// Secret and key of the URL of the Redis that replicas share limits through; none: limits are divided.
     pub redis: Option<SecretKey>,
+    /// The collector that pods send their spans to, if any.
+    pub collector: Option<Collector>,
     /// Where the operator runs, which must reach the pods.
     pub operator_namespace: String,
     /// Whether pods accept connections only from those that need them.
@@ -65,6 +67,26 @@ pub struct SecretKey {
     pub name: String,
     /// The key in it.
     pub key: String,
+}
+
+/// An OpenTelemetry collector.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Collector {
+    /// Where it is.
+    pub endpoint: Endpoint,
+    /// How spans are sent, in OpenTelemetry's words.
+    pub protocol: String,
+    /// What it wants to see who sends: `NAME=VALUE`, separated by commas.
+    pub headers: Option<SecretKey>,
+}
+
+/// An address for HTTP or gRPC.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The address.
+    pub url: String,
+    /// The port in it, or what stands for none.
+    pub port: u16,
 }
 
 /// Everything but the policy and the number of replicas, in the order in which it is applied.
@@ -130,6 +152,11 @@ mod tests {
             access_secret: "phase6-access".into(),
             database: Some(SecretKey { name: "phase6-database".into(), key: "url".into() }),
             redis: Some(SecretKey { name: "phase6-redis".into(), key: "url".into() }),
+            collector: Some(Collector {
+                endpoint: "http://collector.monitoring:4317".parse().unwrap(),
+                protocol: "grpc".into(),
+                headers: Some(SecretKey { name: "collector".into(), key: "headers".into() }),
+            }),
             operator_namespace: "phase6-system".into(),
             network_policy: true,
             egress_ports: vec![443, 5432],
@@ -167,6 +194,7 @@ mod tests {
         let mut context = context();
         context.database = None;
         context.redis = None;
+        context.collector = None;
         context.pull_secrets = vec![];
         context.monitors = false;
         insta::assert_yaml_snapshot!(bodies(spec, &context));

@@ -4,10 +4,11 @@
 
 use std::{net::SocketAddr, str::FromStr};
 
+use axum::http::Uri;
 use clap::Parser;
 
 use crate::{
-    build::{Context, SecretKey},
+    build::{Collector, Context, Endpoint, SecretKey},
     world::Scope,
 };
 
@@ -44,6 +45,23 @@ pub struct Settings {
     /// resources [default: a shared limit is divided among them]
     #[arg(long, value_name = "NAME/KEY", env = "PHASE6_REDIS_SECRET")]
     redis_secret: Option<SecretKey>,
+
+    /// OpenTelemetry collector that services send finished spans to, http://HOST:PORT or https:// for TLS;
+    /// pods may connect to its port [default: each service keeps its newest spans, and sends none]
+    #[arg(long, value_name = "URL", env = "PHASE6_OTLP_ENDPOINT")]
+    otlp_endpoint: Option<Endpoint>,
+
+    /// How they do
+    #[arg(
+        long, value_name = "PROTOCOL", env = "PHASE6_OTLP_PROTOCOL", default_value = "http/protobuf",
+        value_parser = ["http/protobuf", "grpc"]
+    )]
+    otlp_protocol: String,
+
+    /// Secret and key of the headers that the collector wants, NAME=VALUE[,NAME=VALUE], in the namespaces of
+    /// the resources
+    #[arg(long, value_name = "NAME/KEY", env = "PHASE6_OTLP_HEADERS_SECRET")]
+    otlp_headers_secret: Option<SecretKey>,
 
     /// Make no NetworkPolicy
     #[arg(long, env = "PHASE6_NO_NETWORK_POLICY")]
@@ -94,6 +112,14 @@ impl Settings {
         &self.namespace
     }
 
+    /// The ports that pods may connect to, the collector's among them.
+    fn egress_ports(&self) -> Vec<u16> {
+        let mut ports = self.egress_ports.clone();
+        let collector = self.otlp_endpoint.iter().map(|endpoint| endpoint.port);
+        ports.extend(collector.filter(|port| !self.egress_ports.contains(port)));
+        ports
+    }
+
     /// What objects are built with. `monitors`: whether the cluster knows `ServiceMonitor`.
     pub(crate) fn context(&self, monitors: bool) -> Context {
         Context {
@@ -105,7 +131,12 @@ impl Settings {
             redis: self.redis_secret.clone(),
             operator_namespace: self.namespace.clone(),
             network_policy: !self.no_network_policy,
-            egress_ports: self.egress_ports.clone(),
+            egress_ports: self.egress_ports(),
+            collector: self.otlp_endpoint.clone().map(|endpoint| Collector {
+                endpoint,
+                protocol: self.otlp_protocol.clone(),
+                headers: self.otlp_headers_secret.clone(),
+            }),
             monitors,
         }
     }
@@ -120,6 +151,27 @@ impl FromStr for SecretKey {
                 Ok(Self { name: name.into(), key: key.into() })
             }
             _ => Err("accepted: NAME/KEY of a Secret".into()),
+        }
+    }
+}
+
+impl FromStr for Endpoint {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let accepted = "accepted: http://HOST[:PORT] or https://HOST[:PORT]";
+        // What comes before an at sign may be a password, and a Deployment is no place for one.
+        let uri: Uri = text.parse().map_err(|_| accepted)?;
+        let usual = match uri.scheme_str() {
+            Some("http") => 80,
+            Some("https") => 443,
+            _ => return Err(accepted.into()),
+        };
+        let named = uri.host().is_some_and(|host| !host.is_empty());
+        if named && !text.contains('@') && uri.query().is_none() {
+            Ok(Self { url: text.to_owned(), port: uri.port_u16().unwrap_or(usual) })
+        } else {
+            Err(accepted.into())
         }
     }
 }
@@ -144,6 +196,27 @@ mod tests {
         assert_eq!(scopes(&[]), [Scope::Cluster]);
         let two = [Scope::Namespace("a".into()), Scope::Namespace("b".into())];
         assert_eq!(scopes(&["--watch-namespaces=b,a,b"]), two);
+    }
+
+    #[test]
+    fn pods_may_connect_to_the_port_of_the_collector() {
+        let context = |arguments: &[&str]| {
+            let all = ["phase6-operator", "--image=i"].iter().chain(arguments);
+            Settings::try_parse_from(all).expect("accepted").context(false)
+        };
+        assert_eq!(context(&[]).egress_ports, [443, 5432, 6379]);
+        for (url, ports) in [
+            ("http://collector:4318", &[443, 5432, 6379, 4318][..]),
+            ("https://collector.example", &[443, 5432, 6379]),
+            ("http://[::1]/otlp", &[443, 5432, 6379, 80]),
+        ] {
+            let context = context(&["--otlp-endpoint", url]);
+            assert_eq!(context.egress_ports, ports, "{url}");
+            assert_eq!(context.collector.expect("one was named").endpoint.url, url);
+        }
+        for not in ["", "collector:4318", "http://me:secret@collector", "http://", "http://c?key=1"] {
+            assert!(not.parse::<Endpoint>().expect_err(not).starts_with("accepted: http://"));
+        }
     }
 
     #[test]

@@ -142,6 +142,7 @@ impl Drop for Program {
 fn is_setting(name: &str) -> bool {
     ["_API_KEY", "_BASE_URL", "_ENABLED", "_MODEL"].iter().any(|end| name.ends_with(end))
         || name.starts_with("PHASE6_")
+        || name.starts_with("OTEL_")
 }
 
 /// A fleet, its file and its folder.
@@ -181,7 +182,7 @@ impl Fleet {
         all.extend(arguments);
         let program = Program::start(&all, settings);
         let fleet = Self { program, file, base_port, http: client(), folder };
-        fleet.program.hear("services answer");
+        fleet.program.hear(" after the start");
         fleet
     }
 

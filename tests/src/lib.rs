@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a test that cannot go on panics")]
 #![allow(missing_docs, reason = "names say it; these are helpers of tests")]
 
+mod collector;
 mod fleet;
 mod gateway;
 pub mod markdown;
@@ -20,6 +21,7 @@ use std::{
     time::Duration,
 };
 
+pub use collector::{Collector, Heard};
 pub use fleet::{EXAMPLE, Fleet, Program, free_ports, refused, retuned, without};
 pub use gateway::Gateway;
 pub use redis::Redis;

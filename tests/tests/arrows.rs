@@ -1,6 +1,6 @@
 //! The arrows between rooms, as the design draws them: nothing else may depend on anything.
 //!
-//! services -> chassis -> {cache, ratelimit, breaker, telemetry, store} -> {redis, live, policy};
+//! services -> chassis -> {cache, ratelimit, breaker, store, otlp} -> {redis, telemetry, live, policy};
 //! operator and cli -> crds -> policy; tests -> anything; nothing -> tests.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
@@ -21,12 +21,13 @@ fn allowed(room: &str) -> Vec<&'static str> {
         "policy" | "live" => vec![],
         "redis" => vec!["live", "policy"],
         room if LAYERS.contains(&room) => GROUND.to_vec(),
-        "chassis" => with(&[&LAYERS, &GROUND]),
+        "otlp" => vec!["telemetry"],
+        "chassis" => with(&[&LAYERS, &["otlp"], &GROUND]),
         room if SERVICES.contains(&room) => vec!["chassis"],
         "crds" => vec!["policy"],
         "operator" => vec!["crds", "policy"],
         // The program lists the services and runs them under documents that it reads.
-        "cli" => with(&[&SERVICES, &["chassis", "crds"], &LAYERS, &GROUND]),
+        "cli" => with(&[&SERVICES, &["chassis", "crds", "otlp"], &LAYERS, &GROUND]),
         "xtask" => vec!["crds"],
         other => panic!("the design has no room {other}"),
     }

@@ -14,12 +14,12 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::{
-    StatusCode,
-    header::{CACHE_CONTROL, CONTENT_TYPE},
+    HeaderMap, HeaderValue, StatusCode,
+    header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, VARY},
 };
 use jiff::Timestamp;
 use phase6_cache::Cache;
-use phase6_telemetry::{EndpointFigures, Telemetry};
+use phase6_telemetry::{EndpointFigures, OPENMETRICS, Telemetry};
 use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
@@ -155,11 +155,23 @@ async fn health(State(common): State<Arc<Common>>) -> Response {
     (status, [NO_STORE], axum::Json(body)).into_response()
 }
 
-/// Every series in Prometheus' text format.
+/// Every series in Prometheus' text format, or in that of `OpenMetrics` where that is asked for.
 #[utoipa::path(get, path = "/metrics", tag = "operations", responses((status = 200, body = str)))]
-async fn metrics(State(common): State<Arc<Common>>) -> Response {
-    let kind = (CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8");
-    ([kind, NO_STORE], common.telemetry.metrics().text()).into_response()
+async fn metrics(State(common): State<Arc<Common>>, headers: HeaderMap) -> Response {
+    let metrics = common.telemetry.metrics();
+    let (kind, text) = if asks_for_openmetrics(&headers) {
+        (OPENMETRICS, metrics.openmetrics())
+    } else {
+        ("text/plain; version=0.0.4; charset=utf-8", metrics.text())
+    };
+    ([(CONTENT_TYPE, kind), NO_STORE, (VARY, "accept")], text).into_response()
+}
+
+/// Whoever names the newer format prefers it: nobody gets it who does not know it.
+fn asks_for_openmetrics(headers: &HeaderMap) -> bool {
+    let named =
+        |value: &HeaderValue| value.to_str().is_ok_and(|text| text.contains("application/openmetrics-text"));
+    headers.get_all(ACCEPT).iter().any(named)
 }
 
 #[derive(Serialize, ToSchema)]

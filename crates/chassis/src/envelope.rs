@@ -126,8 +126,7 @@ impl ApiError {
     pub fn internal(error: &dyn std::error::Error) -> Self {
         let chain = std::iter::successors(Some(error), |error| error.source());
         let chain = chain.map(ToString::to_string).collect::<Vec<_>>().join(": ");
-        let trace_id = Exchange::current().map(|exchange| exchange.context().trace_id.to_string());
-        tracing::error!(error = chain, trace_id, "request failed");
+        tracing::error!(error = chain, "request failed");
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the service failed; the log says why")
     }
 

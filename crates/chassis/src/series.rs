@@ -3,6 +3,7 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use phase6_cache::Cache;
+use phase6_otlp::{Counts, Exporter};
 use phase6_policy::Scope;
 use phase6_ratelimit::{Buckets, Shared};
 use phase6_telemetry::{SeriesKind, Telemetry};
@@ -142,6 +143,41 @@ pub(crate) fn register_cache(
         "Answers in the memory of the cache.",
         &[],
         move || vec![(vec![], counted.stats().entries as f64)],
+    );
+}
+
+/// Registers what becomes of spans as series.
+pub(crate) fn register_tracer(telemetry: &Arc<Telemetry>, spans: Option<&Arc<Exporter>>) {
+    let tracer = Arc::downgrade(telemetry);
+    telemetry.metrics().observe(
+        SeriesKind::Gauge,
+        "phase6_trace_sampling_rate",
+        "Share of requests whose trace is sampled now: what the policy says, or less towards its target.",
+        &[],
+        move || tracer.upgrade().map(|tracer| (vec![], tracer.sampling_rate())).into_iter().collect(),
+    );
+    let Some(spans) = spans else { return };
+    let counted = Arc::clone(spans);
+    telemetry.metrics().observe(
+        SeriesKind::Counter,
+        "phase6_spans_exported_total",
+        "Finished spans that the collector took.",
+        &[],
+        move || vec![(vec![], counted.counts().exported as f64)],
+    );
+    let counted = Arc::clone(spans);
+    telemetry.metrics().observe(
+        SeriesKind::Counter,
+        "phase6_spans_dropped_total",
+        "Finished spans that were lost, by why.",
+        &["reason"],
+        move || {
+            let Counts { queue_full, export_failed, .. } = counted.counts();
+            vec![
+                (vec!["queue_full".into()], queue_full as f64),
+                (vec!["export_failed".into()], export_failed as f64),
+            ]
+        },
     );
 }
 

@@ -17,9 +17,10 @@ use futures_util::future::BoxFuture;
 use http::StatusCode;
 use phase6_breaker::Breaker;
 use phase6_cache::{Cache, Disk, Level, Remote};
+use phase6_otlp::{Exporter, Otlp, OtlpError};
 use phase6_redis::{Redis, RedisError};
 use phase6_store::{DatabaseUrl, Migration, PoolLimits, Store, StoreError};
-use phase6_telemetry::Telemetry;
+use phase6_telemetry::{Sink, Telemetry};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -148,6 +149,8 @@ pub struct Host {
     /// What replicas share limits and cached answers through; none: each has a part of every limit, and a
     /// cache of its own.
     pub redis: Option<Redis>,
+    /// Where finished spans go; none: only the newest are kept, in memory.
+    pub spans: Option<Otlp>,
     /// Under which name they do; none: the service's.
     pub shared_as: Option<String>,
     /// Where a service without a shared cache keeps its own; none: in memory only.
@@ -194,6 +197,9 @@ pub enum StartError {
     /// The client of Redis cannot be made.
     #[error("cannot use Redis")]
     Redis(#[source] RedisError),
+    /// The exporter of spans cannot be made.
+    #[error("cannot export spans")]
+    Spans(#[source] OtlpError),
     /// A definition does not say what its routes take: a bug.
     #[error("a service takes {0} and does not say that it needs it")]
     Missing(&'static str),
@@ -209,6 +215,7 @@ pub struct Running {
     common: Arc<Common>,
     store: Option<Store>,
     cache: Cache,
+    spans: Option<Arc<Exporter>>,
     ending: Ending,
     /// Ends what the service does beside answering.
     stop: CancellationToken,
@@ -244,7 +251,10 @@ pub async fn start(
     let peers = connect_peers(definition, host, &enforcer, &components, &stop, &tasks);
 
     let observability = Observe::default();
-    let telemetry = Telemetry::new(name, host.access.internal.sampler());
+    let exporter = host.spans.as_ref().map(|spans| spans.exporter(name, host.version));
+    let spans = exporter.transpose().map_err(StartError::Spans)?.map(Arc::new);
+    let export = spans.clone().map(|exporter| exporter as Arc<dyn Sink>);
+    let telemetry = Telemetry::new(name, host.access.internal.sampler(), export);
     let own = (definition.build)(Kit {
         store: store.clone(),
         cache: cache.clone(),
@@ -271,6 +281,7 @@ pub async fn start(
     let (buckets, limiter) = limiter(BUCKETS, host.redis.as_ref(), shared_as);
     let counts = limiter.clone();
     series::register_limiter(&components, &telemetry, &enforcer, buckets, move || counts.counts());
+    series::register_tracer(&telemetry, spans.as_ref());
     series::register_cache(&components, &telemetry, &enforcer, &cache);
 
     let common = Arc::new(Common {
@@ -308,7 +319,17 @@ pub async fn start(
         ending.clone(),
     ));
     unless_started.disarm();
-    Ok(Running { definition: *definition, address, common, store, cache: forgets, ending, stop, tasks })
+    Ok(Running {
+        definition: *definition,
+        address,
+        common,
+        store,
+        cache: forgets,
+        spans,
+        ending,
+        stop,
+        tasks,
+    })
 }
 
 /// What stands behind the memory of a service's cache: Redis where replicas share one, else a file.
@@ -428,6 +449,9 @@ impl Running {
         let drained = within(grace, self.tasks.wait()).await;
         self.ending.cut.cancel();
         within(Duration::from_secs(1), self.cache.close()).await;
+        if let Some(spans) = &self.spans {
+            within(Duration::from_secs(2), spans.close()).await;
+        }
         if let Some(store) = &self.store {
             within(Duration::from_secs(2), store.close()).await;
         }

@@ -11,6 +11,7 @@
 //! took too long.
 
 mod balance;
+mod ending;
 mod endpoint;
 mod error;
 mod health;
@@ -33,12 +34,13 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     balance::choose,
+    ending::{describe, judge},
     endpoint::{CountedBody, Endpoint},
-    pool::{PooledBody, SendError},
+    pool::SendError,
     retry::{Budget, is_idempotent, is_worth_another_endpoint},
 };
 pub use self::{endpoint::EndpointSnapshot, error::CallError, health::Condition};
-use crate::{InternalToken, caller::INTERNAL, envelope::FAULT, extract::body_fault};
+use crate::{InternalToken, caller::INTERNAL, extract::body_fault};
 
 /// How often endpoints are probed, and how often while one of them is not well.
 const PROBE_EVERY: Duration = Duration::from_secs(5);
@@ -173,7 +175,7 @@ impl Upstream {
             waiting.end(outcome);
             if let Some(span) = span {
                 let status = if outcome == Outcome::Failure { Status::Error } else { Status::Ok };
-                span.end(status, || format!("{method} {}", self.inner.name));
+                span.end(status, || describe(self.inner.name, &method, &endpoint.host, &result));
             }
             if let Some(fault) = fault {
                 return Err(CallError::Body(fault));
@@ -303,18 +305,6 @@ impl Drop for Waiting {
         if self.since.elapsed() >= PATIENCE {
             self.end(Outcome::Failure);
         }
-    }
-}
-
-/// How a call ended, for the breaker. A 429 speaks of the caller, and a 503 about something behind
-/// the peer is an answer of a peer that is well.
-fn judge(result: &Result<Result<Response<PooledBody>, SendError>, tokio::time::error::Elapsed>) -> Outcome {
-    match result {
-        Ok(Ok(answer)) if answer.status().is_server_error() && !answer.headers().contains_key(FAULT) => {
-            Outcome::Failure
-        }
-        Ok(Ok(_)) => Outcome::Success,
-        Ok(Err(_)) | Err(_) => Outcome::Failure,
     }
 }
 

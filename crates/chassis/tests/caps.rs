@@ -38,6 +38,7 @@ async fn one_address_has_at_most_its_share_and_a_closed_connection_frees_a_place
         database: DatabaseUrl::file("unused.db"),
         redis: None,
         shared_as: None,
+        spans: None,
         cache_folder: None,
         peers: HashMap::new(),
         patience: std::time::Duration::ZERO,

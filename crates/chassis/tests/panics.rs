@@ -55,6 +55,7 @@ async fn a_handler_that_panics_answers_500_is_counted_and_ends_nothing() {
             database: DatabaseUrl::file("unused.db"),
             redis: None,
             shared_as: None,
+            spans: None,
             cache_folder: None,
             peers: HashMap::new(),
             patience: std::time::Duration::ZERO,

@@ -131,6 +131,21 @@ pub(crate) struct Common {
     // A text, as with the database.
     pub(crate) redis: Option<String>,
 
+    /// OpenTelemetry collector that finished spans go to: http://HOST:PORT, or https:// for TLS. Headers
+    /// that it wants are read from OTEL_EXPORTER_OTLP_HEADERS [default: the newest spans are shown by each
+    /// service, and go nowhere]
+    #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT", hide_env_values = true)]
+    pub(crate) otlp: Option<String>,
+
+    /// How: http/protobuf (a collector's port 4318) or grpc (4317)
+    #[arg(
+        long,
+        value_name = "PROTOCOL",
+        env = "OTEL_EXPORTER_OTLP_PROTOCOL",
+        default_value = "http/protobuf"
+    )]
+    pub(crate) otlp_protocol: String,
+
     /// File of accepted API keys, made with `phase6 key`
     #[arg(long, value_name = "FILE", env = "PHASE6_API_KEYS")]
     pub(crate) api_keys: Option<PathBuf>,

@@ -8,11 +8,15 @@ use std::{
 };
 
 use phase6_chassis::{Access, ApiKeys, ConnectionLimits, Host, InternalToken, Settings};
+use phase6_otlp::Otlp;
 use phase6_redis::Redis;
 use phase6_store::DatabaseUrl;
 use tokio::net::TcpListener;
 
-use crate::{args::Common, ending::Ending};
+use crate::{
+    args::Common,
+    ending::{Ending, chain},
+};
 
 /// The version of this program.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -61,6 +65,7 @@ pub(crate) fn host(
     make_folder(&common.data)?;
     Ok(Host {
         redis,
+        spans: spans(common)?,
         shared_as: None,
         access: Access { keys, internal, trusted_proxies: common.trusted_proxies.clone() },
         database,
@@ -71,6 +76,20 @@ pub(crate) fn host(
         settings,
         version: VERSION,
     })
+}
+
+/// The collector that finished spans go to.
+fn spans(common: &Common) -> Result<Option<Otlp>, Ending> {
+    let told = |name: &str, error: String| Ending::Usage(format!("--{name}: {error}"));
+    let protocol = common
+        .otlp_protocol
+        .parse()
+        .map_err(|error| told("otlp-protocol (or OTEL_EXPORTER_OTLP_PROTOCOL)", error))?;
+    let Some(endpoint) = common.otlp.as_deref().filter(|endpoint| !endpoint.is_empty()) else {
+        return Ok(None);
+    };
+    let otlp = Otlp::new(endpoint, protocol);
+    otlp.map(Some).map_err(|error| told("otlp (or OTEL_EXPORTER_OTLP_ENDPOINT)", chain(&error)))
 }
 
 fn read_keys(file: &Path) -> Result<ApiKeys, Ending> {

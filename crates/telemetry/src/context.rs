@@ -49,6 +49,11 @@ impl SpanId {
     pub fn random() -> Self {
         Self(generator().random::<u64>().max(1))
     }
+
+    /// As a number.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
 }
 
 impl fmt::Display for TraceId {

@@ -20,7 +20,7 @@ const LONGEST_REQUEST_ID: usize = 128;
 /// What the layer asks of each request.
 #[derive(Clone, Copy, Debug)]
 pub struct Ask {
-    /// The sampling in force for it.
+    /// The sampling in force for it; none: it is counted, and leaves no trace.
     pub tracing: fn(&Extensions) -> Option<&Tracing>,
     /// Whether its sender may decide about sampling.
     pub trusted: fn(&Extensions) -> bool,
@@ -31,13 +31,12 @@ pub struct Ask {
 pub struct TelemetryLayer {
     telemetry: Arc<Telemetry>,
     ask: Ask,
-    unset: Arc<Tracing>,
 }
 
 impl TelemetryLayer {
     /// A layer that reports to `telemetry`.
     pub fn new(telemetry: Arc<Telemetry>, ask: Ask) -> Self {
-        Self { telemetry, ask, unset: Arc::default() }
+        Self { telemetry, ask }
     }
 }
 
@@ -69,12 +68,12 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        let TelemetryLayer { telemetry, ask, unset } = &self.layer;
+        let TelemetryLayer { telemetry, ask } = &self.layer;
         let exchange = telemetry.begin(
             TraceContext::from_headers(request.headers()),
             (ask.trusted)(request.extensions()),
-            (ask.tracing)(request.extensions()).unwrap_or(unset),
-            request.method().clone(),
+            (ask.tracing)(request.extensions()),
+            (request.method().clone(), request.uri().path_and_query().cloned()),
             request.headers().get(X_REQUEST_ID).filter(|id| sensible(id)).cloned(),
         );
         request.extensions_mut().insert(Arc::clone(&exchange));
@@ -139,7 +138,9 @@ mod tests {
             move |request: Request<()>| async move {
                 let exchange = request.extensions().get::<Arc<Exchange>>().unwrap();
                 exchange.set_route(exchange.telemetry().metrics().route("/hello"));
-                exchange.call().end(Status::Ok, || "GET peer".into());
+                exchange
+                    .call()
+                    .end(Status::Ok, || ("GET peer".into(), vec![("server.address", "peer".into())]));
                 let mut answer = Response::new(());
                 *answer.status_mut() = StatusCode::from_u16(status).unwrap();
                 Ok::<_, Infallible>(answer)
@@ -154,7 +155,7 @@ mod tests {
     }
 
     fn telemetry() -> Arc<Telemetry> {
-        let telemetry = Telemetry::new("test", Sampler::new(1));
+        let telemetry = Telemetry::new("test", Sampler::new(1), None);
         telemetry.metrics().declare(["/hello".to_owned()]);
         telemetry
     }
@@ -202,6 +203,23 @@ mod tests {
         };
         ask(&telemetry, Arc::new(all_are_slow), 200, None).await;
         assert_eq!(telemetry.recorder().newest(10)[0].kept, Kept::Slow);
+    }
+
+    #[tokio::test]
+    async fn what_is_not_to_be_traced_is_counted_and_leaves_nothing() {
+        let telemetry = telemetry();
+        let ask = Ask { tracing: |_| None, trusted: |_| true };
+        let service =
+            TelemetryLayer::new(Arc::clone(&telemetry), ask).layer(service_fn(|_: Request<()>| async {
+                let mut answer = Response::new(());
+                *answer.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+                Ok::<_, Infallible>(answer)
+            }));
+        let mut request = Request::new(());
+        let parent = HeaderValue::from_static("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
+        request.headers_mut().insert("traceparent", parent);
+        service.oneshot(request).await.unwrap();
+        assert_eq!((telemetry.snapshot().total_requests, telemetry.recorder().recorded()), (1, 0));
     }
 
     #[tokio::test]

@@ -18,6 +18,7 @@
 pub mod context;
 mod layer;
 mod metrics;
+mod openmetrics;
 mod record;
 mod sample;
 mod scrape;
@@ -27,7 +28,8 @@ pub mod traffic;
 pub use context::{SpanId, TraceContext, TraceId};
 pub use layer::{Ask, TelemetryLayer, Traced, TracedFuture};
 pub use metrics::{EndpointFigures, Metrics, RouteId};
+pub use openmetrics::CONTENT_TYPE as OPENMETRICS;
 pub use record::{Exchange, OutgoingCall, Telemetry, TracerSnapshot};
 pub use sample::{Pace, Sampler};
 pub use scrape::{SeriesKind, Values};
-pub use span::{Kept, Kind, Recorder, Sink, Span, Status};
+pub use span::{Attribute, Attributes, Kept, Kind, Recorder, Sink, Span, Status};

@@ -12,12 +12,18 @@ use prometheus::{
 };
 use serde::Serialize;
 
-use crate::scrape::{Family, SeriesKind, Values};
+use crate::{
+    TraceId,
+    openmetrics::{self, Exemplars},
+    scrape::{Family, SeriesKind, Values},
+};
 
 const METHODS: [&str; 8] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "other"];
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 const BUCKETS: [f64; 14] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+const DURATION: &str = "phase6_http_request_duration_seconds";
 
 /// A route that the service declared, as a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +69,7 @@ struct Route {
 struct Handles {
     by_class: [IntCounter; CLASSES.len()],
     duration: Histogram,
+    exemplars: Exemplars,
 }
 
 /// How often an endpoint was asked, and how it went.
@@ -90,11 +97,8 @@ impl Metrics {
         )
         .expect("constant names are well-formed");
         let durations = HistogramVec::new(
-            HistogramOpts::new(
-                "phase6_http_request_duration_seconds",
-                "Time from the head of a request to the head of its answer.",
-            )
-            .buckets(BUCKETS.to_vec()),
+            HistogramOpts::new(DURATION, "Time from the head of a request to the head of its answer.")
+                .buckets(BUCKETS.to_vec()),
             &["route", "method"],
         )
         .expect("constant names are well-formed");
@@ -160,7 +164,15 @@ impl Metrics {
         self.in_flight.dec();
     }
 
-    pub(crate) fn end(&self, route: RouteId, method: &Method, status: StatusCode, took: Duration) {
+    /// Counts an answered request. `sampled` is its trace, if that can be looked at.
+    pub(crate) fn end(
+        &self,
+        route: RouteId,
+        method: &Method,
+        status: StatusCode,
+        took: Duration,
+        sampled: Option<TraceId>,
+    ) {
         self.in_flight.dec();
         let method = method_index(method);
         let route = self.routes().get(route);
@@ -169,10 +181,14 @@ impl Metrics {
                 self.requests.with_label_values(&[route.template.as_str(), METHODS[method], class])
             }),
             duration: self.durations.with_label_values(&[route.template.as_str(), METHODS[method]]),
+            exemplars: Exemplars::new(&BUCKETS),
         });
         let class = usize::from(status.as_u16() / 100).clamp(1, 5) - 1;
         handles.by_class[class].inc();
         handles.duration.observe(took.as_secs_f64());
+        if let Some(trace_id) = sampled {
+            handles.exemplars.record(trace_id, took);
+        }
     }
 
     /// The endpoints that were asked most, busiest first.
@@ -226,6 +242,18 @@ impl Metrics {
         let _ = TextEncoder::new().encode(&self.registry.gather(), &mut out);
         String::from_utf8(out).unwrap_or_default()
     }
+
+    /// Everything in the format of `OpenMetrics`, with traces as examples of the buckets of durations.
+    pub fn openmetrics(&self) -> String {
+        openmetrics::encode(&self.registry.gather(), |family, metric| {
+            let label = |name: &str| {
+                metric.get_label().iter().find(|pair| pair.name() == name).map_or("", |pair| pair.value())
+            };
+            let method = METHODS.iter().position(|method| *method == label("method"))?;
+            let route = self.routes().get(self.route(label("route")));
+            (family == DURATION).then(|| route.methods[method].get().map(|handles| &handles.exemplars))?
+        })
+    }
 }
 
 impl Routes {
@@ -269,7 +297,24 @@ mod tests {
     fn end(metrics: &Metrics, template: &str, status: u16) {
         metrics.begin();
         let status = StatusCode::from_u16(status).unwrap();
-        metrics.end(metrics.route(template), &Method::GET, status, Duration::from_millis(3));
+        metrics.end(
+            metrics.route(template),
+            &Method::GET,
+            status,
+            Duration::from_millis(3),
+            Some(TraceId::random()),
+        );
+    }
+
+    #[test]
+    fn a_sampled_request_is_an_example_of_its_bucket() {
+        let metrics = metrics();
+        end(&metrics, "/api/v1/budget", 200);
+        let text = metrics.openmetrics();
+        let examples: Vec<_> = text.lines().filter(|line| line.contains(" # {trace_id=")).collect();
+        assert_eq!(examples.len(), 1, "{text}");
+        assert!(examples[0].contains("route=\"/api/v1/budget\"") && examples[0].contains("le=\"0.005\""));
+        assert!(!metrics.text().contains("trace_id"), "the older format has no word for it");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{HeaderValue, Method, StatusCode};
+use http::{HeaderValue, Method, StatusCode, uri::PathAndQuery};
 use parking_lot::Mutex;
 use phase6_policy::Tracing;
 use serde::Serialize;
@@ -16,7 +16,7 @@ use serde::Serialize;
 use crate::{
     Metrics, Recorder, RouteId, Sampler, Sink, Span, TraceContext, TraceId,
     sample::Pace,
-    span::{Kept, Kind, Running, Status},
+    span::{Attributes, Kept, Kind, Running, Status},
     traffic::{Figures, Window},
 };
 
@@ -27,6 +27,8 @@ const KEPT_SPANS: usize = 256;
 pub struct Telemetry {
     metrics: Metrics,
     recorder: Recorder,
+    /// Where finished spans go beside the memory of the newest.
+    export: Option<Arc<dyn Sink>>,
     traffic: Mutex<Window>,
     pace: Mutex<Pace>,
     sampler: Sampler,
@@ -57,10 +59,12 @@ pub struct TracerSnapshot {
 }
 
 impl Telemetry {
-    /// Telemetry for a service; its routes are declared with [`Metrics::declare`].
-    pub fn new(service: &str, sampler: Sampler) -> Arc<Self> {
+    /// Telemetry for a service; its routes are declared with [`Metrics::declare`]. Finished spans are
+    /// shown here, and given to `export`.
+    pub fn new(service: &str, sampler: Sampler, export: Option<Arc<dyn Sink>>) -> Arc<Self> {
         Arc::new(Self {
             metrics: Metrics::new(service),
+            export,
             recorder: Recorder::new(KEPT_SPANS),
             traffic: Mutex::default(),
             pace: Mutex::default(),
@@ -81,6 +85,19 @@ impl Telemetry {
         &self.recorder
     }
 
+    /// Takes a finished span.
+    fn keep(&self, span: Span) {
+        if let Some(export) = &self.export {
+            export.record(span.clone());
+        }
+        self.recorder.record(span);
+    }
+
+    /// The sampling rate in force now: what the policy says, or less where it names a target.
+    pub fn sampling_rate(&self) -> f64 {
+        f64::from_bits(self.rate.load(Ordering::Relaxed))
+    }
+
     /// What the tracer shows.
     pub fn snapshot(&self) -> TracerSnapshot {
         TracerSnapshot {
@@ -88,33 +105,27 @@ impl Telemetry {
             total_traces: self.recorder.recorded(),
             total_requests: self.metrics.totals().0,
             figures: self.traffic.lock().figures(self.now_ns()),
-            sampling_rate: f64::from_bits(self.rate.load(Ordering::Relaxed)),
+            sampling_rate: self.sampling_rate(),
             spans: self.recorder.newest(20),
         }
     }
 
-    /// Begins a request. `trusted` says whether the sender of `parent` may decide about sampling.
+    /// Begins a request. `trusted` says whether the sender of `parent` may decide about sampling. One
+    /// without a policy is counted, and leaves no trace.
     pub(crate) fn begin(
         self: &Arc<Self>,
         parent: Option<TraceContext>,
         trusted: bool,
-        policy: &Tracing,
-        method: Method,
+        policy: Option<&Tracing>,
+        (method, path): (Method, Option<PathAndQuery>),
         request_id: Option<HeaderValue>,
     ) -> Arc<Exchange> {
         let started = Instant::now();
-        let target = policy.target_spans_per_second.map(|target| target as f64);
-        let rate = match target {
-            None => policy.sampling_rate,
-            Some(_) => self.pace.lock().rate(policy.sampling_rate, target, self.now_ns()),
-        };
-        self.rate.store(rate.to_bits(), Ordering::Relaxed);
         let trace_id = parent.map_or_else(TraceId::random, |parent| parent.trace_id);
-        let context = TraceContext {
-            trace_id,
-            span_id: crate::SpanId::random(),
-            sampled: self.sampler.sampled(trace_id, parent.as_ref(), trusted, rate),
-        };
+        let sampled = policy.is_some_and(|policy| {
+            self.sampler.sampled(trace_id, parent.as_ref(), trusted, self.rate(policy))
+        });
+        let context = TraceContext { trace_id, span_id: crate::SpanId::random(), sampled };
         if context.sampled {
             self.active.fetch_add(1, Ordering::Relaxed);
         }
@@ -122,13 +133,25 @@ impl Telemetry {
         Arc::new(Exchange {
             telemetry: Arc::clone(self),
             running: Running { context, parent: parent.map(|parent| parent.span_id), started },
-            keep_errors: policy.keep_errors,
-            keep_slower_than: policy.keep_slower_than.get(),
+            keep_errors: policy.is_some_and(|policy| policy.keep_errors),
+            keep_slower_than: policy.map_or(Duration::MAX, |policy| policy.keep_slower_than.get()),
             method,
+            path,
             request_id,
             route: AtomicU16::new(RouteId::UNMATCHED.get()),
             ended: AtomicBool::new(false),
         })
+    }
+
+    /// The rate for one more request.
+    fn rate(&self, policy: &Tracing) -> f64 {
+        let target = policy.target_spans_per_second.map(|target| target as f64);
+        let rate = match target {
+            None => policy.sampling_rate,
+            Some(_) => self.pace.lock().rate(policy.sampling_rate, target, self.now_ns()),
+        };
+        self.rate.store(rate.to_bits(), Ordering::Relaxed);
+        rate
     }
 
     fn now_ns(&self) -> u64 {
@@ -144,6 +167,8 @@ pub struct Exchange {
     keep_errors: bool,
     keep_slower_than: Duration,
     method: Method,
+    /// Without what follows a `?`: it may hold a secret.
+    path: Option<PathAndQuery>,
     request_id: Option<HeaderValue>,
     route: AtomicU16,
     ended: AtomicBool,
@@ -209,7 +234,8 @@ impl Exchange {
         let now = Instant::now();
         let took = now.duration_since(self.running.started);
         let failed = status.is_server_error();
-        telemetry.metrics.end(self.route(), &self.method, status, took);
+        let sampled = self.context().sampled.then_some(self.context().trace_id);
+        telemetry.metrics.end(self.route(), &self.method, status, took, sampled);
         telemetry.traffic.lock().record(took, failed, now.duration_since(telemetry.epoch).as_nanos() as u64);
         let kept = if self.context().sampled {
             telemetry.active.fetch_sub(1, Ordering::Relaxed);
@@ -221,10 +247,30 @@ impl Exchange {
         } else {
             return;
         };
-        let name = format!("{} {}", self.method, telemetry.metrics.template(self.route()));
-        let status = if failed { Status::Error } else { Status::Ok };
-        telemetry.recorder.record(self.running.finish(name, Kind::Server, status, kept));
+        let mut attributes: Attributes = vec![("http.response.status_code", status.into())];
+        if failed {
+            attributes.push(("error.type", status.as_str().to_owned().into()));
+        }
+        self.keep(if failed { Status::Error } else { Status::Ok }, kept, attributes);
     }
+
+    fn keep(&self, status: Status, kept: Kept, mut attributes: Attributes) {
+        let metrics = &self.telemetry.metrics;
+        let route = metrics.template(self.route());
+        attributes.push(("http.request.method", self.method.to_string().into()));
+        attributes.push(("http.route", route.to_owned().into()));
+        if let Some(path) = &self.path {
+            attributes.push(("url.path", start_of(path.path()).to_owned().into()));
+        }
+        let name = format!("{} {route}", self.method);
+        self.telemetry.keep(self.running.finish(name, Kind::Server, status, kept, attributes));
+    }
+}
+
+/// As much of a path as a span keeps: whoever asks decides how long it is.
+fn start_of(path: &str) -> &str {
+    const LONGEST: usize = 1_024;
+    &path[..path.floor_char_boundary(LONGEST)]
 }
 
 impl Drop for Exchange {
@@ -234,6 +280,8 @@ impl Drop for Exchange {
             self.telemetry.metrics.abandon();
             if self.context().sampled {
                 self.telemetry.active.fetch_sub(1, Ordering::Relaxed);
+                // What was done for it must not hang in the trace without its reason.
+                self.keep(Status::Error, Kept::Sampled, vec![("error.type", "client_gone".into())]);
             }
         }
     }
@@ -252,11 +300,12 @@ impl OutgoingCall {
         &self.running.context
     }
 
-    /// Ends it. `name` is built only when the span is recorded.
-    pub fn end(self, status: Status, name: impl FnOnce() -> String) {
+    /// Ends it. `describe` gives name and attributes, and is asked only when the span is recorded.
+    pub fn end(self, status: Status, describe: impl FnOnce() -> (String, Attributes)) {
         if self.running.context.sampled {
-            let span = self.running.finish(name(), Kind::Client, status, Kept::Sampled);
-            self.exchange.telemetry.recorder.record(span);
+            let (name, attributes) = describe();
+            let span = self.running.finish(name, Kind::Client, status, Kept::Sampled, attributes);
+            self.exchange.telemetry.keep(span);
         }
     }
 }

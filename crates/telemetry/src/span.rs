@@ -1,11 +1,13 @@
 //! Spans and where finished ones go.
 
 use std::{
+    borrow::Cow,
     collections::VecDeque,
     sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
+use http::StatusCode;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -69,6 +71,44 @@ pub struct Span {
     pub status: Status,
     /// Why it was recorded.
     pub kept: Kept,
+    /// What else is known of it, under OpenTelemetry's names.
+    #[serde(serialize_with = "as_map")]
+    pub attributes: Attributes,
+}
+
+/// What is known of a span, by name. Names are those of OpenTelemetry's semantic conventions.
+pub type Attributes = Vec<(&'static str, Attribute)>;
+
+/// The value of an attribute.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Attribute {
+    /// A word or a name.
+    Text(Cow<'static, str>),
+    /// A count or a code.
+    Number(i64),
+}
+
+impl From<&'static str> for Attribute {
+    fn from(text: &'static str) -> Self {
+        Self::Text(text.into())
+    }
+}
+
+impl From<String> for Attribute {
+    fn from(text: String) -> Self {
+        Self::Text(text.into())
+    }
+}
+
+impl From<StatusCode> for Attribute {
+    fn from(status: StatusCode) -> Self {
+        Self::Number(status.as_u16().into())
+    }
+}
+
+fn as_map<S: serde::Serializer>(attributes: &Attributes, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(attributes.iter().map(|(name, value)| (name, value)))
 }
 
 fn as_millis<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
@@ -126,7 +166,14 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    pub(crate) fn finish(&self, name: String, kind: Kind, status: Status, kept: Kept) -> Span {
+    pub(crate) fn finish(
+        &self,
+        name: String,
+        kind: Kind,
+        status: Status,
+        kept: Kept,
+        attributes: Attributes,
+    ) -> Span {
         let duration = self.started.elapsed();
         Span {
             trace_id: self.context.trace_id,
@@ -138,6 +185,7 @@ impl Running {
             duration,
             status,
             kept,
+            attributes,
         }
     }
 }
@@ -153,7 +201,7 @@ mod tests {
             let context =
                 TraceContext { trace_id: TraceId::random(), span_id: SpanId::random(), sampled: true };
             let running = Running { context, parent: None, started: Instant::now() };
-            recorder.record(running.finish(i.to_string(), Kind::Internal, Status::Ok, Kept::Sampled));
+            recorder.record(running.finish(i.to_string(), Kind::Internal, Status::Ok, Kept::Sampled, vec![]));
         }
         let names: Vec<_> = recorder.newest(10).into_iter().map(|span| span.name).collect();
         assert_eq!(names, ["9", "8", "7"]);

@@ -15,6 +15,7 @@
 mod bench;
 mod chaos;
 mod cluster;
+mod collector;
 mod demo;
 mod e2e;
 mod image;

@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     cluster::{self, Cluster},
-    demo, e2e,
+    collector, demo, e2e,
     run::{cargo, succeed},
     servers,
 };
@@ -35,6 +35,7 @@ pub(crate) fn run(extent: Extent) -> Result<(), String> {
     let postgres = servers::postgres()?;
     let redis = servers::redis()?;
     servers::provide("curl", "curl")?;
+    let collector = collector::build()?;
     let mut tally = Tally::default();
     tally.check("format", cargo(&["fmt", "--all", "--check"]));
     tally.check(
@@ -45,6 +46,7 @@ pub(crate) fn run(extent: Extent) -> Result<(), String> {
     tally.check("build", cargo(&["build", "--workspace", "--locked", "--quiet"]));
     let mut tests = cargo(&["test", "--workspace", "--locked", "--no-fail-fast", "--", "--include-ignored"]);
     tests.env("PHASE6_TEST_POSTGRES", &postgres.url).env("PHASE6_TEST_REDIS", &redis.url);
+    tests.env("PHASE6_TEST_COLLECTOR", &collector);
     tally.tests(tests)?;
     tally.check("benchmarks run", cargo(&["xtask", "bench", "--smoke"]));
     // The cluster brings its own.

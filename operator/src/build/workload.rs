@@ -17,7 +17,7 @@ use kube::ResourceExt;
 use phase6_crds::{Phase6Service, ServiceName};
 use phase6_policy::PolicyDocument;
 
-use super::{Context, Kind, Object, labels, metadata, network::PORT, policy_name, selector};
+use super::{Collector, Context, Kind, Object, labels, metadata, network::PORT, policy_name, selector};
 
 /// Nobody in particular: the user of our image.
 const USER: i64 = 65532;
@@ -205,6 +205,18 @@ fn environment(resource: &Phase6Service, context: &Context) -> Vec<EnvVar> {
         // Others may share the same Redis.
         let name = format!("{}/{}", resource.namespace().unwrap_or_default(), resource.name_any());
         all.push(EnvVar { name: "PHASE6_SHARED_AS".into(), value: Some(name), ..EnvVar::default() });
+    }
+    if let Some(Collector { endpoint, protocol, headers }) = &context.collector {
+        let plain = |name: &str, value: &str| EnvVar {
+            name: name.into(),
+            value: Some(value.into()),
+            ..EnvVar::default()
+        };
+        let namespace = resource.namespace().unwrap_or_default();
+        all.push(plain("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint.url));
+        all.push(plain("OTEL_EXPORTER_OTLP_PROTOCOL", protocol));
+        all.push(plain("OTEL_RESOURCE_ATTRIBUTES", &format!("k8s.namespace.name={namespace}")));
+        all.extend(headers.as_ref().map(|it| secret("OTEL_EXPORTER_OTLP_HEADERS", &it.name, &it.key)));
     }
     all
 }

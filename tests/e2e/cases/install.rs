@@ -141,6 +141,8 @@ async fn a_release_without_the_demo_takes_the_stores_that_it_is_told_of(fleet: &
         format!("operator.watchNamespaces={{{NAMESPACE}}}"),
         format!("redis.url=redis://phase6-demo-redis.{}:6379", fleet.namespace),
         format!("database.url={database}"),
+        // Nobody is there, and nobody minds.
+        "otlp.endpoint=http://collector.nowhere:4318".to_owned(),
     ];
     let all: Vec<String> = words
         .into_iter()
@@ -164,6 +166,13 @@ async fn a_release_without_the_demo_takes_the_stores_that_it_is_told_of(fleet: &
     let shown = "jsonpath={.status.policy.applied} {.status.policy.dividedBy}";
     let shown = run("kubectl", &["get", "--namespace", NAMESPACE, "p6", "budget", "-o", shown]).await;
     assert_eq!(shown, "2/2 1", "one bucket, through the Redis that it was told of");
+    let told = "jsonpath={range .spec.template.spec.containers[0].env[*]}{.name}={.value}{'\\n'}{end}";
+    let told = run("kubectl", &["get", "--namespace", NAMESPACE, "deploy", "budget", "-o", told]).await;
+    assert!(told.contains("OTEL_EXPORTER_OTLP_ENDPOINT=http://collector.nowhere:4318\n"), "{told}");
+    assert!(told.contains("OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf\n"), "{told}");
+    let policy =
+        ["get", "--namespace", NAMESPACE, "networkpolicy", "budget", "-o", "jsonpath={.spec.egress}"];
+    assert!(run("kubectl", &policy).await.contains("4318"), "pods may connect to the collector");
     run("helm", &["uninstall", "own", "--namespace", NAMESPACE]).await;
     run("kubectl", &["delete", "namespace", NAMESPACE]).await;
 }

@@ -33,7 +33,8 @@ pub struct RequestContext {
     pub keys_required: bool,
 }
 
-/// Paths by which a service is watched: never limited, cached or refused.
+/// Paths by which a service is watched: never limited, cached, refused or traced. Somebody asks for them every
+/// second, and nobody looks at such traces.
 const OPERATIONAL: [&str; 5] = ["/livez", "/readyz", "/health", "/metrics", "/policyz"];
 
 fn of(extensions: &Extensions) -> Option<&RequestContext> {
@@ -46,7 +47,7 @@ fn judged(extensions: &Extensions) -> Option<&RequestContext> {
 
 /// How the tracer is told of a request.
 pub(super) const TRACING: phase6_telemetry::Ask = phase6_telemetry::Ask {
-    tracing: |extensions| Some(&of(extensions)?.judgement.document.policy.tracing),
+    tracing: |extensions| Some(&judged(extensions)?.judgement.document.policy.tracing),
     trusted: |extensions| of(extensions).is_some_and(|context| context.caller.internal),
 };
 

@@ -57,13 +57,8 @@ impl Service<Request<RequestBody>> for Innermost {
         let exchange = request.extensions().get::<Arc<Exchange>>().cloned();
         let request = request.map(|body| if body.is_end_stream() { Body::empty() } else { Body::new(body) });
         let work = AssertUnwindSafe(router.oneshot(request)).catch_unwind();
-        let work = tokio::time::timeout(HANDLER_LIMIT, work);
-        Box::pin(async move {
-            let done = match exchange {
-                Some(exchange) => exchange.scope(work).await,
-                None => work.await,
-            };
-            Ok(match done {
+        let work = async move {
+            Ok(match tokio::time::timeout(HANDLER_LIMIT, work).await {
                 Ok(Ok(Ok(answer))) => answer,
                 Ok(Err(panic)) => {
                     panics.inc();
@@ -81,7 +76,12 @@ impl Service<Request<RequestBody>> for Innermost {
                     ApiError::new(StatusCode::GATEWAY_TIMEOUT, "deadline_exceeded", message).into_response()
                 }
             })
-        })
+        };
+        // What is logged on the way names the trace.
+        match exchange {
+            Some(exchange) => Box::pin(exchange.scope(work)),
+            None => Box::pin(work),
+        }
     }
 }
 

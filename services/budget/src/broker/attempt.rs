@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use phase6_chassis::{
     breaker::{Outcome, Permit},
-    telemetry::{Exchange, OutgoingCall, Status},
+    telemetry::{Attributes, Exchange, OutgoingCall, Status},
 };
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -124,7 +124,15 @@ impl Begun {
         let result = call(self.left, self.span.as_ref()).await;
         if let Some(span) = self.span.take() {
             let status = if result.is_ok() { Status::Ok } else { Status::Error };
-            span.end(status, || format!("POST {}", self.id));
+            span.end(status, || {
+                let id = self.id.as_str();
+                let mut attributes: Attributes =
+                    vec![("http.request.method", "POST".into()), ("gen_ai.provider.name", id.into())];
+                if let Err(failed) = &result {
+                    attributes.push(("error.type", word(failed).into()));
+                }
+                (format!("POST {id}"), attributes)
+            });
         }
         result
     }

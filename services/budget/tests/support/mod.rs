@@ -307,6 +307,7 @@ pub async fn rig_with_keys(providers: &[&str], settings: &[(&str, &str)], keys: 
         database: DatabaseUrl::file(folder.path().join("phase6.db")),
         redis: None,
         shared_as: None,
+        spans: None,
         cache_folder: None,
         peers: HashMap::new(),
         patience: std::time::Duration::ZERO,
