@@ -1,19 +1,23 @@
 //! A Redis of a test's own.
 
 use std::{
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
 
 /// A server that this test may do anything to. Keeps nothing on disk, and ends with its handle.
 pub struct Redis {
     pub port: u16,
     arguments: Vec<String>,
+    password: Option<String>,
     process: Child,
+    /// What a replica was sent is written here.
+    folder: TempDir,
 }
 
 impl Redis {
@@ -27,9 +31,20 @@ impl Redis {
             all.extend(["--port", &number]);
         }
         all.extend(arguments);
-        let arguments = all.iter().map(|argument| argument.replace("{port}", &number)).collect::<Vec<_>>();
-        let process = run(port, &arguments);
-        Self { port, arguments, process }
+        Self::bare(port, all.iter().map(|argument| argument.replace("{port}", &number)).collect())
+    }
+
+    /// Starts one that listens at this port because its arguments say so.
+    pub(crate) fn bare(port: u16, arguments: Vec<String>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let process = run(&folder, port, &arguments);
+        Self { port, arguments, password: None, process, folder }
+    }
+
+    /// The same, for one that wants a password.
+    pub(crate) fn locked(mut self, password: &str) -> Self {
+        self.password = Some(password.to_owned());
+        self
     }
 
     pub fn kill(&mut self) {
@@ -37,9 +52,14 @@ impl Redis {
         let _ = self.process.wait();
     }
 
+    /// Whether it runs.
+    pub fn lives(&mut self) -> bool {
+        self.process.try_wait().unwrap().is_none()
+    }
+
     /// Starts it again where it was, empty.
     pub fn revive(&mut self) {
-        self.process = run(self.port, &self.arguments);
+        self.process = run(&self.folder, self.port, &self.arguments);
     }
 
     pub fn signal(&self, signal: Signal) {
@@ -48,12 +68,30 @@ impl Redis {
 
     /// Gives it a command; one that it refuses is a failure.
     pub fn say(&self, command: &str) {
+        self.ask(command);
+    }
+
+    /// The answer to a command, which is one text or number.
+    pub fn ask(&self, command: &str) -> String {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-        write!(stream, "{command}\r\n").unwrap();
-        let mut answer = String::new();
-        BufReader::new(stream).read_line(&mut answer).unwrap();
-        assert!(!answer.starts_with('-'), "{command}: {answer}");
+        let password = self.password.iter().map(|password| format!("AUTH {password}\r\n"));
+        let all = password.chain([format!("{command}\r\n")]).collect::<String>();
+        stream.write_all(all.as_bytes()).unwrap();
+        let mut answers = BufReader::new(stream);
+        let mut head = String::new();
+        for _ in all.lines() {
+            head.clear();
+            answers.read_line(&mut head).unwrap();
+        }
+        let (kind, rest) = head.trim_end().split_at_checked(1).unwrap_or_default();
+        assert_ne!(kind, "-", "{command}: {rest}");
+        if kind != "$" {
+            return rest.to_owned();
+        }
+        let mut text = vec![0; rest.parse().unwrap_or(0)];
+        answers.read_exact(&mut text).unwrap();
+        String::from_utf8(text).unwrap()
     }
 }
 
@@ -63,9 +101,10 @@ impl Drop for Redis {
     }
 }
 
-fn run(port: u16, arguments: &[String]) -> Child {
+fn run(folder: &TempDir, port: u16, arguments: &[String]) -> Child {
     let mut process = Command::new("redis-server")
         .args(arguments)
+        .current_dir(folder)
         .stdout(Stdio::null())
         .spawn()
         .expect("redis-server can be started; cargo xtask test installs it");

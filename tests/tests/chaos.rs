@@ -1,5 +1,5 @@
-//! What a service does while its Redis is killed, frozen, cut off, reset, emptied, read-only, full or slow,
-//! under load.
+//! What a service does while its Redis is killed, frozen, cut off, reset, emptied, read-only, full or slow, or
+//! becomes another one, under load.
 //!
 //! Two replicas share a limit and cached answers through a Redis of the test's own. In each round something
 //! happens to it for a second. All the time:
@@ -22,7 +22,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use phase6_tests::{Redis, Served, client, until};
+use phase6_tests::{Redis, RedisCluster, RedisSentinels, Served, client, until};
 use rustix::process::Signal;
 use serde_json::json;
 use tokio::{
@@ -159,22 +159,21 @@ async fn shares(served: &Served) -> bool {
 /// Rounds of one fault. `forgets` says whether Redis loses its memory by it.
 async fn chaos(name: &str, forgets: bool, fault: impl Fn(&mut Redis), heal: impl Fn(&mut Redis)) {
     let redis = Redis::start(&[]);
-    let port = redis.port;
-    chaos_through(name, (redis, port), forgets, fault, heal).await;
+    let url = format!("redis://127.0.0.1:{}", redis.port);
+    chaos_at(name, (redis, url), forgets, fault, heal).await;
 }
 
-/// The same with a Redis that is reached at another port.
-async fn chaos_through(
+/// The same with a Redis of any kind, which is reached at this URL.
+async fn chaos_at<R>(
     name: &str,
-    (mut redis, port): (Redis, u16),
+    (mut redis, url): (R, String),
     forgets: bool,
-    fault: impl Fn(&mut Redis),
-    heal: impl Fn(&mut Redis),
+    fault: impl Fn(&mut R),
+    heal: impl Fn(&mut R),
 ) {
     let folder = tempfile::tempdir().unwrap();
     let policy = folder.path().join("policy.json");
     write_policy(&policy);
-    let url = format!("redis://127.0.0.1:{port}");
     let arguments = ["--policy", policy.to_str().unwrap(), "--redis", &url, "--shared-as", name];
     let replicas = [Served::start("budget", &arguments).await, Served::start("budget", &arguments).await];
     for served in &replicas {
@@ -187,9 +186,9 @@ async fn chaos_through(
     for round in 0..rounds() {
         tokio::time::sleep(FAULT).await;
         faults.push(Instant::now());
-        fault(&mut redis);
+        tokio::task::block_in_place(|| fault(&mut redis));
         tokio::time::sleep(FAULT).await;
-        heal(&mut redis);
+        tokio::task::block_in_place(|| heal(&mut redis));
         let healed = Instant::now();
         for served in &replicas {
             while !shares(served).await {
@@ -280,11 +279,11 @@ async fn out_of_memory() {
 async fn chaos_on_the_wire(name: &str, fault: Wire) {
     let redis = Redis::start(&[]);
     let relay = Relay::start(redis.port).await;
-    let port = relay.port;
+    let url = format!("redis://127.0.0.1:{}", relay.port);
     let set = |wire| {
         relay.wire.send_replace(wire);
     };
-    chaos_through(name, (redis, port), false, |_| set(fault), |_| set(Wire::default())).await;
+    chaos_at(name, (redis, url), false, |_| set(fault), |_| set(Wire::default())).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -295,4 +294,28 @@ async fn behind_a_wire_that_loses_everything() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn behind_a_slow_wire() {
     chaos_on_the_wire("slow", Wire { delay: Duration::from_millis(100), ..Wire::default() }).await;
+}
+
+/// The one that was killed in the round before is a replica by now.
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn the_master_is_killed_and_sentinels_name_another() {
+    let redis = RedisSentinels::start();
+    let url = redis.url();
+    chaos_at(
+        "sentinel failover",
+        (redis, url),
+        false,
+        RedisSentinels::kill_master,
+        RedisSentinels::fail_over,
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn the_node_of_a_cluster_is_killed_and_its_replica_has_the_keys() {
+    const NAME: &str = "cluster-failover";
+    let redis = RedisCluster::start();
+    let url = redis.url();
+    let key = format!("{{phase6:1:limit:{NAME}}}");
+    chaos_at(NAME, (redis, url), false, |redis| redis.kill_master(&key), |redis| redis.fail_over(&key)).await;
 }

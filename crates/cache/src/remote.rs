@@ -67,7 +67,6 @@ pub struct Remote {
 struct Shared {
     redis: Redis,
     waiting: Waiting,
-    prefix: String,
     /// Who this is, in the log.
     origin: String,
     hear: OnceLock<Hear>,
@@ -86,15 +85,13 @@ struct Shared {
 }
 
 impl Remote {
-    /// A level in `redis`, which nobody else uses, under keys that begin with `prefix`. Needs a tokio runtime;
-    /// what it starts ends when the level is dropped.
-    pub fn new(redis: Redis, prefix: &str) -> Self {
+    /// A level under the keys of `redis`, which nobody else uses. Needs a tokio runtime; what it starts ends
+    /// when the level is dropped.
+    pub fn new(redis: Redis) -> Self {
         let (queue, puts) = mpsc::channel(QUEUE);
         let shared = Arc::new(Shared {
             redis,
             waiting: Waiting::default(),
-            // One script touches one slot.
-            prefix: format!("{{{prefix}}}"),
             origin: format!("{:016x}", rand::random::<u64>()),
             hear: OnceLock::new(),
             history: Mutex::default(),
@@ -176,19 +173,19 @@ impl Shared {
     }
 
     fn answer_key(&self, name: &str) -> String {
-        format!("{}:answer:{name}", self.prefix)
+        self.redis.key(format_args!("answer:{name}"))
     }
 
     fn duty_key(&self, name: &str) -> String {
-        format!("{}:duty:{name}", self.prefix)
+        self.redis.key(format_args!("duty:{name}"))
     }
 
     fn waiting_key(&self, name: &str) -> String {
-        format!("{}:waiting:{name}", self.prefix)
+        self.redis.key(format_args!("waiting:{name}"))
     }
 
     fn log_key(&self) -> String {
-        format!("{}:log", self.prefix)
+        self.redis.key("log")
     }
 
     fn failed(&self) {

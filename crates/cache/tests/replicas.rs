@@ -44,14 +44,14 @@ const ASK: Ask = Ask {
     set_label: |_, _| {},
 };
 
-fn redis() -> Redis {
+fn redis(prefix: &str) -> Redis {
     let url = std::env::var("PHASE6_TEST_REDIS")
         .expect("PHASE6_TEST_REDIS names a server; cargo xtask test starts one");
-    Redis::new(&url.parse().unwrap()).unwrap()
+    Redis::new(&url.parse().unwrap(), prefix).unwrap()
 }
 
 /// The same server behind a gate, through which nothing passes until it is opened.
-async fn gate() -> (Redis, oneshot::Sender<()>) {
+async fn gate(prefix: &str) -> (Redis, oneshot::Sender<()>) {
     let server = std::env::var("PHASE6_TEST_REDIS").unwrap();
     let server = server.trim_start_matches("redis://").trim_end_matches('/').to_owned();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -66,7 +66,7 @@ async fn gate() -> (Redis, oneshot::Sender<()>) {
             tokio::spawn(async move { tokio::io::copy_bidirectional(&mut client, &mut server).await });
         }
     });
-    (Redis::new(&url.parse().unwrap()).unwrap(), open)
+    (Redis::new(&url.parse().unwrap(), prefix).unwrap(), open)
 }
 
 /// A name that no other test has.
@@ -104,11 +104,11 @@ impl Replica {
     }
 
     fn begin(prefix: &str, origin: &Origin) -> Self {
-        Self::over(redis(), prefix, origin)
+        Self::over(redis(prefix), origin)
     }
 
-    fn over(redis: Redis, prefix: &str, origin: &Origin) -> Self {
-        let level = Arc::new(Remote::new(redis, prefix));
+    fn over(redis: Redis, origin: &Origin) -> Self {
+        let level = Arc::new(Remote::new(redis));
         let cache = Cache::new(Some(Arc::clone(&level) as Arc<dyn Level>));
         Self { cache, level, origin: origin.clone() }
     }
@@ -308,8 +308,8 @@ async fn a_replica_that_starts_later_knows_what_was_forgotten_before() {
 async fn what_was_stored_before_the_log_was_read_is_not_kept() {
     let (prefix, origin) = (own("early"), Origin::default());
     let other = Replica::start(&prefix, &origin).await;
-    let (gate, open) = gate().await;
-    let early = Replica::over(gate, &prefix, &origin);
+    let (gate, open) = gate(&prefix).await;
+    let early = Replica::over(gate, &origin);
     assert_eq!(early.get("/a").await.0, "1");
     other.cache.invalidate(Invalidation::Path("/a".into()));
     other.cache.told().await;
@@ -325,15 +325,15 @@ async fn when_redis_has_lost_its_memory_all_is_forgotten() {
     first.get("/a").await;
     first.has_written(1).await;
     // The log goes, the answer stays, and the replica's connection breaks so that it has to catch up.
-    let redis = redis();
-    redis.command::<i64>(cmd("DEL").arg(format!("{{{prefix}}}:log"))).await.unwrap();
+    let redis = redis(&prefix);
+    redis.command::<i64>(cmd("DEL").arg(redis.key("log"))).await.unwrap();
     let second = Replica::start(&prefix, &origin).await;
     assert_eq!(second.get("/a").await.0, "2", "what the log cannot vouch for is not trusted");
 }
 
 #[tokio::test]
 async fn without_redis_memory_keeps_answers_for_a_second_and_a_burst_costs_one_call() {
-    let level = Arc::new(Remote::new(Redis::new(&"redis://127.0.0.1:1".parse().unwrap()).unwrap(), "x"));
+    let level = Arc::new(Remote::new(Redis::new(&"redis://127.0.0.1:1".parse().unwrap(), "x").unwrap()));
     let replica = Replica {
         cache: Cache::new(Some(Arc::clone(&level) as Arc<dyn Level>)),
         level,
@@ -394,12 +394,12 @@ async fn an_answer_that_is_for_one_only_is_waited_for_once_and_then_made_by_each
 #[tokio::test]
 async fn a_replica_that_dies_while_it_makes_an_answer_is_not_waited_for_longer_than_3_s() {
     let (prefix, origin) = (own("dies"), Origin::default());
-    let redis = redis();
+    let redis = redis(&prefix);
     // A duty that nobody prolongs.
     let probe = Replica::start(&prefix, &origin).await;
     probe.get("/a").await;
     probe.has_written(1).await;
-    let keys: Vec<String> = redis.command(cmd("KEYS").arg(format!("{{{prefix}}}:answer:*"))).await.unwrap();
+    let keys: Vec<String> = redis.command(cmd("KEYS").arg(redis.key("answer:*"))).await.unwrap();
     let duty = keys[0].replace(":answer:", ":duty:");
     redis.command::<i64>(cmd("DEL").arg(&keys[0])).await.unwrap();
     redis.command::<()>(cmd("SET").arg(&duty).arg("somebody").arg("PX").arg(3_000)).await.unwrap();

@@ -18,7 +18,7 @@ use http::StatusCode;
 use phase6_breaker::Breaker;
 use phase6_cache::{Cache, Disk, Level, Remote};
 use phase6_otlp::{Exporter, Otlp, OtlpError};
-use phase6_redis::{Redis, RedisError};
+use phase6_redis::{Redis, RedisError, RedisUrl};
 use phase6_store::{DatabaseUrl, Migration, PoolLimits, Store, StoreError};
 use phase6_telemetry::{Sink, Telemetry};
 use serde_json::{Value, json};
@@ -41,6 +41,8 @@ const BUCKETS: usize = 1 << 16;
 const MOST_IN_FLIGHT: usize = 2048;
 /// Begins the keys of shared answers; the number is that of what is stored under them.
 const CACHE_KEYS: &str = "phase6:1:cache";
+/// Begins the keys of shared limits; likewise.
+const LIMIT_KEYS: &str = "phase6:1:limit";
 /// Bytes that a service's cache may take on disk.
 const CACHE_ON_DISK: u64 = 256 * 1024 * 1024;
 
@@ -148,7 +150,7 @@ pub struct Host {
     pub patience: Duration,
     /// What replicas share limits and cached answers through; none: each has a part of every limit, and a
     /// cache of its own.
-    pub redis: Option<Redis>,
+    pub redis: Option<RedisUrl>,
     /// Where finished spans go; none: only the newest are kept, in memory.
     pub spans: Option<Otlp>,
     /// Under which name they do; none: the service's.
@@ -243,7 +245,9 @@ pub async fn start(
     let components = Components::default();
     let store = open_store(definition, host, &components).await?;
     let shared_as = host.shared_as.as_deref().unwrap_or(name);
-    let cache = Cache::new(second_level(name, shared_as, host).await?);
+    let (level, limits) =
+        tokio::try_join!(second_level(name, shared_as, host), shared_limits(shared_as, host))?;
+    let cache = Cache::new(level);
     let stop = CancellationToken::new();
     let tasks = TaskTracker::new();
     // A service that does not come to run leaves nothing running.
@@ -278,7 +282,7 @@ pub async fn start(
 
     let connections = Arc::default();
     let load = Arc::new(Load::new(MOST_IN_FLIGHT, host.connections.body));
-    let (buckets, limiter) = limiter(BUCKETS, host.redis.as_ref(), shared_as);
+    let (buckets, limiter) = limiter(BUCKETS, limits);
     let counts = limiter.clone();
     series::register_limiter(&components, &telemetry, &enforcer, buckets, move || counts.counts());
     series::register_tracer(&telemetry, spans.as_ref());
@@ -332,17 +336,30 @@ pub async fn start(
     })
 }
 
+/// Where a service shares its limits.
+async fn shared_limits(shared_as: &str, host: &Host) -> Result<Option<Redis>, StartError> {
+    match &host.redis {
+        Some(url) => connect(url, LIMIT_KEYS, shared_as).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// A part of Redis with connections of its own: a large answer on its way must not hold up a limit.
+async fn connect(url: &RedisUrl, keys: &str, shared_as: &str) -> Result<Redis, StartError> {
+    let redis = Redis::new(url, &format!("{keys}:{shared_as}")).map_err(StartError::Redis)?;
+    redis.warm_up().await;
+    Ok(redis)
+}
+
 /// What stands behind the memory of a service's cache: Redis where replicas share one, else a file.
 async fn second_level(
     name: &'static str,
     shared_as: &str,
     host: &Host,
 ) -> Result<Option<Arc<dyn Level>>, StartError> {
-    if let Some(limits) = &host.redis {
-        // A connection of its own: a large answer on its way must not hold up a limit.
-        let answers = limits.apart().map_err(StartError::Redis)?;
-        tokio::join!(limits.warm_up(), answers.warm_up());
-        return Ok(Some(Arc::new(Remote::new(answers, &format!("{CACHE_KEYS}:{shared_as}")))));
+    if let Some(url) = &host.redis {
+        let answers = connect(url, CACHE_KEYS, shared_as).await?;
+        return Ok(Some(Arc::new(Remote::new(answers))));
     }
     Ok(host.cache_folder.as_ref().map(|folder| {
         Arc::new(Disk::new(folder.join(format!("{name}.db")), CACHE_ON_DISK)) as Arc<dyn Level>

@@ -66,17 +66,10 @@ pub(crate) fn stack(parts: Parts) -> Stack {
         .service(Innermost::new(parts.router, &parts.telemetry))
 }
 
-/// Begins the keys of shared limits; the number is that of what is stored under them.
-const LIMIT_KEYS: &str = "phase6:1:limit";
-
-/// The limiter of a service, with room for as many keys as `keys`, sharing with whoever does so under the
-/// same name.
-pub(crate) fn limiter(
-    keys: usize,
-    redis: Option<&Redis>,
-    name: &str,
-) -> (Buckets, RateLimitLayer<Buckets, Refuse>) {
-    let shared = redis.map(|redis| Shared::new(redis.clone(), &format!("{LIMIT_KEYS}:{name}"), keys));
+/// The limiter of a service, with room for as many keys as `keys`, sharing with whoever has the same ones in
+/// `redis`.
+pub(crate) fn limiter(keys: usize, redis: Option<Redis>) -> (Buckets, RateLimitLayer<Buckets, Refuse>) {
+    let shared = redis.map(|redis| Shared::new(redis, keys));
     let buckets = Buckets { own: Memory::with_room_for(keys), shared };
     let layer = RateLimitLayer::new(buckets.clone(), context::LIMITING, over_limit as Refuse);
     (buckets, layer)

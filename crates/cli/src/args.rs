@@ -125,8 +125,9 @@ pub(crate) struct Common {
     pub(crate) database: Option<String>,
 
     /// Redis that replicas share limits and cached answers through:
-    /// redis://[[USER]:PASSWORD@]HOST[:PORT][/DATABASE], or rediss:// for TLS [default: each replica has
-    /// a part of every limit that is for all, and a cache of its own]
+    /// redis://[[USER]:PASSWORD@]HOST[:PORT][/DATABASE], redis-sentinel://...SENTINEL[:PORT],.../MASTER or
+    /// redis-cluster://...HOST[:PORT],...; rediss for TLS [default: each replica has a part of every limit
+    /// that is for all, and a cache of its own]
     #[arg(long, value_name = "URL", env = "PHASE6_REDIS_URL", hide_env_values = true)]
     // A text, as with the database.
     pub(crate) redis: Option<String>,

@@ -9,7 +9,6 @@ use std::{
 
 use phase6_chassis::{Access, ApiKeys, ConnectionLimits, Host, InternalToken, Settings};
 use phase6_otlp::Otlp;
-use phase6_redis::Redis;
 use phase6_store::DatabaseUrl;
 use tokio::net::TcpListener;
 
@@ -58,7 +57,7 @@ pub(crate) fn host(
     let redis = match common.redis.as_deref().filter(|url| !url.is_empty()) {
         Some(url) => {
             let told = |error: String| Ending::Usage(format!("--redis (or PHASE6_REDIS_URL): {error}"));
-            Some(Redis::new(&url.parse().map_err(told)?).map_err(|error| told(error.to_string()))?)
+            Some(url.parse().map_err(told)?)
         }
         None => None,
     };

@@ -43,7 +43,6 @@ pub struct Shared {
 
 struct Inner {
     redis: Redis,
-    prefix: String,
     started: Instant,
     names: AtomicU64,
     table: Table,
@@ -77,14 +76,12 @@ pub struct SharedStats {
 }
 
 impl Shared {
-    /// Buckets under keys that begin with `prefix`, with room for `keys` of them. Needs a tokio runtime;
-    /// what it starts ends with the last handle.
-    pub fn new(redis: Redis, prefix: &str, keys: usize) -> Self {
+    /// Buckets under the keys of `redis`, with room for as many as `keys`. Needs a tokio runtime; what it
+    /// starts ends with the last handle.
+    pub fn new(redis: Redis, keys: usize) -> Self {
         let (queue, queued) = mpsc::channel(QUEUE);
         let inner = Arc::new(Inner {
             redis,
-            // A call is about many keys: in a cluster of servers all have to be in one slot.
-            prefix: format!("{{{prefix}}}:"),
             started: Instant::now(),
             // Unique among all replicas that ever were, and exact as a number of 53 bits.
             names: AtomicU64::new(rand::random::<u64>() >> 11),

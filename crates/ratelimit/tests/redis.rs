@@ -17,8 +17,8 @@ fn url() -> String {
     std::env::var("PHASE6_TEST_REDIS").expect("PHASE6_TEST_REDIS names a server; cargo xtask test starts one")
 }
 
-fn redis() -> Redis {
-    Redis::new(&url().parse().unwrap()).unwrap()
+fn redis(prefix: &str) -> Redis {
+    Redis::new(&url().parse().unwrap(), prefix).unwrap()
 }
 
 /// A name that no other test has.
@@ -36,7 +36,7 @@ struct Replica {
 impl Replica {
     fn new(prefix: &str, policy: Value, replicas: u32) -> Self {
         Self {
-            shared: Shared::new(redis(), prefix, 1_000),
+            shared: Shared::new(redis(prefix), 1_000),
             limits: limits(policy, replicas),
             hasher: RandomState::default(),
         }
@@ -64,7 +64,8 @@ fn limits(policy: Value, replicas: u32) -> Limits {
 /// What the script holds says the same as `escrow.rs`, report by report.
 #[tokio::test]
 async fn the_script_decides_as_the_model_does() {
-    let (redis, key) = (redis(), own("model"));
+    let key = own("model");
+    let redis = redis(&key);
     let script = Script::new(include_str!("../src/escrow.lua"));
     let mut model = Escrow::default();
     let mut seed = 7_u64;
@@ -205,11 +206,11 @@ async fn what_was_used_drains_at_the_rate_that_was_in_force() {
 
 #[tokio::test]
 async fn without_redis_the_policy_says_what_happens_and_nobody_waits() {
-    let nobody = Redis::new(&"redis://127.0.0.1:1".parse().unwrap()).unwrap();
+    let nobody = Redis::new(&"redis://127.0.0.1:1".parse().unwrap(), "nobody").unwrap();
     for (on_failure, expected) in [("LocalShare", 3), ("Allow", 30), ("Deny", 0)] {
         let policy = json!({"capacity": 12, "refillPerSecond": 0.001, "onBackendFailure": on_failure});
         let replica = Replica {
-            shared: Shared::new(nobody.clone(), &own("nobody"), 1_000),
+            shared: Shared::new(nobody.clone(), 1_000),
             limits: limits(policy, 2),
             hasher: RandomState::default(),
         };

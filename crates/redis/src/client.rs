@@ -1,34 +1,37 @@
-//! The client: one multiplexed connection, a limit on every call, and a probe during outages.
+//! The client: a limit on every call, and a probe during outages, which also looks where the server is.
 
 use std::{
+    fmt,
     sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
-use redis::{
-    Client, Cmd, ErrorKind, FromRedisValue, RedisResult, ScriptInvocation,
-    aio::{ConnectionManager, ConnectionManagerConfig},
-};
+use redis::{Cmd, ErrorKind, FromRedisValue, ScriptInvocation};
 use serde::Serialize;
 
-use crate::{RedisUrl, outage::Outage};
+use crate::{
+    RedisUrl,
+    find::server_of,
+    link::Link,
+    outage::{Outage, Told},
+    url::Kind,
+};
 
 /// Longest time that a call takes.
 pub const LIMIT: Duration = Duration::from_millis(25);
 /// How often a server that is gone is asked whether it is back.
 const PROBE_EVERY: Duration = Duration::from_millis(250);
 /// How long a connection may take; also the limit of a probe.
-const CONNECT_LIMIT: Duration = Duration::from_millis(500);
+pub(crate) const CONNECT_LIMIT: Duration = Duration::from_millis(500);
 /// Longest time that a server holds the answer of a command which waits for something to happen.
 pub const HELD: Duration = Duration::from_millis(300);
-/// Commands on the connection at once; more wait for a place, within their limit.
-const MOST_AT_ONCE: usize = 4_096;
-
 /// Answers of a server that is there and does not serve.
-const NOT_SERVING: [&str; 5] = ["LOADING", "BUSY", "READONLY", "MASTERDOWN", "CLUSTERDOWN"];
+const NOT_SERVING: [&str; 5] = ["LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN"];
+/// Answers of one that is no longer, or not yet, the server of our keys.
+const ELSEWHERE: [&str; 3] = ["READONLY", "MOVED", "ASK"];
 
-/// A Redis server. Clones are handles to the same connection.
+/// The server that has our keys. Clones are handles to the same connection.
 #[derive(Clone)]
 pub struct Redis {
     inner: Arc<Inner>,
@@ -36,9 +39,10 @@ pub struct Redis {
 
 struct Inner {
     url: RedisUrl,
-    connection: ConnectionManager,
-    /// For commands that the server answers when something happens: they hold up what comes after them.
-    held: ConnectionManager,
+    /// All keys begin with it, in braces: a cluster keeps them in one place.
+    prefix: String,
+    /// None while it is not known where the server is.
+    link: Mutex<Option<Link>>,
     outage: Mutex<(Outage, Option<Instant>)>,
 }
 
@@ -54,6 +58,9 @@ pub enum RedisError {
     /// The connection could not be made or broke. The command may have run.
     #[error("connection to Redis failed: {0}")]
     Broken(String),
+    /// The server does not have our keys, or may not change them. The command did not run.
+    #[error("another Redis server has our keys: {0}")]
+    Elsewhere(String),
     /// It was answered with an error, or with a value of another type than asked for.
     #[error("Redis refused the command: {0}")]
     Refused(String),
@@ -72,56 +79,53 @@ pub struct State {
 }
 
 impl Redis {
-    /// The server at `url`. Does not connect yet: a service starts without its Redis too. Needs a
-    /// tokio runtime.
+    /// The server of the keys that begin with `prefix`, over connections of its own and with its own
+    /// judgement on whether it is gone. Does not connect yet: a service starts without its Redis too.
+    /// Needs a tokio runtime.
     ///
     /// # Errors
     ///
     /// When the client library cannot use the address.
-    pub fn new(url: &RedisUrl) -> Result<Self, RedisError> {
-        let connect = |answered_in| {
-            let config = ConnectionManagerConfig::new()
-                // The library's own retries wait for seconds, holding every caller.
-                .set_number_of_retries(0)
-                .set_connection_timeout(Some(CONNECT_LIMIT))
-                .set_response_timeout(Some(answered_in))
-                .set_concurrency_limit(MOST_AT_ONCE);
-            Client::open(url.info())
-                .and_then(|client| ConnectionManager::new_lazy_with_config(client, config))
-                .map_err(|error| RedisError::Broken(error.to_string()))
+    pub fn new(url: &RedisUrl, prefix: &str) -> Result<Self, RedisError> {
+        // Where there is one server only, nobody need be asked for it.
+        let link = match (&url.kind, url.addresses.first()) {
+            (Kind::Single, Some(address)) => Some(Link::new(url, address.clone())?),
+            _ => None,
         };
-        let (connection, held) = (connect(CONNECT_LIMIT)?, connect(HELD + CONNECT_LIMIT)?);
-        let url = url.clone();
-        Ok(Self { inner: Arc::new(Inner { url, connection, held, outage: Mutex::default() }) })
+        let (url, prefix, link) = (url.clone(), prefix.to_owned(), Mutex::new(link));
+        Ok(Self { inner: Arc::new(Inner { url, prefix, link, outage: Mutex::default() }) })
     }
 
-    /// The same server, over connections of its own and with its own judgement on whether it is gone.
-    ///
-    /// # Errors
-    ///
-    /// As [`Redis::new`].
-    pub fn apart(&self) -> Result<Self, RedisError> {
-        Self::new(&self.inner.url)
+    /// The key of this name.
+    pub fn key(&self, name: impl fmt::Display) -> String {
+        format!("{{{}}}:{name}", self.inner.prefix)
     }
 
     /// Runs a command that the server answers when something happens, within [`HELD`] or somewhat more. On
-    /// a connection of its own, for one caller at a time; it neither minds nor begins an outage.
+    /// a connection of its own, for one caller at a time. It is sent during an outage too, and its failures
+    /// begin one as those of other calls do: a service that nobody asks learns of it by this.
     ///
     /// # Errors
     ///
     /// See [`RedisError`].
     pub async fn wait<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisError> {
-        let mut connection = self.inner.held.clone();
+        let mut connection = self.inner.link()?.held;
         let call = command.query_async(&mut connection);
-        match tokio::time::timeout(HELD + 2 * CONNECT_LIMIT, call).await {
-            Ok(result) => Ok(result?),
+        let result = match tokio::time::timeout(HELD + 2 * CONNECT_LIMIT, call).await {
+            Ok(result) => result.map_err(RedisError::from),
             Err(_) => Err(RedisError::TooSlow),
+        };
+        // That these are answered does not say that others are, in time.
+        if result.is_err() {
+            self.tell(&result);
         }
+        result
     }
 
     /// Connects now, so that the first calls need not wait for it. A server that is not there in time is
     /// connected to later.
     pub async fn warm_up(&self) {
+        self.inner.look().await;
         self.inner.pings(CONNECT_LIMIT).await;
     }
 
@@ -131,8 +135,8 @@ impl Redis {
     ///
     /// See [`RedisError`].
     pub async fn command<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisError> {
-        let mut connection = self.inner.connection.clone();
-        self.within_limit(command.query_async(&mut connection)).await
+        let link = self.inner.link();
+        self.within_limit(async { Ok(command.query_async(&mut link?.connection).await?) }).await
     }
 
     /// Runs a script, which the server may have to be sent first.
@@ -141,8 +145,8 @@ impl Redis {
     ///
     /// See [`RedisError`].
     pub async fn script<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, RedisError> {
-        let mut connection = self.inner.connection.clone();
-        self.within_limit(script.invoke_async(&mut connection)).await
+        let link = self.inner.link();
+        self.within_limit(async { Ok(script.invoke_async(&mut link?.connection).await?) }).await
     }
 
     /// What is known of the server.
@@ -155,27 +159,65 @@ impl Redis {
         }
     }
 
-    async fn within_limit<T>(&self, call: impl Future<Output = RedisResult<T>>) -> Result<T, RedisError> {
+    async fn within_limit<T>(
+        &self,
+        call: impl Future<Output = Result<T, RedisError>>,
+    ) -> Result<T, RedisError> {
         if self.inner.outage.lock().0.is_gone() {
             return Err(RedisError::Gone);
         }
-        let result = match tokio::time::timeout(LIMIT, call).await {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => Err(RedisError::from(error)),
-            Err(_) => Err(RedisError::TooSlow),
+        let result = tokio::time::timeout(LIMIT, call).await.unwrap_or(Err(RedisError::TooSlow));
+        self.tell(&result);
+        result
+    }
+
+    /// Takes what a call says of the server, and looks for it when it is gone.
+    fn tell<T>(&self, result: &Result<T, RedisError>) {
+        let told = match result {
+            Ok(_) | Err(RedisError::Refused(_)) => Told::Answered,
+            // Reads may still be answered there, and nothing but a look says where the server is now.
+            Err(RedisError::Elsewhere(_)) if self.inner.url.kind != Kind::Single => Told::Elsewhere,
+            Err(_) => Told::Failed,
         };
-        let answered = matches!(result, Ok(_) | Err(RedisError::Refused(_)));
-        if self.inner.call_ended(answered) {
+        if self.inner.call_ended(told) {
             tokio::spawn(probe(Arc::downgrade(&self.inner)));
         }
-        result
     }
 }
 
 impl Inner {
-    fn call_ended(&self, answered: bool) -> bool {
+    fn link(&self) -> Result<Link, RedisError> {
+        let unknown = || RedisError::Broken("nobody has said yet where it is".to_owned());
+        self.link.lock().clone().ok_or_else(unknown)
+    }
+
+    /// Looks where the server is, and connects to it if it is another one than before.
+    async fn look(&self) {
+        if self.url.kind == Kind::Single {
+            return;
+        }
+        // Any key of ours: they are all in one place.
+        let Some(address) = server_of(&self.url, &format!("{{{}}}", self.prefix), CONNECT_LIMIT).await else {
+            return;
+        };
+        let named = address.to_string();
+        if self.link.lock().as_ref().is_some_and(|link| link.address == named) {
+            return;
+        }
+        match Link::new(&self.url, address) {
+            Ok(link) => {
+                tracing::info!(redis = %self.url, server = named, "redis is served from here");
+                *self.link.lock() = Some(link);
+            }
+            Err(error) => {
+                tracing::warn!(redis = %self.url, server = named, %error, "cannot connect to redis");
+            }
+        }
+    }
+
+    fn call_ended(&self, told: Told) -> bool {
         let mut held = self.outage.lock();
-        let gone = held.0.call_ended(answered);
+        let gone = held.0.call_ended(told);
         if gone {
             held.1 = Some(Instant::now());
             tracing::warn!(redis = %self.url, "redis is gone");
@@ -184,7 +226,7 @@ impl Inner {
     }
 
     async fn pings(&self, limit: Duration) -> bool {
-        let mut connection = self.connection.clone();
+        let Ok(Link { mut connection, .. }) = self.link() else { return false };
         let ping = redis::cmd("PING");
         let call = ping.query_async::<redis::Value>(&mut connection);
         matches!(tokio::time::timeout(limit, call).await, Ok(Ok(_)))
@@ -204,6 +246,7 @@ async fn probe(inner: Weak<Inner>) {
     loop {
         tokio::time::sleep(PROBE_EVERY.mul_f64(0.8 + 0.4 * rand::random::<f64>())).await;
         let Some(inner) = inner.upgrade() else { return };
+        inner.look().await;
         // The first may have to connect. Whether calls will be answered in time, only the second shows.
         if inner.pings(CONNECT_LIMIT).await && inner.pings(LIMIT).await {
             inner.over();
@@ -214,6 +257,9 @@ async fn probe(inner: Weak<Inner>) {
 
 impl From<redis::RedisError> for RedisError {
     fn from(error: redis::RedisError) -> Self {
+        if error.code().is_some_and(|code| ELSEWHERE.contains(&code)) {
+            return Self::Elsewhere(error.to_string());
+        }
         let lost = error.is_io_error()
             || error.is_timeout()
             || error.is_connection_dropped()

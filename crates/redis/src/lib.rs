@@ -13,11 +13,15 @@
 //! * Nothing is sent twice: whether a lost answer belongs to a command that ran is not knowable,
 //!   and only the caller knows whether running it twice does harm.
 //! * What the server refuses (a wrong type, a faulty script) is an error and no outage.
+//! * A client has keys of one prefix, which a cluster keeps in one place. So one server has them all, be it the
+//!   only one, the master that sentinels name, or a node of a cluster; where that is, a probe looks again.
 //! * Addresses are shown without their password.
 //!
 //! The only room that names the Redis client; who needs its words takes them from here.
 
 mod client;
+mod find;
+mod link;
 mod outage;
 mod url;
 

@@ -66,7 +66,7 @@ impl Relay {
     }
 
     fn client(&self) -> Redis {
-        Redis::new(&format!("redis://{}", self.address).parse().unwrap()).unwrap()
+        Redis::new(&format!("redis://{}", self.address).parse().unwrap(), "test").unwrap()
     }
 
     fn is(&self, wire: Wire) {
@@ -198,7 +198,7 @@ async fn a_server_that_comes_back_is_used_again_within_2_s() {
 async fn without_a_server_a_client_is_made_and_its_calls_fail_quickly() {
     // Bound and dropped: a port that nobody listens on.
     let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let redis = Redis::new(&format!("redis://:secret@{address}").parse().unwrap()).unwrap();
+    let redis = Redis::new(&format!("redis://:secret@{address}").parse().unwrap(), "test").unwrap();
     let told = until_gone(&redis).await;
     assert_eq!(told.len(), 3);
     for error in &told {

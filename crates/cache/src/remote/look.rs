@@ -98,7 +98,8 @@ impl Shared {
                 self.failed();
                 self.waiting.landed(name);
                 // The call may have run, and others wait for what this replica does not know that it owes them.
-                let may_have_run = duty.is_some() && error != RedisError::Gone;
+                let may_have_run =
+                    duty.is_some() && !matches!(error, RedisError::Gone | RedisError::Elsewhere(_));
                 return may_have_run.then(|| Read { ticket: own_duty(), ..Read::default() });
             }
         };

@@ -94,7 +94,7 @@ impl Inner {
         let mut call = SCRIPT.prepare_invoke();
         call.arg(LEASE_US);
         for Asked { name, limit, report, .. } in &asked {
-            call.key(format!("{}{name}", self.prefix))
+            call.key(self.redis.key(name))
                 .arg(limit.capacity())
                 .arg(limit.refill_per_second())
                 .arg(report.holder)
