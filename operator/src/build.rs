@@ -58,6 +58,8 @@ pub struct Context {
     pub egress_ports: Vec<u16>,
     /// Whether the cluster knows `ServiceMonitor`.
     pub monitors: bool,
+    /// What a Prometheus selects monitors by.
+    pub monitor_labels: BTreeMap<String, String>,
 }
 
 /// One value of a Secret.
@@ -96,7 +98,7 @@ pub fn build(resource: &Phase6Service, context: &Context) -> Vec<Object> {
     objects.extend(context.network_policy.then(|| network::policy(resource, context)));
     objects.push(workload::deployment(resource, context));
     objects.extend(scaling::build(resource));
-    objects.extend(context.monitors.then(|| network::monitor(resource)));
+    objects.extend(context.monitors.then(|| network::monitor(resource, context)));
     objects
 }
 
@@ -161,6 +163,7 @@ mod tests {
             network_policy: true,
             egress_ports: vec![443, 5432],
             monitors: true,
+            monitor_labels: [("release".to_owned(), "prometheus".to_owned())].into(),
         }
     }
 

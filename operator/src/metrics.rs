@@ -131,3 +131,49 @@ async fn readyz(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
 async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], shared.metrics.text())
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+mod tests {
+    use std::{
+        io::Write,
+        process::{Command, Stdio},
+    };
+
+    use super::*;
+
+    /// Each series with a value.
+    fn all() -> String {
+        let metrics = Metrics::default();
+        metrics.ended(Err(&Error::NotLeader), Duration::from_millis(3));
+        metrics.wrote("ConfigMap");
+        metrics.text()
+    }
+
+    #[test]
+    fn prometheus_finds_nothing_wrong_with_the_series() {
+        let mut tool = Command::new("promtool")
+            .args(["check", "metrics"])
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("promtool can be started; cargo xtask test installs it");
+        tool.stdin.take().unwrap().write_all(all().as_bytes()).unwrap();
+        assert!(tool.wait().unwrap().success());
+    }
+
+    #[test]
+    fn rules_and_dashboards_of_the_chart_name_series_that_there_are() {
+        let shown = all();
+        let chart = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("charts/phase6");
+        let files = ["rules/phase6.yaml", "dashboards/phase6-operator.json", "dashboards/phase6-fleet.json"];
+        let text = files.map(|file| std::fs::read_to_string(chart.join(file)).unwrap()).concat();
+        let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let ours = ["phase6_operator_", "phase6_policy_propagation_"];
+        let mut found = 0;
+        for word in words.filter(|word| ours.iter().any(|start| word.starts_with(start))) {
+            assert!(shown.contains(&format!("\n{word}")), "the operator does not show {word}");
+            found += 1;
+        }
+        assert!(found > 10);
+    }
+}

@@ -63,6 +63,13 @@ pub struct Settings {
     #[arg(long, value_name = "NAME/KEY", env = "PHASE6_OTLP_HEADERS_SECRET")]
     otlp_headers_secret: Option<SecretKey>,
 
+    /// Labels of the ServiceMonitors that it makes, by which a Prometheus selects them
+    #[arg(
+        long, value_name = "NAME=VALUE", value_delimiter = ',', env = "PHASE6_MONITOR_LABELS",
+        value_parser = label
+    )]
+    monitor_labels: Vec<(String, String)>,
+
     /// Make no NetworkPolicy
     #[arg(long, env = "PHASE6_NO_NETWORK_POLICY")]
     no_network_policy: bool,
@@ -138,6 +145,7 @@ impl Settings {
                 headers: self.otlp_headers_secret.clone(),
             }),
             monitors,
+            monitor_labels: self.monitor_labels.iter().cloned().collect(),
         }
     }
 }
@@ -153,6 +161,12 @@ impl FromStr for SecretKey {
             _ => Err("accepted: NAME/KEY of a Secret".into()),
         }
     }
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let split = text.split_once('=').filter(|(name, _)| !name.is_empty());
+    let (name, value) = split.ok_or("accepted: NAME=VALUE of a label")?;
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 impl FromStr for Endpoint {
@@ -217,6 +231,16 @@ mod tests {
         for not in ["", "collector:4318", "http://me:secret@collector", "http://", "http://c?key=1"] {
             assert!(not.parse::<Endpoint>().expect_err(not).starts_with("accepted: http://"));
         }
+    }
+
+    #[test]
+    fn monitors_have_the_labels_that_a_prometheus_selects_by() {
+        let all = ["phase6-operator", "--image=i", "--monitor-labels=release=prometheus,team="];
+        let labels = Settings::try_parse_from(all).expect("accepted").context(true).monitor_labels;
+        assert_eq!(labels["release"], "prometheus");
+        assert_eq!(labels["team"], "");
+        let wrong = ["phase6-operator", "--image=i", "--monitor-labels=release"];
+        assert!(Settings::try_parse_from(wrong).is_err());
     }
 
     #[test]

@@ -10,7 +10,9 @@ mod collector;
 mod fleet;
 mod gateway;
 pub mod markdown;
+mod prometheus;
 mod redis;
+mod redis_kinds;
 mod served;
 mod upstream;
 
@@ -24,7 +26,9 @@ use std::{
 pub use collector::{Collector, Heard};
 pub use fleet::{EXAMPLE, Fleet, Program, free_ports, refused, retuned, without};
 pub use gateway::Gateway;
+pub use prometheus::Prometheus;
 pub use redis::Redis;
+pub use redis_kinds::{RedisCluster, RedisSentinels};
 pub use served::Served;
 pub use upstream::{Probes, Upstream};
 

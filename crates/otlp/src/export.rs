@@ -4,7 +4,7 @@ use std::{
     future::Future,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -129,7 +129,7 @@ struct Pump {
 
 impl Pump {
     async fn run(mut self) {
-        let failing = AtomicBool::new(false);
+        let mut failing = false;
         loop {
             let batch = self.gather().await;
             if batch.is_empty() {
@@ -144,21 +144,21 @@ impl Pump {
             let counter = if result.is_ok() { &self.counters.exported } else { &self.counters.failed };
             counter.fetch_add(count, Ordering::Relaxed);
             // Told when it begins and when it ends; the counter has the rest.
-            if failing.swap(result.is_err(), Ordering::Relaxed) != result.is_err() {
-                match result {
-                    Err(error) => {
-                        let (endpoint, protocol) = (&self.endpoint, self.protocol);
-                        tracing::warn!(
-                            service = self.service,
-                            endpoint,
-                            protocol,
-                            error,
-                            "spans cannot be exported"
-                        );
-                    }
-                    Ok(()) => tracing::info!(service = self.service, "spans are exported again"),
+            let (endpoint, protocol) = (&self.endpoint, self.protocol);
+            match &result {
+                Err(error) if !failing => {
+                    tracing::warn!(
+                        service = self.service,
+                        endpoint,
+                        protocol,
+                        error,
+                        "spans cannot be exported"
+                    );
                 }
+                Ok(()) if failing => tracing::info!(service = self.service, "spans are exported again"),
+                _ => {}
             }
+            failing = result.is_err();
         }
     }
 

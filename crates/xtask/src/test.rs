@@ -35,6 +35,7 @@ pub(crate) fn run(extent: Extent) -> Result<(), String> {
     let postgres = servers::postgres()?;
     let redis = servers::redis()?;
     servers::provide("curl", "curl")?;
+    servers::provide("promtool", "prometheus")?;
     let collector = collector::build()?;
     let mut tally = Tally::default();
     tally.check("format", cargo(&["fmt", "--all", "--check"]));

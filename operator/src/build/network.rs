@@ -81,11 +81,15 @@ pub(super) fn policy(resource: &Phase6Service, context: &Context) -> Object {
 }
 
 /// Asks Prometheus' operator to collect the metrics.
-pub(super) fn monitor(resource: &Phase6Service) -> Object {
+pub(super) fn monitor(resource: &Phase6Service, context: &Context) -> Object {
+    let mut metadata = metadata(resource, resource.name_any());
+    // Ours win: by them the object is known.
+    let ours = metadata.labels.take().unwrap_or_default();
+    metadata.labels = Some(context.monitor_labels.clone().into_iter().chain(ours).collect());
     Object::new(
         Kind::ServiceMonitor,
         json!({
-            "metadata": metadata(resource, resource.name_any()),
+            "metadata": metadata,
             "spec": {
                 "selector": { "matchLabels": labels(resource) },
                 "endpoints": [{ "port": PORT, "path": "/metrics" }],

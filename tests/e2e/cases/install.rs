@@ -88,6 +88,23 @@ pub async fn the_chart_is_well_formed_and_renders_what_it_did(_fleet: &Fleet) {
         words.extend(*values);
         insta::assert_snapshot!(format!("chart-{i}"), run("helm", &words).await);
     }
+    // What cannot be applied here, because the cluster does not know its kinds.
+    let all =
+        "monitoring.dashboards.enabled=true,monitoring.rules.enabled=true,monitoring.podMonitor.enabled=true";
+    let words = ["template", "phase6", &chart, "--kube-version", "1.34.0", "--set", all];
+    let told = run("helm", &[&words[..], &["--show-only", "templates/monitoring.yaml"]].concat()).await;
+    for wanted in [
+        "kind: ConfigMap",
+        "  phase6-fleet.json: |\n    {\n",
+        "  phase6-operator.json: |\n    {\n",
+        "kind: PrometheusRule",
+        "\nspec:\n  # When to call somebody",
+        "\n  groups:\n    - name: phase6-services\n",
+        "kind: PodMonitor\nmetadata:\n  name: phase6-operator\n",
+    ] {
+        assert!(told.contains(wanted), "{wanted} is not in {told}");
+    }
+    assert!(!told.contains("phase6-services\n  labels"), "services have monitors of the operator's");
     for wrong in ["database.urll=x", "operator.replicas=0", "image.pullPolicy=Sometimes", "demo.enabled=yes"]
     {
         let refused =
