@@ -31,17 +31,23 @@ for i, key in ipairs(KEYS) do
       at = tonumber(fields[f + 1])
     end
   end
-  local now = math.max(at, clock)
+  -- A clock that stepped back goes on from where it is.
+  local now = clock
+  at = math.min(at, now)
 
   local known, others, all, ended = nil, 0, 0, {}
   for f = 1, #fields, 2 do
     local name = fields[f]
     if name:sub(1, 1) == '=' then
       local h, u, n, e = fields[f + 1]:match('^(%S+) (%S+) (%S+) (%S+)$')
-      h = tonumber(h)
+      h, e = tonumber(h), tonumber(e)
       all = all + h
-      if tonumber(e) <= now then
-        ended[#ended + 1] = { name = name, held = h, at = tonumber(e) }
+      if e > now + lease then
+        e = now + lease
+        redis.call('HSET', key, name, string.format('%d %d %d %d', h, u, n, e))
+      end
+      if e <= now then
+        ended[#ended + 1] = { name = name, held = h, at = e }
       elseif name == holder then
         known = { held = h, used = tonumber(u), number = tonumber(n) }
       else

@@ -93,11 +93,15 @@ impl Grant {
 impl Escrow {
     /// Takes a report at `now_us`, and grants.
     ///
-    /// A clock that steps back counts as standing still.
+    /// A clock that steps back, as after a failover to a server whose clock is behind, goes on from where it
+    /// is: what has drained has drained, and nothing waits until that clock has caught up.
     pub fn report(&mut self, limit: &Limit, report: &Report, now_us: u64) -> Grant {
         let (capacity, rate) = (limit.capacity(), limit.refill_per_second());
         let drain = rate.max(report.drained_at);
-        let now_us = now_us.max(self.at_us);
+        self.at_us = self.at_us.min(now_us);
+        for lease in self.leases.values_mut() {
+            lease.until_us = lease.until_us.min(now_us + LEASE_US);
+        }
         let ended =
             |(holder, lease): (&u64, &Lease)| (lease.until_us <= now_us).then_some((lease.until_us, *holder));
         let mut ended: Vec<(u64, u64)> = self.leases.iter().filter_map(ended).collect();
@@ -213,6 +217,25 @@ mod tests {
         let grant = bucket.report(&limit, &Report { wanted: 4, needed: 4, ..from(2) }, SECOND);
         assert_eq!((grant.tokens, grant.left), (4, 1));
         assert_eq!(bucket.held().to_bits(), 5.0_f64.to_bits(), "what goes to those who wait is spent");
+    }
+
+    #[test]
+    fn after_a_clock_stepped_back_a_bucket_drains_and_leases_end_as_usual() {
+        const HOUR: u64 = 3_600 * SECOND;
+        let (mut bucket, limit) = (Escrow::default(), Limit::new(10, 1.0));
+        // One replica holds five and falls silent, another one has spent the others.
+        bucket.report(&limit, &Report { wanted: 5, ..from(1) }, HOUR);
+        bucket.report(&limit, &Report { wanted: 5, needed: 5, ..from(2) }, HOUR);
+        let mut asks = |number, at| {
+            let report = Report { number, wanted: 1, needed: 1, ..from(3) };
+            bucket.report(&limit, &report, at).tokens
+        };
+        assert_eq!(asks(1, SECOND), 0, "what was used is still used");
+        assert_eq!(asks(2, 2 * SECOND), 1, "a second later one has drained");
+        assert_eq!(asks(3, 2 * SECOND), 0);
+        assert!(bucket.held() > 4.0);
+        bucket.report(&limit, &Report { number: 4, ..from(3) }, SECOND + LEASE_US);
+        assert!(bucket.held() < 0.5, "nobody holds any more");
     }
 
     #[test]

@@ -26,6 +26,7 @@ const PROBE_EVERY: Duration = Duration::from_millis(250);
 pub(crate) const CONNECT_LIMIT: Duration = Duration::from_millis(500);
 /// Longest time that a server holds the answer of a command which waits for something to happen.
 pub const HELD: Duration = Duration::from_millis(300);
+
 /// Answers of a server that is there and does not serve.
 const NOT_SERVING: [&str; 5] = ["LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN"];
 /// Answers of one that is no longer, or not yet, the server of our keys.
@@ -109,12 +110,10 @@ impl Redis {
     ///
     /// See [`RedisError`].
     pub async fn wait<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisError> {
-        let mut connection = self.inner.link()?.held;
-        let call = command.query_async(&mut connection);
-        let result = match tokio::time::timeout(HELD + 2 * CONNECT_LIMIT, call).await {
-            Ok(result) => result.map_err(RedisError::from),
-            Err(_) => Err(RedisError::TooSlow),
-        };
+        let link = self.inner.link();
+        let call = async { Ok(command.query_async(&mut link?.held).await?) };
+        let result = tokio::time::timeout(HELD + 2 * CONNECT_LIMIT, call).await;
+        let result = result.unwrap_or(Err(RedisError::TooSlow));
         // That these are answered does not say that others are, in time.
         if result.is_err() {
             self.tell(&result);

@@ -224,3 +224,16 @@ async fn nobody_probes_for_a_client_that_was_dropped() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
+
+#[tokio::test]
+async fn where_nobody_says_who_the_master_is_nobody_waits_and_nobody_need_ask_to_learn_of_it() {
+    for url in ["redis-sentinel://127.0.0.1:1/main", "redis-cluster://127.0.0.1:1"] {
+        let redis = Redis::new(&url.parse().unwrap(), "test").unwrap();
+        redis.warm_up().await;
+        for _ in 0..3 {
+            let told = redis.wait::<String>(&cmd("PING")).await;
+            assert!(matches!(told, Err(RedisError::Broken(_))), "{told:?}");
+        }
+        assert_eq!(ping(&redis).await, Err(RedisError::Gone));
+    }
+}

@@ -6,6 +6,7 @@
 //! * `cluster`: a real Kubernetes to test on.
 //! * `e2e`, `prove`: the product on that cluster.
 //! * `chaos`: services under load while all kinds of things happen to their Redis.
+//! * `simulate`: limits in many worlds, each of which a seed gives again.
 //! * `demo`: a fleet on it, to play with.
 //! * `image`: the product's image, without Docker.
 //! * `crd`: writes the definition of the custom resource anew.
@@ -22,6 +23,7 @@ mod image;
 mod oci;
 mod run;
 mod servers;
+mod simulate;
 mod test;
 
 use std::process::ExitCode;
@@ -39,6 +41,9 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   prove  the same at its full count, which takes longer
   chaos [--rounds N]
          services under load while their Redis is killed, frozen, emptied, slow...; 50 rounds of each
+  simulate [--seeds N] [--from SEED]
+         limits in many worlds: replicas that start, die and are cut off, a network that loses, clocks that
+         step; 10,000 worlds. One that breaks a bound is printed with its seed, and --seeds 1 replays it
   image  make the product's image as an archive, without Docker
   crd    write the definition of the resource from the types
 ";
@@ -60,6 +65,9 @@ fn main() -> ExitCode {
             Ok(rounds) => chaos::run(rounds),
             Err(_) => Err(format!("--rounds {rounds}: accepted is a whole number")),
         },
+        ["simulate", options @ ..] => {
+            simulation(options).and_then(|(from, seeds)| simulate::run(from, seeds))
+        }
         ["demo"] => demo::run(),
         ["image"] => image::run(),
         ["crd"] => crd(),
@@ -75,6 +83,20 @@ fn main() -> ExitCode {
             ExitCode::from(1)
         }
     }
+}
+
+/// The first seed, and how many.
+fn simulation(options: &[&str]) -> Result<(u64, u64), String> {
+    let (mut from, mut seeds) = (0, simulate::SEEDS);
+    for option in options.chunks(2) {
+        let (place, number) = match option {
+            ["--from", number] => (&mut from, number),
+            ["--seeds", number] => (&mut seeds, number),
+            other => return Err(format!("{}: accepted are --seeds N and --from SEED", other.join(" "))),
+        };
+        *place = number.parse().map_err(|_| format!("{}: accepted is a whole number", option.join(" ")))?;
+    }
+    Ok((from, seeds))
 }
 
 fn crd() -> Result<(), String> {
