@@ -160,10 +160,13 @@ fn hex(digits: &[u8]) -> Option<u128> {
     })
 }
 
-fn write_hex(place: &mut [u8], mut number: u128) {
-    for digit in place.iter_mut().rev() {
-        *digit = b"0123456789abcdef"[(number & 15) as usize];
-        number >>= 4;
+/// Writes the last digits of a number, two for each byte.
+fn write_hex(place: &mut [u8], number: u128) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let bytes = number.to_be_bytes();
+    let last = &bytes[bytes.len() - place.len() / 2..];
+    for (pair, byte) in place.chunks_exact_mut(2).zip(last) {
+        pair.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
     }
 }
 

@@ -17,7 +17,7 @@ use crate::{
     Metrics, Recorder, RouteId, Sampler, Sink, Span, TraceContext, TraceId,
     sample::Pace,
     span::{Attributes, Kept, Kind, Running, Status},
-    traffic::{Figures, Window},
+    traffic::{Figures, Traffic},
 };
 
 /// Spans kept in memory for a look at them.
@@ -29,7 +29,7 @@ pub struct Telemetry {
     recorder: Recorder,
     /// Where finished spans go beside the memory of the newest.
     export: Option<Arc<dyn Sink>>,
-    traffic: Mutex<Window>,
+    traffic: Traffic,
     pace: Mutex<Pace>,
     sampler: Sampler,
     /// The rate that was used last, as bits of a float.
@@ -66,7 +66,7 @@ impl Telemetry {
             metrics: Metrics::new(service),
             export,
             recorder: Recorder::new(KEPT_SPANS),
-            traffic: Mutex::default(),
+            traffic: Traffic::default(),
             pace: Mutex::default(),
             sampler,
             rate: AtomicU64::new(0),
@@ -104,7 +104,7 @@ impl Telemetry {
             active_traces: self.active.load(Ordering::Relaxed),
             total_traces: self.recorder.recorded(),
             total_requests: self.metrics.totals().0,
-            figures: self.traffic.lock().figures(self.now_ns()),
+            figures: self.traffic.figures(self.now_ns()),
             sampling_rate: self.sampling_rate(),
             spans: self.recorder.newest(20),
         }
@@ -150,7 +150,10 @@ impl Telemetry {
             None => policy.sampling_rate,
             Some(_) => self.pace.lock().rate(policy.sampling_rate, target, self.now_ns()),
         };
-        self.rate.store(rate.to_bits(), Ordering::Relaxed);
+        // Read by all threads, and so written only when it is another one.
+        if self.rate.load(Ordering::Relaxed) != rate.to_bits() {
+            self.rate.store(rate.to_bits(), Ordering::Relaxed);
+        }
         rate
     }
 
@@ -236,7 +239,7 @@ impl Exchange {
         let failed = status.is_server_error();
         let sampled = self.context().sampled.then_some(self.context().trace_id);
         telemetry.metrics.end(self.route(), &self.method, status, took, sampled);
-        telemetry.traffic.lock().record(took, failed, now.duration_since(telemetry.epoch).as_nanos() as u64);
+        telemetry.traffic.record(took, failed, now.duration_since(telemetry.epoch).as_nanos() as u64);
         let kept = if self.context().sampled {
             telemetry.active.fetch_sub(1, Ordering::Relaxed);
             Kept::Sampled

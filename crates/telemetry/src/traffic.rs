@@ -1,10 +1,16 @@
 //! Latency, throughput and error rate of the last minute, over all requests.
 //!
+//! [`Traffic`] is what threads share: each counts in a part of its own, so that none waits for another.
+//!
 //! A ring of one-second cells. Latencies go into log-linear buckets, eight to each power of two,
 //! so a percentile is at most an eighth above the true value. Memory is fixed.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
+use parking_lot::Mutex;
 use serde::Serialize;
 
 /// Cells of the ring: a minute and the second that is running.
@@ -54,6 +60,41 @@ pub struct Figures {
     pub error_rate: f64,
 }
 
+/// Parts of a [`Traffic`]. Threads beyond share them.
+const PARTS: usize = 8;
+
+/// The requests of the last minute, counted by many threads.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    parts: [Part; PARTS],
+}
+
+/// On cache lines of its own: what one thread writes another one need not fetch.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Part(Mutex<Window>);
+
+impl Traffic {
+    /// Counts a request that ended at `now_ns`.
+    pub fn record(&self, latency: Duration, failed: bool, now_ns: u64) {
+        static THREADS: AtomicUsize = AtomicUsize::new(0);
+        thread_local! {
+            static MINE: usize = THREADS.fetch_add(1, Ordering::Relaxed) % PARTS;
+        }
+        let part = MINE.with(|mine| *mine);
+        self.parts[part].0.lock().record(latency, failed, now_ns);
+    }
+
+    /// The figures of the minute before `now_ns`.
+    pub fn figures(&self, now_ns: u64) -> Figures {
+        let mut all = Window::default();
+        for part in &self.parts {
+            all.add(&part.0.lock());
+        }
+        all.figures(now_ns)
+    }
+}
+
 impl Default for Window {
     fn default() -> Self {
         Self {
@@ -83,6 +124,29 @@ impl Window {
             *slot = Slot { number, buckets: [0; BUCKETS] };
         }
         slot.buckets[bucket(us)] += 1;
+    }
+
+    /// Adds what another window has seen. Of what lies a turn of the ring apart the newer stays.
+    fn add(&mut self, other: &Self) {
+        for (cell, more) in self.cells.iter_mut().zip(&other.cells) {
+            if more.second > cell.second {
+                *cell = Cell { second: more.second, ..Cell::default() };
+            }
+            if more.second == cell.second {
+                cell.requests += more.requests;
+                cell.errors += more.errors;
+                cell.total_us += more.total_us;
+            }
+        }
+        for (slot, more) in self.slots.iter_mut().zip(other.slots.iter()) {
+            if more.number > slot.number {
+                *slot = Slot { number: more.number, buckets: [0; BUCKETS] };
+            }
+            if more.number == slot.number {
+                slot.buckets.iter_mut().zip(&more.buckets).for_each(|(sum, count)| *sum += count);
+            }
+        }
+        self.started_ns = self.started_ns.into_iter().chain(other.started_ns).min();
     }
 
     /// The figures of the minute before `now_ns`.
@@ -170,6 +234,31 @@ mod tests {
         assert!((figures.avg_latency - 17.9).abs() < 0.2, "{figures:?}");
         assert!((10.0..=11.3).contains(&figures.p50_latency), "{figures:?}");
         assert!((10.0..=11.3).contains(&figures.p95_latency), "{figures:?}");
+    }
+
+    #[test]
+    fn what_threads_count_apart_is_one_sum() {
+        let (traffic, mut one) = (Traffic::default(), Window::default());
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let traffic = &traffic;
+                scope.spawn(move || {
+                    for i in 0..100 {
+                        let took = Duration::from_millis(i % 7 + 1);
+                        traffic.record(took, i % 10 == 0, (100 + thread * 20) * SECOND + i * SECOND / 10);
+                    }
+                });
+            }
+        });
+        for thread in 0..4 {
+            for i in 0..100 {
+                let took = Duration::from_millis(i % 7 + 1);
+                one.record(took, i % 10 == 0, (100 + thread * 20) * SECOND + i * SECOND / 10);
+            }
+        }
+        for at in [165, 171, 200] {
+            assert_eq!(traffic.figures(at * SECOND), one.figures(at * SECOND), "at {at} s");
+        }
     }
 
     #[test]

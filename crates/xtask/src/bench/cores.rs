@@ -5,12 +5,13 @@ use crate::run::{cargo, root, succeed};
 
 pub(super) fn run(effort: Effort) -> Result<Vec<Row>, String> {
     if effort == Effort::Smoke {
-        let cores = ["-p", "phase6-ratelimit", "-p", "phase6-cache"];
+        let cores = ["-p", "phase6-ratelimit", "-p", "phase6-cache", "-p", "phase6-telemetry"];
         succeed(cargo(&["test", "--locked", "--quiet", "--benches"]).args(cores))?;
         return Ok(vec![]);
     }
     succeed(&mut cargo(&["bench", "--locked", "-p", "phase6-ratelimit", "--bench", "decision"]))?;
     succeed(&mut cargo(&["bench", "--locked", "-p", "phase6-cache", "--bench", "hit"]))?;
+    succeed(&mut cargo(&["bench", "--locked", "-p", "phase6-telemetry", "--bench", "request"]))?;
     let ours = nanoseconds("decision_100k_names/phase6")?;
     let governor = nanoseconds("decision_100k_names/governor")?;
     let small = nanoseconds("cache_hit/1000_keys")?;
@@ -28,7 +29,29 @@ pub(super) fn run(effort: Effort) -> Result<Vec<Row>, String> {
             measured: format!("{small:.0} ns with 1,000 answers"),
             details: format!("{large:.0} ns with 10,000, which the processor's own caches do not hold"),
         },
+        telemetry()?,
     ])
+}
+
+fn telemetry() -> Result<Row, String> {
+    let of = |name: &str| nanoseconds(&format!("request/{name}"));
+    let bare = of("bare")?;
+    let adds = |name: &str| of(name).map(|all| all - bare);
+    Ok(Row {
+        what: "What telemetry adds to a request that is not sampled: context, figures, series",
+        goal: "at most 70 ns",
+        measured: format!("{:.0} ns", adds("unsampled")?),
+        details: format!(
+            "{:.0} ns with a second thread at the same figures; {:.0} ns where one in ten is sampled and \
+             exported, {:.0} ns if all are; OpenTelemetry's own tracer takes {:.0} ns for a span that is not \
+             sampled, Prometheus' own series {:.0} ns",
+            adds("unsampled_two_threads")?,
+            adds("one_in_ten")?,
+            adds("sampled")?,
+            of("opentelemetry_unsampled")?,
+            of("prometheus")?,
+        ),
+    })
 }
 
 /// The median that criterion found.
