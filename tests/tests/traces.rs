@@ -4,7 +4,7 @@
 
 use std::{collections::HashSet, time::Instant};
 
-use phase6_tests::{Collector, Fleet, Heard, until};
+use phase6_tests::{Collector, Fleet, Heard, Upstream, until};
 use serde_json::Value;
 
 /// A gateway and a service behind it, of which this share of requests is sampled.
@@ -123,4 +123,25 @@ async fn a_flood_of_requests_that_claim_to_be_sampled_is_exported_at_the_configu
     let traces: HashSet<_> = spans.iter().map(|heard| heard.span["traceId"].to_string()).collect();
     assert_eq!(traces.len(), spans.len(), "each is sent once");
     assert!((REQUESTS * 9 / 20..=REQUESTS * 11 / 20).contains(&spans.len()), "{} of {REQUESTS}", spans.len());
+}
+
+#[tokio::test]
+async fn a_collector_that_wants_to_know_who_sends_is_shown_a_header_that_no_log_shows() {
+    let upstream = Upstream::start().await;
+    upstream.answer("401 Unauthorized", &[], "");
+    let endpoint = format!("http://{}", upstream.address);
+    let settings = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer geheim"),
+        ("RUST_LOG", "debug"),
+    ];
+    let fleet = Fleet::with(&fleet(1.0), &["--only", "budget"], &settings);
+    assert_eq!(fleet.get("budget", "/api/v1/budget").await.0, 200);
+    until("it was shown", || async {
+        let seen = upstream.seen().join("\n").to_lowercase();
+        seen.contains("post /v1/traces ") && seen.contains("authorization: bearer geheim")
+    })
+    .await;
+    until("the refusal is told", || async { fleet.program.errors().contains("spans cannot be exported") }).await;
+    assert!(!fleet.program.errors().contains("geheim"), "{}", fleet.program.errors());
 }

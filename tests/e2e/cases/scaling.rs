@@ -17,7 +17,8 @@ pub async fn an_autoscaler_moves_replicas_and_is_left_alone(fleet: &Fleet) {
     let autoscaled = json!({
         "replicas": null,
         "autoscaling": {"minReplicas": 2, "maxReplicas": 3, "targetCpuPercent": 30},
-        "resources": {"requests": {"cpu": "10m", "memory": "48Mi"}},
+        // Twice what an idle replica takes must still be less than the target.
+        "resources": {"requests": {"cpu": "20m", "memory": "48Mi"}},
     });
     let lowest = watch_lowest(fleet);
     fleet.patch("capabilities", autoscaled).await;
