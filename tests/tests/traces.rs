@@ -142,6 +142,7 @@ async fn a_collector_that_wants_to_know_who_sends_is_shown_a_header_that_no_log_
         seen.contains("post /v1/traces ") && seen.contains("authorization: bearer geheim")
     })
     .await;
-    until("the refusal is told", || async { fleet.program.errors().contains("spans cannot be exported") }).await;
+    until("the refusal is told", || async { fleet.program.errors().contains("spans cannot be exported") })
+        .await;
     assert!(!fleet.program.errors().contains("geheim"), "{}", fleet.program.errors());
 }

@@ -58,7 +58,8 @@ for i, key in ipairs(KEYS) do
 
   -- What is held is used, and does not drain.
   local function drain_to(time)
-    level = math.max(level - drain * math.max(0, time - at) / 1e6, all)
+    -- In the order of escrow.rs, so that both round alike.
+    level = math.max(level - drain * (math.max(0, time - at) / 1e6), all)
     at = math.max(at, time)
   end
   table.sort(ended, function(a, b)
