@@ -4,34 +4,44 @@
 
 use std::path::Path;
 
-use phase6_tests::{RedisCluster, RedisSentinels, Served, phase6, until};
+use phase6_tests::{RedisCluster, RedisSentinels, Served, until};
 use serde_json::json;
 
-const PATH: &str = "/api/v1/providers/policy";
+/// Its limit is twelve.
+const LIMITED: &str = "/api/v1/budget";
+/// It has none, and is cached.
+const CACHED: &str = "/api/v1/providers/policy";
 
 fn policy(folder: &Path) -> String {
     let file = folder.join("policy.json");
     let document = json!({
         "ownerUid": "u", "revision": 1, "generation": 1, "hash": "h1", "publishedAt": "", "replicas": 2,
-        "policy": {"cache": {"ttl": "60s"}, "rateLimit": {"capacity": 12, "refillPerSecond": 0.001}},
+        "policy": {"cache": {"ttl": "60s"}, "rateLimit": {
+            "capacity": 1_000, "refillPerSecond": 1_000,
+            "overrides": [{"match": {"path": LIMITED}, "capacity": 12, "refillPerSecond": 0.001}],
+        }},
     });
     std::fs::write(&file, document.to_string()).unwrap();
     file.to_str().unwrap().to_owned()
 }
 
-/// How many of ten requests are admitted, and whether the cache had the answer to the last one of them.
-async fn ask(served: &Served) -> (usize, bool) {
-    let (mut admitted, mut was_hit) = (0, false);
+/// How many of ten requests are admitted.
+async fn admitted(served: &Served) -> usize {
+    let mut admitted = 0;
     for _ in 0..10 {
-        let answer = served.http.get(format!("http://127.0.0.1:{}{PATH}", served.port)).send().await.unwrap();
-        if answer.status() == 200 {
-            admitted += 1;
-            was_hit = answer.headers()["cache-status"].to_str().unwrap().contains("hit");
-        } else {
-            assert_eq!(answer.status(), 429);
+        match served.get(LIMITED).await.unwrap().0 {
+            200 => admitted += 1,
+            status => assert_eq!(status, 429),
         }
     }
-    (admitted, was_hit)
+    admitted
+}
+
+/// Whether the cache had the answer.
+async fn was_cached(served: &Served) -> bool {
+    let answer = served.http.get(format!("http://127.0.0.1:{}{CACHED}", served.port)).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    answer.headers()["cache-status"].to_str().unwrap().contains("hit")
 }
 
 /// Whether limits and answers are shared.
@@ -52,19 +62,20 @@ async fn share(name: &str, url: &str, change: impl FnOnce()) {
     for served in &replicas {
         until("all is shared", || shares(served)).await;
     }
-    assert_eq!(ask(&replicas[0]).await, (10, true), "{name}");
-    let (admitted, _) = ask(&replicas[1]).await;
-    assert_eq!(admitted, 2, "{name}: one bucket for both");
-    // From one to the other it takes no request to hear of it.
-    let port = replicas[0].port.to_string();
-    let (code, told, errors) = phase6(&["cache", "purge", "--all", "--base-port", &port, "--only", "budget"]);
-    assert!(code == 0 || !errors.is_empty(), "{told}{errors}");
+    assert_eq!(admitted(&replicas[0]).await, 10, "{name}");
+    assert_eq!(admitted(&replicas[1]).await, 2, "{name}: one bucket for both");
+    assert!(!was_cached(&replicas[0]).await, "{name}");
+    until("the other one has it too", || was_cached(&replicas[1])).await;
+    let forget = format!("http://127.0.0.1:{}/api/v1/cache/invalidate", replicas[0].port);
+    let forgotten = replicas[0].http.post(forget).json(&json!({"all": true})).send().await.unwrap();
+    assert_eq!(forgotten.status(), 200);
+    assert!(!was_cached(&replicas[1]).await, "{name}: what one forgets both do");
 
     change();
     for served in &replicas {
         until("all is shared again", || shares(served)).await;
     }
-    let (admitted, _) = ask(&replicas[0]).await;
+    let admitted = admitted(&replicas[0]).await;
     assert!(
         admitted <= 6,
         "{name}: what was used is still used, and half of the limit may go while it moves"

@@ -1,5 +1,7 @@
 //! What a service is, and how it starts and stops.
 
+mod shared;
+
 use std::{
     collections::HashMap,
     future::Future,
@@ -16,9 +18,9 @@ use axum::{Router, extract::Request, response::IntoResponse};
 use futures_util::future::BoxFuture;
 use http::StatusCode;
 use phase6_breaker::Breaker;
-use phase6_cache::{Cache, Disk, Level, Remote};
+use phase6_cache::Cache;
 use phase6_otlp::{Exporter, Otlp, OtlpError};
-use phase6_redis::{Redis, RedisError, RedisUrl};
+use phase6_redis::{RedisError, RedisUrl};
 use phase6_store::{DatabaseUrl, Migration, PoolLimits, Store, StoreError};
 use phase6_telemetry::{Sink, Telemetry};
 use serde_json::{Value, json};
@@ -39,12 +41,6 @@ use crate::{
 const BUCKETS: usize = 1 << 16;
 /// Requests that a service answers at a time.
 const MOST_IN_FLIGHT: usize = 2048;
-/// Begins the keys of shared answers; the number is that of what is stored under them.
-const CACHE_KEYS: &str = "phase6:1:cache";
-/// Begins the keys of shared limits; likewise.
-const LIMIT_KEYS: &str = "phase6:1:limit";
-/// Bytes that a service's cache may take on disk.
-const CACHE_ON_DISK: u64 = 256 * 1024 * 1024;
 
 /// What a service needs from whoever runs it.
 #[derive(Clone, Copy, Default)]
@@ -246,7 +242,7 @@ pub async fn start(
     let store = open_store(definition, host, &components).await?;
     let shared_as = host.shared_as.as_deref().unwrap_or(name);
     let (level, limits) =
-        tokio::try_join!(second_level(name, shared_as, host), shared_limits(shared_as, host))?;
+        tokio::try_join!(shared::second_level(name, shared_as, host), shared::limits(shared_as, host))?;
     let cache = Cache::new(level);
     let stop = CancellationToken::new();
     let tasks = TaskTracker::new();
@@ -334,36 +330,6 @@ pub async fn start(
         stop,
         tasks,
     })
-}
-
-/// Where a service shares its limits.
-async fn shared_limits(shared_as: &str, host: &Host) -> Result<Option<Redis>, StartError> {
-    match &host.redis {
-        Some(url) => connect(url, LIMIT_KEYS, shared_as).await.map(Some),
-        None => Ok(None),
-    }
-}
-
-/// A part of Redis with connections of its own: a large answer on its way must not hold up a limit.
-async fn connect(url: &RedisUrl, keys: &str, shared_as: &str) -> Result<Redis, StartError> {
-    let redis = Redis::new(url, &format!("{keys}:{shared_as}")).map_err(StartError::Redis)?;
-    redis.warm_up().await;
-    Ok(redis)
-}
-
-/// What stands behind the memory of a service's cache: Redis where replicas share one, else a file.
-async fn second_level(
-    name: &'static str,
-    shared_as: &str,
-    host: &Host,
-) -> Result<Option<Arc<dyn Level>>, StartError> {
-    if let Some(url) = &host.redis {
-        let answers = connect(url, CACHE_KEYS, shared_as).await?;
-        return Ok(Some(Arc::new(Remote::new(answers))));
-    }
-    Ok(host.cache_folder.as_ref().map(|folder| {
-        Arc::new(Disk::new(folder.join(format!("{name}.db")), CACHE_ON_DISK)) as Arc<dyn Level>
-    }))
 }
 
 async fn open_store(
