@@ -1,7 +1,7 @@
 -- Takes reports on buckets, and grants. This is `escrow.rs`, which explains it, for Redis.
 --
 -- KEYS: one hash for each bucket. ARGV: the lease in microseconds, then for each bucket capacity, rate,
--- holder, number, used, heard, held, needed, wanted, how far ahead in microseconds, and drained at.
+-- holder, number, used, heard, held, needed, wanted, wanted ahead, how far in microseconds, and drained at.
 -- Returns for each bucket: tokens, first in, retry in, again in, left.
 --
 -- A hash holds `level`, `at`, and for each replica `=HOLDER` with held, used, number and the lease's end.
@@ -14,13 +14,13 @@ local lease = tonumber(ARGV[1])
 local answers = {}
 
 for i, key in ipairs(KEYS) do
-  local first = 2 + (i - 1) * 11
+  local first = 2 + (i - 1) * 12
   local capacity, rate = tonumber(ARGV[first]), tonumber(ARGV[first + 1])
   local holder, number = '=' .. ARGV[first + 2], tonumber(ARGV[first + 3])
   local used, heard = tonumber(ARGV[first + 4]), tonumber(ARGV[first + 5])
   local held, needed = tonumber(ARGV[first + 6]), tonumber(ARGV[first + 7])
-  local wanted, reach = tonumber(ARGV[first + 8]), tonumber(ARGV[first + 9])
-  local drain = math.max(rate, tonumber(ARGV[first + 10]))
+  local wanted, wanted_ahead = tonumber(ARGV[first + 8]), tonumber(ARGV[first + 9])
+  local reach, drain = tonumber(ARGV[first + 10]), math.max(rate, tonumber(ARGV[first + 11]))
 
   local fields = redis.call('HGETALL', key)
   local level, at = 0, 0
@@ -80,7 +80,7 @@ for i, key in ipairs(KEYS) do
     local highest = math.max(level, 2 * capacity)
     level = math.min(math.max(level + difference, 0), highest)
 
-    local function share(room)
+    local function share(room, wanted, needed)
       room = math.floor(room)
       return math.min(wanted, math.max(needed, math.ceil(room / 2)), room)
     end
@@ -90,9 +90,10 @@ for i, key in ipairs(KEYS) do
     local room = capacity - level + EPSILON
     local ahead = math.min(rate * reach / 1e6, capacity - others - held - math.min(room, 0))
     if room >= 1 then
-      tokens = share(room)
+      tokens = share(room, wanted, needed)
     elseif room + ahead >= 1 then
-      tokens, first_in = share(room + ahead), time_in(1 - room)
+      tokens = share(room + ahead, wanted_ahead, 0)
+      first_in = tokens > 0 and time_in(1 - room) or 0
     end
     level = level + tokens
     local served = first_in == 0 and math.min(tokens, needed) or 0

@@ -59,7 +59,9 @@ pub struct Report {
     pub needed: u32,
     /// Tokens that it would like to have, those for waiting requests included.
     pub wanted: u32,
-    /// How far ahead tokens may be reserved that are not there yet, in microseconds.
+    /// Tokens that it would like to reserve if there are none: those that come next.
+    pub ahead: u32,
+    /// How far ahead that may reach, in microseconds.
     pub ahead_us: u64,
     /// The largest rate that was in force since its last report, in tokens per second: what was used under
     /// another limit has drained at that one's rate.
@@ -132,12 +134,14 @@ impl Escrow {
         let others = self.held() - accounted;
         let ahead = (rate * report.ahead_us as f64 / 1e6).min(capacity - others - held - room.min(0.0));
         let (tokens, first_in_us) = if room >= 1.0 {
-            (share(room, report), 0)
+            (share(room, report.wanted, report.needed), 0)
         } else if room + ahead >= 1.0 {
-            (share(room + ahead, report), time_us(1.0 - room, rate))
+            (share(room + ahead, report.ahead, 0), time_us(1.0 - room, rate))
         } else {
             (0, 0)
         };
+        // One that would like none is not told of a time to come for it.
+        let first_in_us = if tokens > 0 { first_in_us } else { 0 };
         self.level += f64::from(tokens);
         let grant = Grant { tokens, first_in_us, ..Grant::default() };
         let served = grant.served(report.needed);
@@ -179,9 +183,9 @@ impl Escrow {
 }
 
 /// Half of what there is, so that others find some too; but whoever waits now is served.
-fn share(room: f64, report: &Report) -> u32 {
+fn share(room: f64, wanted: u32, needed: u32) -> u32 {
     let room = room as u32;
-    report.wanted.min(report.needed.max(room.div_ceil(2))).min(room)
+    wanted.min(needed.max(room.div_ceil(2))).min(room)
 }
 
 /// The time in which `tokens` come, rounded up.
@@ -205,6 +209,7 @@ mod tests {
             held: 0,
             needed: 0,
             wanted: 0,
+            ahead: 0,
             ahead_us: 0,
             drained_at: 0.0,
         }
@@ -246,7 +251,7 @@ mod tests {
             assert_eq!(bucket.report(&limit, &report, SECOND).tokens, granted);
         }
         // All ten are held. If they are spent later than the reserved ones are due, all come at once.
-        let ahead = Report { wanted: 5, ahead_us: SECOND, ..from(5) };
+        let ahead = Report { ahead: 5, ahead_us: SECOND, ..from(5) };
         let grant = bucket.report(&limit, &ahead, SECOND);
         assert_eq!((grant.tokens, grant.again_in_us), (0, 100_000));
         // Once they are spent there is room for what drains.

@@ -23,8 +23,8 @@ const MARGIN_NS: u64 = 500_000_000;
 const IDLE_NS: u64 = 1_000_000_000;
 /// What nobody has asked for so long is forgotten.
 const OVER_NS: u64 = 10_000_000_000;
-/// How far ahead an overloaded key reserves tokens.
-const AHEAD_US: u64 = 50_000;
+/// How far ahead tokens are reserved where there are none.
+const AHEAD_US: u64 = 100_000;
 /// A bucket with fewer tokens than this for each replica is shared token by token.
 const SMALL: f64 = 4.0;
 
@@ -175,7 +175,7 @@ impl Lease {
     /// Says what is held and used, and asks for nothing: this replica goes on by its share. None: a report is
     /// on its way already.
     pub fn tell(&mut self, now_ns: u64) -> Option<Report> {
-        self.send(0, 0, 0, now_ns, true)
+        self.send([0; 3], now_ns, true)
     }
 
     /// Says what is held, and asks for more if `needed` requests wait or more will come. None: a report is
@@ -187,27 +187,21 @@ impl Lease {
         let replicas = f64::from(replicas.max(1));
         let capacity = self.limit.capacity();
         let is_quiet = needed == 0 && now_ns.saturating_sub(self.seen_ns) > IDLE_NS;
-        let (wanted, ahead_us) = if is_quiet {
+        let (wanted, ahead) = if is_quiet {
             self.held = 0;
             (0, 0)
         } else if capacity < SMALL * replicas {
             (needed, 0)
         } else {
             let most = (capacity / (2.0 * replicas)).max(1.0);
-            let is_overloaded = self.demand > 2.0 * self.limit.refill_per_second() / replicas;
-            ((self.demand.min(most) as u32).max(needed), if is_overloaded { AHEAD_US } else { 0 })
+            // As many as will be asked for until the last of them is due.
+            let ahead = (self.demand * AHEAD_US as f64 / 1e6).ceil() as u32;
+            ((self.demand.min(most) as u32).max(needed), ahead)
         };
-        self.send(needed, wanted, ahead_us, now_ns, false)
+        self.send([needed, wanted, ahead], now_ns, false)
     }
 
-    fn send(
-        &mut self,
-        needed: u32,
-        wanted: u32,
-        ahead_us: u64,
-        now_ns: u64,
-        only_tells: bool,
-    ) -> Option<Report> {
+    fn send(&mut self, [needed, wanted, ahead]: [u32; 3], now_ns: u64, only_tells: bool) -> Option<Report> {
         if self.asking.is_some() {
             return None;
         }
@@ -222,7 +216,8 @@ impl Lease {
             held: self.held,
             needed,
             wanted,
-            ahead_us,
+            ahead,
+            ahead_us: AHEAD_US,
             drained_at: std::mem::take(&mut self.drained_at),
         })
     }

@@ -103,13 +103,18 @@ async fn the_script_decides_as_the_model_does() {
             held: below(10) as u32,
             needed: (below(4) as u32).min(wanted),
             wanted,
+            ahead: below(8) as u32,
             ahead_us: below(3) * 30_000,
             drained_at: below(1_000) as f64,
         };
         let mut call = script.prepare_invoke();
         call.key(&key).arg(LEASE_US).arg(limit.capacity()).arg(limit.refill_per_second());
         call.arg(report.holder).arg(report.number).arg(report.used).arg(report.heard).arg(report.held);
-        call.arg(report.needed).arg(report.wanted).arg(report.ahead_us).arg(report.drained_at);
+        call.arg(report.needed)
+            .arg(report.wanted)
+            .arg(report.ahead)
+            .arg(report.ahead_us)
+            .arg(report.drained_at);
         let answers: Vec<(u32, u64, u64, u64, u32)> = redis.script(&call).await.unwrap();
         let (at, level): (u64, f64) =
             redis.command(cmd("HMGET").arg(&key).arg("at").arg("level")).await.unwrap();

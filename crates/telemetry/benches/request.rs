@@ -1,6 +1,7 @@
 //! What telemetry costs a request: not sampled, sampled one time in ten, and always, with every span given
-//! to an exporter; alone, and with another thread at the same figures. Beside it what OpenTelemetry's own
-//! tracer and Prometheus' own series cost for the same request.
+//! to an exporter. And its parts: where the request stands in its trace, and what is counted of it, alone and
+//! with another thread at the same figures. Beside them what OpenTelemetry's own tracer and Prometheus' own
+//! series cost for the same request.
 
 #![allow(missing_docs, reason = "criterion's macros make public items")]
 
@@ -16,12 +17,15 @@ use std::{
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use futures_util::FutureExt;
-use http::{HeaderValue, Request, Response, header::CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header::CONTENT_TYPE};
 use opentelemetry::trace::{Span as _, Tracer, TracerProvider};
 use opentelemetry_sdk::trace::{Sampler as Standard, SdkTracerProvider};
 use phase6_policy::Tracing;
-use phase6_telemetry::{Ask, Exchange, Sampler, Sink, Span, Telemetry, TelemetryLayer};
-use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounterVec, Opts};
+use phase6_telemetry::{
+    Ask, Exchange, Sampler, Sink, Span, Telemetry, TelemetryLayer, TraceContext, context::TRACEPARENT,
+    traffic::Traffic,
+};
+use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts};
 use tower::{Layer, Service, service_fn};
 
 const ASK: Ask =
@@ -73,7 +77,7 @@ fn requests(telemetry: &Arc<Telemetry>, rate: f64) -> impl FnMut() + Send + use<
 /// The same without telemetry.
 fn bare() -> impl FnMut() {
     let policy = Arc::new(Tracing::default());
-    let mut service = service_fn(|_: Request<()>| std::future::ready(Ok::<_, Infallible>(Response::new(()))));
+    let mut service = service_fn(|_: Request<()>| std::future::ready(Ok::<_, Infallible>(answer())));
     move || {
         let mut request = Request::new(());
         request.extensions_mut().insert(Arc::clone(&policy));
@@ -82,14 +86,14 @@ fn bare() -> impl FnMut() {
     }
 }
 
-/// How long two threads take for so many requests each, at the same figures.
-fn at_two_threads(telemetry: &Arc<Telemetry>, count: u64) -> Duration {
+/// How long two threads take for so many calls each, at the same figures.
+fn at_two_threads<F: FnMut()>(count: u64, make: impl Fn() -> F + Sync) -> Duration {
     let start = Barrier::new(2);
     let run = || {
-        let mut request = requests(telemetry, 0.0);
+        let mut call = make();
         start.wait();
         let begun = Instant::now();
-        (0..count).for_each(|_| request());
+        (0..count).for_each(|_| call());
         begun.elapsed()
     };
     std::thread::scope(|scope| {
@@ -108,26 +112,86 @@ fn request(c: &mut Criterion) {
         group.bench_function(name, |b| b.iter(&mut one));
     }
     let shared = telemetry();
-    group.bench_function("unsampled_two_threads", |b| b.iter_custom(|count| at_two_threads(&shared, count)));
+    group.bench_function("unsampled_two_threads", |b| {
+        b.iter_custom(|count| at_two_threads(count, || requests(&shared, 0.0)));
+    });
+    group.finish();
+}
 
+/// Where a request stands in its trace: the context of its sender read, the decision, an id.
+fn tracing(c: &mut Criterion) {
+    let mut group = c.benchmark_group("tracing");
+    let telemetry = telemetry();
+    let policy = Tracing { sampling_rate: 0.0, ..Tracing::default() };
+    let alone = HeaderMap::new();
+    let parent = HeaderValue::from_static("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00");
+    let joined: HeaderMap = [(TRACEPARENT, parent)].into_iter().collect();
+    for (name, headers) in [("new", &alone), ("joined", &joined)] {
+        group.bench_function(name, |b| {
+            b.iter(|| {
+                let parent = TraceContext::from_headers(black_box(headers));
+                telemetry.place(parent, false, Some(&policy))
+            });
+        });
+    }
     let provider = SdkTracerProvider::builder().with_sampler(Standard::AlwaysOff).build();
     let tracer = provider.tracer("bench");
-    group.bench_function("opentelemetry_unsampled", |b| {
+    group.bench_function("opentelemetry", |b| {
         b.iter(|| tracer.start(black_box("GET /api/v1/budget")).end());
     });
+    group.finish();
+}
+
+/// What is counted of a request: that it is on its way, route, method, status and duration, and the figures
+/// of the last minute.
+fn counted(telemetry: &Arc<Telemetry>, traffic: &Arc<Traffic>) -> impl FnMut() + use<> {
+    let (telemetry, traffic) = (Arc::clone(telemetry), Arc::clone(traffic));
+    let route = telemetry.metrics().route("/api/v1/budget");
+    let took = Duration::from_millis(3);
+    let mut now_ns = 1_000_000_000;
+    move || {
+        now_ns += 10_000;
+        telemetry.metrics().begin();
+        telemetry.metrics().end(black_box(route), &Method::GET, StatusCode::OK, black_box(took), None);
+        traffic.record(took, false, now_ns);
+    }
+}
+
+/// The series of Prometheus' own crate for the same, without the figures of the last minute.
+fn prometheus() -> impl Fn() -> Box<dyn FnMut()> + Sync {
     let labels = ["route", "method", "status"];
     let counters = IntCounterVec::new(Opts::new("requests_total", "Requests."), &labels).expect("valid");
     let durations = HistogramVec::new(HistogramOpts::new("seconds", "Time."), &labels[..2]).expect("valid");
     let counter = counters.with_label_values(&["/api/v1/budget", "GET", "2xx"]);
     let duration: Histogram = durations.with_label_values(&["/api/v1/budget", "GET"]);
-    group.bench_function("prometheus", |b| {
-        b.iter(|| {
+    let in_flight = IntGauge::new("in_flight", "Requests.").expect("valid");
+    move || {
+        let (counter, duration, in_flight) = (counter.clone(), duration.clone(), in_flight.clone());
+        Box::new(move || {
+            in_flight.inc();
             counter.inc();
             duration.observe(black_box(0.003));
-        });
+            in_flight.dec();
+        })
+    }
+}
+
+fn metrics(c: &mut Criterion) {
+    let mut group = c.benchmark_group("metrics");
+    let (telemetry, traffic) = (telemetry(), Arc::default());
+    let mut one = counted(&telemetry, &traffic);
+    group.bench_function("one_thread", |b| b.iter(&mut one));
+    group.bench_function("two_threads", |b| {
+        b.iter_custom(|count| at_two_threads(count, || counted(&telemetry, &traffic)));
+    });
+    let prometheus = prometheus();
+    let mut one = prometheus();
+    group.bench_function("prometheus_one_thread", |b| b.iter(&mut one));
+    group.bench_function("prometheus_two_threads", |b| {
+        b.iter_custom(|count| at_two_threads(count, &prometheus));
     });
     group.finish();
 }
 
-criterion_group!(benches, request);
+criterion_group!(benches, request, tracing, metrics);
 criterion_main!(benches);

@@ -44,6 +44,12 @@ impl TraceId {
     }
 }
 
+/// A new trace and its first span, in one draw.
+pub(crate) fn new_ids() -> (TraceId, SpanId) {
+    let (trace, span): (u128, u64) = generator().random();
+    (TraceId(trace.max(1)), SpanId(span.max(1)))
+}
+
 impl SpanId {
     /// A new one.
     pub fn random() -> Self {
@@ -222,6 +228,8 @@ mod tests {
     #[test]
     fn new_ids_differ() {
         let ids: std::collections::HashSet<_> = (0..10_000).map(|_| TraceId::random()).collect();
+        assert_eq!(ids.len(), 10_000);
+        let ids: std::collections::HashSet<_> = (0..10_000).map(|_| new_ids()).collect();
         assert_eq!(ids.len(), 10_000);
     }
 

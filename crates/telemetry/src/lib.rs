@@ -16,10 +16,13 @@
 //! The pure parts take the time as an argument; nothing here waits or grows without bound.
 
 pub mod context;
+mod count;
 mod layer;
 mod metrics;
 mod openmetrics;
 mod record;
+mod requests;
+mod routes;
 mod sample;
 mod scrape;
 mod span;
@@ -27,9 +30,10 @@ pub mod traffic;
 
 pub use context::{SpanId, TraceContext, TraceId};
 pub use layer::{Ask, TelemetryLayer, Traced, TracedFuture};
-pub use metrics::{EndpointFigures, Metrics, RouteId};
+pub use metrics::{EndpointFigures, Metrics};
 pub use openmetrics::CONTENT_TYPE as OPENMETRICS;
 pub use record::{Exchange, OutgoingCall, Telemetry, TracerSnapshot};
+pub use routes::RouteId;
 pub use sample::{Pace, Sampler};
 pub use scrape::{SeriesKind, Values};
 pub use span::{Attribute, Attributes, Kept, Kind, Recorder, Sink, Span, Status};

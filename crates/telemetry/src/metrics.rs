@@ -1,75 +1,24 @@
 //! Prometheus series of a service.
 //!
-//! Labels come from closed sets: route templates that the service declared, eight methods, five
-//! status classes. The handles of a series are resolved once and then only incremented.
+//! [`Metrics`] is the registry: the series of requests ([`crate::requests`]) and those that other parts of
+//! the service add. Label values come from closed sets.
 
-use std::{collections::HashMap, sync::OnceLock, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use http::{Method, StatusCode};
-use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
-    TextEncoder,
-};
+use prometheus::{Encoder, Registry, TextEncoder};
 use serde::Serialize;
 
 use crate::{
-    TraceId,
-    openmetrics::{self, Exemplars},
+    RouteId, TraceId, openmetrics,
+    requests::{CLASSES, DURATION, RequestSeries, Requests},
     scrape::{Family, SeriesKind, Values},
 };
-
-const METHODS: [&str; 8] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "other"];
-const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
-const BUCKETS: [f64; 14] =
-    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
-
-const DURATION: &str = "phase6_http_request_duration_seconds";
-
-/// A route that the service declared, as a number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RouteId(u16);
-
-impl RouteId {
-    /// The route of requests that match no declared one.
-    pub const UNMATCHED: Self = Self(0);
-
-    /// As a number, for where nothing else can be kept.
-    pub const fn get(self) -> u16 {
-        self.0
-    }
-}
-
-impl From<u16> for RouteId {
-    /// Any number; one that is no route counts as unmatched.
-    fn from(number: u16) -> Self {
-        Self(number)
-    }
-}
 
 /// The series of one service.
 pub struct Metrics {
     registry: Registry,
-    requests: IntCounterVec,
-    durations: HistogramVec,
-    in_flight: IntGauge,
-    routes: OnceLock<Routes>,
-}
-
-/// The routes of a service; the first one stands for requests that match none.
-struct Routes {
-    list: Vec<Route>,
-    by_template: HashMap<String, RouteId>,
-}
-
-struct Route {
-    template: String,
-    methods: [OnceLock<Handles>; METHODS.len()],
-}
-
-struct Handles {
-    by_class: [IntCounter; CLASSES.len()],
-    duration: Histogram,
-    exemplars: Exemplars,
+    requests: Arc<Requests>,
 }
 
 /// How often an endpoint was asked, and how it went.
@@ -89,39 +38,18 @@ pub struct EndpointFigures {
 impl Metrics {
     /// Series for a service whose routes are not declared yet.
     pub fn new(service: &str) -> Self {
-        let labels = HashMap::from([("service".to_owned(), service.to_owned())]);
+        let labels = [("service".to_owned(), service.to_owned())].into();
         let registry = Registry::new_custom(None, Some(labels)).expect("one constant label is well-formed");
-        let requests = IntCounterVec::new(
-            Opts::new("phase6_http_requests_total", "Requests answered, by route, method and status class."),
-            &["route", "method", "status"],
-        )
-        .expect("constant names are well-formed");
-        let durations = HistogramVec::new(
-            HistogramOpts::new(DURATION, "Time from the head of a request to the head of its answer.")
-                .buckets(BUCKETS.to_vec()),
-            &["route", "method"],
-        )
-        .expect("constant names are well-formed");
-        let in_flight = IntGauge::new("phase6_http_requests_in_flight", "Requests that are being answered.")
-            .expect("constant names are well-formed");
-        for collector in [
-            Box::new(requests.clone()) as Box<dyn prometheus::core::Collector>,
-            Box::new(durations.clone()),
-            Box::new(in_flight.clone()),
-        ] {
-            registry.register(collector).expect("each name is registered once");
-        }
-        Self { registry, requests, durations, in_flight, routes: OnceLock::new() }
+        let requests = Arc::<Requests>::default();
+        let series = RequestSeries::new(Arc::clone(&requests));
+        registry.register(Box::new(series)).expect("each name is registered once");
+        Self { registry, requests }
     }
 
     /// Declares the service's route templates. Before it every request counts as unmatched; a
     /// second declaration is ignored.
     pub fn declare(&self, templates: impl IntoIterator<Item = String>) {
-        let _ = self.routes.set(Routes::new(templates));
-    }
-
-    fn routes(&self) -> &Routes {
-        self.routes.get_or_init(|| Routes::new([]))
+        self.requests.declare(templates);
     }
 
     /// Where other parts of the service register their own series.
@@ -148,24 +76,26 @@ impl Metrics {
 
     /// The number of a declared route.
     pub fn route(&self, template: &str) -> RouteId {
-        self.routes().by_template.get(template).copied().unwrap_or(RouteId::UNMATCHED)
+        self.requests.routes().find(template)
     }
 
     /// The template of a route.
     pub fn template(&self, route: RouteId) -> &str {
-        &self.routes().get(route).template
+        self.requests.routes().template(route)
     }
 
-    pub(crate) fn begin(&self) {
-        self.in_flight.inc();
+    /// Counts a request that begins.
+    pub fn begin(&self) {
+        self.requests.begin();
     }
 
-    pub(crate) fn abandon(&self) {
-        self.in_flight.dec();
+    /// Counts that a request that began will not be answered.
+    pub fn abandon(&self) {
+        self.requests.abandon();
     }
 
     /// Counts an answered request. `sampled` is its trace, if that can be looked at.
-    pub(crate) fn end(
+    pub fn end(
         &self,
         route: RouteId,
         method: &Method,
@@ -173,44 +103,22 @@ impl Metrics {
         took: Duration,
         sampled: Option<TraceId>,
     ) {
-        self.in_flight.dec();
-        let method = method_index(method);
-        let route = self.routes().get(route);
-        let handles = route.methods[method].get_or_init(|| Handles {
-            by_class: CLASSES.map(|class| {
-                self.requests.with_label_values(&[route.template.as_str(), METHODS[method], class])
-            }),
-            duration: self.durations.with_label_values(&[route.template.as_str(), METHODS[method]]),
-            exemplars: Exemplars::new(&BUCKETS),
-        });
-        let class = usize::from(status.as_u16() / 100).clamp(1, 5) - 1;
-        handles.by_class[class].inc();
-        handles.duration.observe(took.as_secs_f64());
-        if let Some(trace_id) = sampled {
-            handles.exemplars.record(trace_id, took);
-        }
+        self.requests.end(route, method, status, took, sampled);
     }
 
     /// The endpoints that were asked most, busiest first.
     pub fn busiest(&self, limit: usize) -> Vec<EndpointFigures> {
-        let mut figures: Vec<_> = self
-            .routes()
-            .list
-            .iter()
-            .flat_map(|route| {
-                route.methods.iter().zip(METHODS).map(move |(slot, method)| (route, slot, method))
-            })
-            .filter_map(|(route, slot, method)| {
-                let handles = slot.get()?;
-                let requests = handles.duration.get_sample_count();
-                Some(EndpointFigures {
-                    endpoint: format!("{method} {}", route.template),
-                    requests,
-                    avg_latency: handles.duration.get_sample_sum() * 1e3 / requests.max(1) as f64,
-                    error_rate: handles.by_class[4].get() as f64 / requests.max(1) as f64,
-                })
-            })
-            .collect();
+        let figures = self.requests.sums().map(|(template, method, sum)| {
+            let requests = sum.requests();
+            let each = requests.max(1) as f64;
+            EndpointFigures {
+                endpoint: format!("{method} {template}"),
+                requests,
+                avg_latency: sum.seconds() * 1e3 / each,
+                error_rate: sum.by_class[4] as f64 / each,
+            }
+        });
+        let mut figures: Vec<_> = figures.collect();
         figures.sort_by_key(|figures| std::cmp::Reverse(figures.requests));
         figures.truncate(limit);
         figures
@@ -218,19 +126,15 @@ impl Metrics {
 
     /// Requests since the start: all, and those answered with 5xx.
     pub fn totals(&self) -> (u64, u64) {
-        let handles = self.routes().list.iter().flat_map(|route| &route.methods).filter_map(OnceLock::get);
-        handles.fold((0, 0), |(all, failed), handles| {
-            (all + handles.duration.get_sample_count(), failed + handles.by_class[4].get())
-        })
+        let by_class = self.by_class().map(|(_, count)| count);
+        (by_class.iter().sum(), by_class[4])
     }
 
     /// Requests since the start by status class, `1xx` to `5xx`.
     pub fn by_class(&self) -> [(&'static str, u64); 5] {
         let mut sums = CLASSES.map(|class| (class, 0));
-        for handles in self.routes().list.iter().flat_map(|route| &route.methods).filter_map(OnceLock::get) {
-            for (sum, counter) in sums.iter_mut().zip(&handles.by_class) {
-                sum.1 += counter.get();
-            }
+        for (_, _, sum) in self.requests.sums() {
+            sums.iter_mut().zip(sum.by_class).for_each(|(all, count)| all.1 += count);
         }
         sums
     }
@@ -249,39 +153,9 @@ impl Metrics {
             let label = |name: &str| {
                 metric.get_label().iter().find(|pair| pair.name() == name).map_or("", |pair| pair.value())
             };
-            let method = METHODS.iter().position(|method| *method == label("method"))?;
-            let route = self.routes().get(self.route(label("route")));
-            (family == DURATION).then(|| route.methods[method].get().map(|handles| &handles.exemplars))?
+            (family == DURATION).then(|| self.requests.exemplars(label("route"), label("method")))?
         })
     }
-}
-
-impl Routes {
-    fn new(templates: impl IntoIterator<Item = String>) -> Self {
-        let mut routes = Self { list: vec![Route::new("unmatched".into())], by_template: HashMap::new() };
-        for template in templates {
-            let id = RouteId(routes.list.len() as u16);
-            if !routes.by_template.contains_key(&template) {
-                routes.by_template.insert(template.clone(), id);
-                routes.list.push(Route::new(template));
-            }
-        }
-        routes
-    }
-
-    fn get(&self, route: RouteId) -> &Route {
-        self.list.get(usize::from(route.0)).unwrap_or(&self.list[0])
-    }
-}
-
-impl Route {
-    fn new(template: String) -> Self {
-        Self { template, methods: std::array::from_fn(|_| OnceLock::new()) }
-    }
-}
-
-fn method_index(method: &Method) -> usize {
-    METHODS.iter().position(|name| *name == method.as_str()).unwrap_or(METHODS.len() - 1)
 }
 
 #[cfg(test)]

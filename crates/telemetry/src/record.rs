@@ -14,7 +14,8 @@ use phase6_policy::Tracing;
 use serde::Serialize;
 
 use crate::{
-    Metrics, Recorder, RouteId, Sampler, Sink, Span, TraceContext, TraceId,
+    Metrics, Recorder, RouteId, Sampler, Sink, Span, SpanId, TraceContext,
+    context::new_ids,
     sample::Pace,
     span::{Attributes, Kept, Kind, Running, Status},
     traffic::{Figures, Traffic},
@@ -110,6 +111,24 @@ impl Telemetry {
         }
     }
 
+    /// The place of a request in its trace: the sender's if it belongs to one, or else a new one. Not sampled
+    /// without a policy.
+    pub fn place(
+        &self,
+        parent: Option<TraceContext>,
+        trusted: bool,
+        policy: Option<&Tracing>,
+    ) -> TraceContext {
+        let (trace_id, span_id) = match &parent {
+            Some(parent) => (parent.trace_id, SpanId::random()),
+            None => new_ids(),
+        };
+        let sampled = policy.is_some_and(|policy| {
+            self.sampler.sampled(trace_id, parent.as_ref(), trusted, self.rate(policy))
+        });
+        TraceContext { trace_id, span_id, sampled }
+    }
+
     /// Begins a request. `trusted` says whether the sender of `parent` may decide about sampling. One
     /// without a policy is counted, and leaves no trace.
     pub(crate) fn begin(
@@ -121,11 +140,7 @@ impl Telemetry {
         request_id: Option<HeaderValue>,
     ) -> Arc<Exchange> {
         let started = Instant::now();
-        let trace_id = parent.map_or_else(TraceId::random, |parent| parent.trace_id);
-        let sampled = policy.is_some_and(|policy| {
-            self.sampler.sampled(trace_id, parent.as_ref(), trusted, self.rate(policy))
-        });
-        let context = TraceContext { trace_id, span_id: crate::SpanId::random(), sampled };
+        let context = self.place(parent, trusted, policy);
         if context.sampled {
             self.active.fetch_add(1, Ordering::Relaxed);
         }
@@ -230,9 +245,10 @@ impl Exchange {
     }
 
     pub(crate) fn end(&self, status: StatusCode) {
-        if self.ended.swap(true, Ordering::Relaxed) {
+        if self.ended.load(Ordering::Relaxed) {
             return;
         }
+        self.ended.store(true, Ordering::Relaxed);
         let telemetry = &self.telemetry;
         let now = Instant::now();
         let took = now.duration_since(self.running.started);

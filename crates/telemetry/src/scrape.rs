@@ -46,43 +46,51 @@ impl<F: Fn() -> Values + Send + Sync> Collector for Family<F> {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let metrics: Vec<Metric> = (self.values)()
-            .into_iter()
-            .map(|(values, number)| {
-                let pairs = self.labels.iter().zip(values).map(|(name, value)| {
-                    let mut pair = LabelPair::default();
-                    pair.set_name((*name).to_owned());
-                    pair.set_value(value);
-                    pair
-                });
-                let mut metric = Metric::default();
-                metric.set_label(pairs.collect());
-                match self.kind {
-                    SeriesKind::Counter => {
-                        let mut counter = Counter::default();
-                        counter.set_value(number);
-                        metric.set_counter(counter);
-                    }
-                    SeriesKind::Gauge => {
-                        let mut gauge = Gauge::default();
-                        gauge.set_value(number);
-                        metric.set_gauge(gauge);
-                    }
+        let metrics = (self.values)().into_iter().map(|(values, number)| {
+            let labels = self.labels.iter().copied().zip(values.iter().map(String::as_str));
+            let mut metric = labelled(labels);
+            match self.kind {
+                SeriesKind::Counter => {
+                    let mut counter = Counter::default();
+                    counter.set_value(number);
+                    metric.set_counter(counter);
                 }
-                metric
-            })
-            .collect();
-        if metrics.is_empty() {
-            return vec![];
-        }
-        let mut family = MetricFamily::default();
-        family.set_name(self.desc.fq_name.clone());
-        family.set_help(self.desc.help.clone());
-        family.set_field_type(match self.kind {
+                SeriesKind::Gauge => {
+                    let mut gauge = Gauge::default();
+                    gauge.set_value(number);
+                    metric.set_gauge(gauge);
+                }
+            }
+            metric
+        });
+        let kind = match self.kind {
             SeriesKind::Counter => MetricType::COUNTER,
             SeriesKind::Gauge => MetricType::GAUGE,
-        });
-        family.set_metric(metrics);
-        vec![family]
+        };
+        family(&self.desc, kind, metrics.collect()).into_iter().collect()
     }
+}
+
+/// A sample with these labels and no value yet.
+pub(crate) fn labelled<'a>(labels: impl IntoIterator<Item = (&'a str, &'a str)>) -> Metric {
+    let pairs = labels.into_iter().map(|(name, value)| {
+        let mut pair = LabelPair::default();
+        pair.set_name(name.to_owned());
+        pair.set_value(value.to_owned());
+        pair
+    });
+    Metric::from_label(pairs.collect())
+}
+
+/// A family of samples; none without a sample.
+pub(crate) fn family(desc: &Desc, kind: MetricType, metrics: Vec<Metric>) -> Option<MetricFamily> {
+    if metrics.is_empty() {
+        return None;
+    }
+    let mut family = MetricFamily::default();
+    family.set_name(desc.fq_name.clone());
+    family.set_help(desc.help.clone());
+    family.set_field_type(kind);
+    family.set_metric(metrics);
+    Some(family)
 }

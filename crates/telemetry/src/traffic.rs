@@ -5,13 +5,11 @@
 //! A ring of one-second cells. Latencies go into log-linear buckets, eight to each power of two,
 //! so a percentile is at most an eighth above the true value. Memory is fixed.
 
-use std::{
-    sync::atomic::{AtomicUsize, Ordering},
-    time::Duration,
-};
+use std::time::Duration;
 
-use parking_lot::Mutex;
 use serde::Serialize;
+
+use crate::count::{Count, Parts};
 
 /// Cells of the ring: a minute and the second that is running.
 const CELLS: usize = 61;
@@ -20,26 +18,27 @@ const BUCKETS: usize = 28 * 8;
 /// Latencies are kept in six slots of ten seconds and the one that is running.
 const SLOTS: usize = 7;
 
-/// The requests of the last minute.
-#[derive(Clone, Debug)]
-pub struct Window {
+/// The requests of the last minute that one thread counted.
+#[derive(Debug)]
+struct Window {
     cells: [Cell; CELLS],
-    slots: Box<[Slot; SLOTS]>,
-    started_ns: Option<u64>,
+    slots: [Slot; SLOTS],
+    /// When the first one ended, plus one; 0: there was none.
+    started_ns: Count,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 struct Cell {
-    second: u64,
-    requests: u32,
-    errors: u32,
-    total_us: u64,
+    second: Count,
+    requests: Count,
+    errors: Count,
+    total_us: Count,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Slot {
-    number: u64,
-    buckets: [u32; BUCKETS],
+    number: Count,
+    buckets: [Count; BUCKETS],
 }
 
 /// The figures of a window. Latencies are milliseconds; all are 0 without requests.
@@ -60,122 +59,94 @@ pub struct Figures {
     pub error_rate: f64,
 }
 
-/// Parts of a [`Traffic`]. Threads beyond share them.
-const PARTS: usize = 8;
-
 /// The requests of the last minute, counted by many threads.
 #[derive(Debug, Default)]
 pub struct Traffic {
-    parts: [Part; PARTS],
+    parts: Parts<Window>,
 }
-
-/// On cache lines of its own: what one thread writes another one need not fetch.
-#[derive(Debug, Default)]
-#[repr(align(128))]
-struct Part(Mutex<Window>);
 
 impl Traffic {
     /// Counts a request that ended at `now_ns`.
     pub fn record(&self, latency: Duration, failed: bool, now_ns: u64) {
-        static THREADS: AtomicUsize = AtomicUsize::new(0);
-        thread_local! {
-            static MINE: usize = THREADS.fetch_add(1, Ordering::Relaxed) % PARTS;
-        }
-        let part = MINE.with(|mine| *mine);
-        self.parts[part].0.lock().record(latency, failed, now_ns);
+        self.parts.mine().record(latency, failed, now_ns);
     }
 
     /// The figures of the minute before `now_ns`.
     pub fn figures(&self, now_ns: u64) -> Figures {
-        let mut all = Window::default();
-        for part in &self.parts {
-            all.add(&part.0.lock());
-        }
-        all.figures(now_ns)
+        figures(self.parts.all(), now_ns)
     }
 }
 
 impl Default for Window {
     fn default() -> Self {
         Self {
-            cells: [Cell::default(); CELLS],
-            slots: Box::new([Slot { number: 0, buckets: [0; BUCKETS] }; SLOTS]),
-            started_ns: None,
+            cells: std::array::from_fn(|_| Cell::default()),
+            slots: std::array::from_fn(|_| Slot {
+                number: Count::default(),
+                buckets: std::array::from_fn(|_| Count::default()),
+            }),
+            started_ns: Count::default(),
         }
     }
 }
 
 impl Window {
-    /// Counts a request that ended at `now_ns`.
-    pub fn record(&mut self, latency: Duration, failed: bool, now_ns: u64) {
-        self.started_ns.get_or_insert(now_ns);
+    fn record(&self, latency: Duration, failed: bool, now_ns: u64) {
+        if self.started_ns.get() == 0 {
+            self.started_ns.set(now_ns + 1);
+        }
         let us = latency.as_micros() as u64;
         let second = now_ns / 1_000_000_000;
-        let cell = &mut self.cells[(second % CELLS as u64) as usize];
-        if cell.second != second {
-            *cell = Cell { second, ..Cell::default() };
+        let cell = &self.cells[(second % CELLS as u64) as usize];
+        if cell.second.get() != second {
+            // Emptied while it still has its old number, under which nobody counts it any more.
+            [&cell.requests, &cell.errors, &cell.total_us].into_iter().for_each(|count| count.set(0));
+            cell.second.announce(second);
         }
-        cell.requests += 1;
-        cell.errors += u32::from(failed);
-        cell.total_us += us;
+        cell.requests.add(1);
+        cell.errors.add(u64::from(failed));
+        cell.total_us.add(us);
         let number = second / 10;
-        let slot = &mut self.slots[(number % SLOTS as u64) as usize];
-        if slot.number != number {
-            *slot = Slot { number, buckets: [0; BUCKETS] };
+        let slot = &self.slots[(number % SLOTS as u64) as usize];
+        if slot.number.get() != number {
+            slot.buckets.iter().for_each(|count| count.set(0));
+            slot.number.announce(number);
         }
-        slot.buckets[bucket(us)] += 1;
+        slot.buckets[bucket(us)].add(1);
     }
+}
 
-    /// Adds what another window has seen. Of what lies a turn of the ring apart the newer stays.
-    fn add(&mut self, other: &Self) {
-        for (cell, more) in self.cells.iter_mut().zip(&other.cells) {
-            if more.second > cell.second {
-                *cell = Cell { second: more.second, ..Cell::default() };
-            }
-            if more.second == cell.second {
-                cell.requests += more.requests;
-                cell.errors += more.errors;
-                cell.total_us += more.total_us;
-            }
-        }
-        for (slot, more) in self.slots.iter_mut().zip(other.slots.iter()) {
-            if more.number > slot.number {
-                *slot = Slot { number: more.number, buckets: [0; BUCKETS] };
-            }
-            if more.number == slot.number {
-                slot.buckets.iter_mut().zip(&more.buckets).for_each(|(sum, count)| *sum += count);
-            }
-        }
-        self.started_ns = self.started_ns.into_iter().chain(other.started_ns).min();
-    }
-
-    /// The figures of the minute before `now_ns`.
-    pub fn figures(&self, now_ns: u64) -> Figures {
-        let now = now_ns / 1_000_000_000;
+/// The figures of the minute before `now_ns`, of all windows together.
+fn figures<'a>(windows: impl Iterator<Item = &'a Window>, now_ns: u64) -> Figures {
+    let now = now_ns / 1_000_000_000;
+    let (mut requests, mut errors, mut total_us) = (0_u64, 0_u64, 0_u64);
+    let mut buckets = [0_u64; BUCKETS];
+    let mut started_ns = u64::MAX;
+    for window in windows {
         let recent = |second: u64| second <= now && now - second < 60;
-        let (mut requests, mut errors, mut total_us) = (0_u64, 0_u64, 0_u64);
-        for cell in self.cells.iter().filter(|cell| recent(cell.second)) {
-            requests += u64::from(cell.requests);
-            errors += u64::from(cell.errors);
-            total_us += cell.total_us;
+        for cell in window.cells.iter().filter(|cell| recent(cell.second.noticed())) {
+            requests += cell.requests.get();
+            errors += cell.errors.get();
+            total_us += cell.total_us.get();
         }
-        let Some(started) = self.started_ns.filter(|_| requests > 0) else { return Figures::default() };
-        // A service that is younger than a minute is measured over its life, at least a second.
-        let seconds = (now_ns.saturating_sub(started) as f64 / 1e9).clamp(1.0, 60.0);
-        let mut buckets = [0_u64; BUCKETS];
-        for slot in self.slots.iter().filter(|slot| slot.number <= now / 10 && now / 10 - slot.number < 7) {
-            for (sum, count) in buckets.iter_mut().zip(&slot.buckets) {
-                *sum += u64::from(*count);
-            }
+        let recent = |number: u64| number <= now / 10 && now / 10 - number < SLOTS as u64;
+        for slot in window.slots.iter().filter(|slot| recent(slot.number.noticed())) {
+            buckets.iter_mut().zip(&slot.buckets).for_each(|(sum, count)| *sum += count.get());
         }
-        Figures {
-            avg_latency: total_us as f64 / requests as f64 / 1e3,
-            p50_latency: percentile(&buckets, 0.50),
-            p95_latency: percentile(&buckets, 0.95),
-            p99_latency: percentile(&buckets, 0.99),
-            throughput: requests as f64 / seconds,
-            error_rate: errors as f64 / requests as f64,
-        }
+        started_ns = started_ns.min(window.started_ns.get().wrapping_sub(1));
+    }
+    if requests == 0 {
+        return Figures::default();
+    }
+    // A service that is younger than a minute is measured over its life, at least a second.
+    let seconds = (now_ns.saturating_sub(started_ns) as f64 / 1e9).clamp(1.0, 60.0);
+    Figures {
+        avg_latency: total_us as f64 / requests as f64 / 1e3,
+        p50_latency: percentile(&buckets, 0.50),
+        p95_latency: percentile(&buckets, 0.95),
+        p99_latency: percentile(&buckets, 0.99),
+        throughput: requests as f64 / seconds,
+        error_rate: errors as f64 / requests as f64,
     }
 }
 
@@ -216,14 +187,14 @@ mod tests {
 
     #[test]
     fn nothing_seen_is_all_zero() {
-        assert_eq!(Window::default().figures(5 * SECOND), Figures::default());
+        assert_eq!(Traffic::default().figures(5 * SECOND), Figures::default());
     }
 
     /// The original divided errors by the number of operation names and its throughput was always
     /// zero; percentiles did not exist.
     #[test]
     fn figures_are_what_they_are_called() {
-        let mut window = Window::default();
+        let window = Traffic::default();
         for i in 0..600_u64 {
             let latency = Duration::from_millis(if i % 100 == 99 { 800 } else { 10 });
             window.record(latency, i % 4 == 0, SECOND * 100 + i * SECOND / 10);
@@ -238,7 +209,7 @@ mod tests {
 
     #[test]
     fn what_threads_count_apart_is_one_sum() {
-        let (traffic, mut one) = (Traffic::default(), Window::default());
+        let (traffic, one) = (Traffic::default(), Traffic::default());
         std::thread::scope(|scope| {
             for thread in 0..4 {
                 let traffic = &traffic;
@@ -263,7 +234,7 @@ mod tests {
 
     #[test]
     fn what_is_older_than_a_minute_is_forgotten() {
-        let mut window = Window::default();
+        let window = Traffic::default();
         window.record(Duration::from_secs(5), true, 10 * SECOND);
         assert!(window.figures(69 * SECOND).error_rate > 0.0);
         assert_eq!(window.figures(71 * SECOND), Figures::default());
@@ -271,7 +242,7 @@ mod tests {
 
     #[test]
     fn a_young_service_is_measured_over_its_life() {
-        let mut window = Window::default();
+        let window = Traffic::default();
         for i in 0..100 {
             window.record(Duration::from_millis(1), false, 1_000 * SECOND + i * SECOND / 50);
         }

@@ -9,6 +9,7 @@
 mod cores;
 mod http;
 mod memory;
+mod replicas;
 
 use std::{fmt::Write, path::PathBuf};
 
@@ -52,6 +53,7 @@ pub(crate) fn run(effort: Effort) -> Result<(), String> {
     }
     succeed(&mut build)?;
     let mut rows = cores::run(effort)?;
+    rows.extend(replicas::run(effort)?);
     rows.extend(http::run(effort)?);
     rows.push(memory::run(effort)?);
 

@@ -104,6 +104,7 @@ impl Inner {
                 .arg(report.held)
                 .arg(report.needed)
                 .arg(report.wanted)
+                .arg(report.ahead)
                 .arg(report.ahead_us)
                 .arg(report.drained_at);
         }
