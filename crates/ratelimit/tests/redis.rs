@@ -10,7 +10,7 @@ use phase6_ratelimit::{
     Backend, Decision, Limit, Limits, Shared, Verdict,
     escrow::{Escrow, Grant, LEASE_US, Report},
 };
-use phase6_redis::{Redis, Script, cmd};
+use phase6_redis::{Redis, RedisError, Script, cmd};
 use serde_json::{Value, json};
 
 fn url() -> String {
@@ -77,6 +77,18 @@ end";
 /// What the script holds says the same as `escrow.rs`, report by report, also when the clock steps.
 #[tokio::test]
 async fn the_script_decides_as_the_model_does() {
+    // An answer that comes too late for a service may come too late for a busy machine's test: what was
+    // granted in it is not known, and the comparison begins anew.
+    for _ in 0..5 {
+        match script_and_model().await {
+            Ok(()) => return,
+            Err(error) => println!("begun anew: {error}"),
+        }
+    }
+    panic!("Redis was never in time");
+}
+
+async fn script_and_model() -> Result<(), RedisError> {
     let key = own("model");
     let redis = redis(&key);
     let script = Script::new(include_str!("../src/escrow.lua"));
@@ -90,7 +102,7 @@ async fn the_script_decides_as_the_model_does() {
     for number in 1..=2_000 {
         if number % 50 == 0 {
             let step_us = (below(20_000_000) as i64 - 10_000_000) * i64::from(number % 100 == 0);
-            redis.script::<()>(shift.prepare_invoke().key(&key).arg(step_us)).await.unwrap();
+            redis.script::<()>(shift.prepare_invoke().key(&key).arg(step_us)).await?;
             behind_us += step_us;
         }
         let limit = Limit::new(1 + below(50) as i64, (1 + below(2_000)) as f64 / 4.0);
@@ -115,9 +127,9 @@ async fn the_script_decides_as_the_model_does() {
             .arg(report.ahead)
             .arg(report.ahead_us)
             .arg(report.drained_at);
-        let answers: Vec<(u32, u64, u64, u64, u32)> = redis.script(&call).await.unwrap();
+        let answers: Vec<(u32, u64, u64, u64, u32)> = redis.script(&call).await?;
         let (at, level): (u64, f64) =
-            redis.command(cmd("HMGET").arg(&key).arg("at").arg("level")).await.unwrap();
+            redis.command(cmd("HMGET").arg(&key).arg("at").arg("level")).await?;
         let grant = model.report(&limit, &report, at.saturating_add_signed(-behind_us));
         let (tokens, first_in_us, retry_in_us, again_in_us, left) = answers[0];
         assert_eq!(
@@ -127,9 +139,10 @@ async fn the_script_decides_as_the_model_does() {
         );
         assert!((model.level() - level).abs() < 1e-6, "{number}: {} and {level}", model.level());
     }
-    let expires: i64 = redis.command(cmd("PTTL").arg(&key)).await.unwrap();
+    let expires: i64 = redis.command(cmd("PTTL").arg(&key)).await?;
     assert!(expires > 0, "every key ends by itself");
-    let _: i64 = redis.command(cmd("DEL").arg(&key)).await.unwrap();
+    let _: i64 = redis.command(cmd("DEL").arg(&key)).await?;
+    Ok(())
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use phase6_policy::Tracing;
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
-use crate::{Exchange, Telemetry, TraceContext};
+use crate::{Exchange, Telemetry, TraceContext, record::Handle};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const LONGEST_REQUEST_ID: usize = 128;
@@ -27,16 +27,21 @@ pub struct Ask {
 }
 
 /// Makes [`Traced`] services.
-#[derive(Clone)]
 pub struct TelemetryLayer {
-    telemetry: Arc<Telemetry>,
+    telemetry: Handle,
     ask: Ask,
+}
+
+impl Clone for TelemetryLayer {
+    fn clone(&self) -> Self {
+        Self::new(Arc::clone(&self.telemetry), self.ask)
+    }
 }
 
 impl TelemetryLayer {
     /// A layer that reports to `telemetry`.
     pub fn new(telemetry: Arc<Telemetry>, ask: Ask) -> Self {
-        Self { telemetry, ask }
+        Self { telemetry: Arc::new(telemetry), ask }
     }
 }
 
@@ -69,7 +74,8 @@ where
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
         let TelemetryLayer { telemetry, ask } = &self.layer;
-        let exchange = telemetry.begin(
+        let exchange = Telemetry::begin(
+            telemetry,
             TraceContext::from_headers(request.headers()),
             (ask.trusted)(request.extensions()),
             (ask.tracing)(request.extensions()),

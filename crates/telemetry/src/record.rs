@@ -132,7 +132,7 @@ impl Telemetry {
     /// Begins a request. `trusted` says whether the sender of `parent` may decide about sampling. One
     /// without a policy is counted, and leaves no trace.
     pub(crate) fn begin(
-        self: &Arc<Self>,
+        telemetry: &Handle,
         parent: Option<TraceContext>,
         trusted: bool,
         policy: Option<&Tracing>,
@@ -140,13 +140,13 @@ impl Telemetry {
         request_id: Option<HeaderValue>,
     ) -> Arc<Exchange> {
         let started = Instant::now();
-        let context = self.place(parent, trusted, policy);
+        let context = telemetry.place(parent, trusted, policy);
         if context.sampled {
-            self.active.fetch_add(1, Ordering::Relaxed);
+            telemetry.active.fetch_add(1, Ordering::Relaxed);
         }
-        self.metrics.begin();
+        telemetry.metrics.begin();
         Arc::new(Exchange {
-            telemetry: Arc::clone(self),
+            telemetry: Arc::clone(telemetry),
             running: Running { context, parent: parent.map(|parent| parent.span_id), started },
             keep_errors: policy.is_some_and(|policy| policy.keep_errors),
             keep_slower_than: policy.map_or(Duration::MAX, |policy| policy.keep_slower_than.get()),
@@ -177,10 +177,13 @@ impl Telemetry {
     }
 }
 
+/// Telemetry with a count of holders of one connection's own: all requests would fight for one count.
+pub(crate) type Handle = Arc<Arc<Telemetry>>;
+
 /// A request on its way through a service. In the request's extensions, and for the handler in
 /// [`Exchange::current`].
 pub struct Exchange {
-    telemetry: Arc<Telemetry>,
+    telemetry: Handle,
     running: Running,
     keep_errors: bool,
     keep_slower_than: Duration,

@@ -40,8 +40,10 @@ pub(super) fn run(effort: Effort) -> Result<Vec<Row>, String> {
     let (rounds, seconds) = if effort == Effort::Measure { (ROUNDS, SECONDS) } else { (1, 1) };
     let folder = tempfolder()?;
     let program = |name: &str| effort.programs().join(name);
-    let ports: Vec<u16> = free_ports(5)?;
-    let &[hello, hit, upstream, proxy, gateway] = ports.as_slice() else { return Err("no ports".into()) };
+    let ports: Vec<u16> = free_ports(7)?;
+    let &[hello, hit, upstream, proxy, gateway, caching_proxy, caching_gateway] = ports.as_slice() else {
+        return Err("no ports".into());
+    };
 
     let behind = nginx(
         &folder,
@@ -77,26 +79,49 @@ pub(super) fn run(effort: Effort) -> Result<Vec<Row>, String> {
     let mut bare = Command::new(program("hello"));
     bare.args([hello.to_string(), size.to_string()]);
     let mut bare = Rival::start(bare, hello, "/")?;
-    let mut proxy = nginx(&folder, "proxy", 0, &format!(
-        "upstream behind {{ server 127.0.0.1:{upstream}; keepalive 128; keepalive_requests 1000000000; }}
-         server {{ listen 127.0.0.1:{proxy}; location / {{ proxy_pass http://behind; proxy_http_version 1.1; proxy_set_header Connection \"\"; }} }}"
-    )).and_then(|process| Rival::of_nginx(process, proxy, "/api/v1/budget"))?;
-    let peer = format!("budget=127.0.0.1:{upstream}");
-    let mut gateway =
-        Rival::start(serve("web", gateway, &passing, &["--peer", &peer]), gateway, "/api/v1/budget")?;
+    let mut proxy = nginx(&folder, "proxy", 0, &proxying(upstream, proxy, "", ""))
+        .and_then(|process| Rival::of_nginx(process, proxy, "/api/v1/budget"))?;
+    let store = format!(
+        "proxy_cache_path {} levels=1:2 keys_zone=answers:10m max_size=64m inactive=1h use_temp_path=off;
+         open_file_cache max=1000 inactive=1h; sendfile on; tcp_nopush on;",
+        folder.join("answers").display()
+    );
+    let cached_there =
+        "proxy_cache answers; proxy_cache_valid 200 1h; add_header X-Cache $upstream_cache_status;";
+    let mut caching_proxy =
+        nginx(&folder, "caching", 0, &proxying(upstream, caching_proxy, &store, cached_there))
+            .and_then(|process| Rival::of_nginx(process, caching_proxy, "/api/v1/budget"))?;
+    let peer = ["--peer", &format!("budget=127.0.0.1:{upstream}")];
+    let mut gateway = Rival::start(serve("web", gateway, &passing, &peer), gateway, "/api/v1/budget")?;
+    let caching = serve("web", caching_gateway, &cached, &peer);
+    let mut caching_gateway = Rival::start(caching, caching_gateway, "/api/v1/budget")?;
 
     for round in 1..=rounds {
         println!("round {round} of {rounds}");
-        for rival in [&mut bare, &mut hit, &mut proxy, &mut gateway] {
+        for rival in [&mut bare, &mut hit, &mut proxy, &mut gateway, &mut caching_proxy, &mut caching_gateway]
+        {
             rival.measure(seconds)?;
         }
     }
     drop(behind);
     let rows = vec![
-        row("The full stack on a cache hit, beside a bare axum hello", "at least 0.90", &hit, &bare, "hello"),
-        row("The gateway on a miss, beside nginx `proxy_pass`", "at least 0.75", &gateway, &proxy, "nginx"),
+        row("The full stack on a cache hit, beside a bare axum hello", "at least 0.98", &hit, &bare, "hello"),
+        row(
+            "The gateway on a cache hit, beside nginx `proxy_cache` and `limit_req`",
+            "at least 1.6",
+            &caching_gateway,
+            &caching_proxy,
+            "nginx",
+        ),
+        row(
+            "The gateway on a miss, beside nginx `proxy_pass` and `limit_req`",
+            "at least 0.95",
+            &gateway,
+            &proxy,
+            "nginx",
+        ),
     ];
-    drop((bare, hit, proxy, gateway));
+    drop((bare, hit, proxy, gateway, caching_proxy, caching_gateway));
     let _ = std::fs::remove_dir_all(folder);
     Ok(rows)
 }
@@ -182,6 +207,24 @@ fn spawn(mut command: Command) -> Result<Running, String> {
     let name = command.get_args().nth(2).unwrap_or_default().to_string_lossy().into_owned();
     command.stdout(Stdio::null()).stderr(Stdio::null());
     command.spawn().map(Running).map_err(|error| format!("cannot start {name}: {error}"))
+}
+
+/// An nginx that passes requests on, limited by their client's address as our gateway limits them. `around` stands
+/// beside the server, `more` within it.
+fn proxying(upstream: u16, port: u16, around: &str, more: &str) -> String {
+    format!(
+        "{around}
+         limit_req_zone $binary_remote_addr zone=clients:10m rate=1000000r/s;
+         upstream behind {{ server 127.0.0.1:{upstream}; keepalive 128; keepalive_requests 1000000000; }}
+         server {{
+             listen 127.0.0.1:{port};
+             location / {{
+                 limit_req zone=clients burst=1000000 nodelay;
+                 proxy_pass http://behind; proxy_http_version 1.1; proxy_set_header Connection \"\";
+                 {more}
+             }}
+         }}"
+    )
 }
 
 /// Starts an nginx of one worker with these servers.
