@@ -1,13 +1,18 @@
 //! How a try ended: what the breaker counts, and what the trace says.
 
+use std::time::{Duration, Instant};
+
 use axum::response::Response;
 use http::{HeaderValue, Method};
-use phase6_breaker::Outcome;
+use phase6_breaker::{Outcome, Permit};
 use phase6_telemetry::Attributes;
 use tokio::time::error::Elapsed;
 
 use super::pool::{PooledBody, SendError};
 use crate::envelope::FAULT;
+
+/// A caller that waited for so long and left did so because of the peer.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a try came to within its time.
 pub(super) type Tried = Result<Result<Response<PooledBody>, SendError>, Elapsed>;
@@ -49,4 +54,31 @@ pub(super) fn describe(
         Err(_) => attributes.push(("error.type", "timeout".into())),
     }
     (format!("{method} {peer}"), attributes)
+}
+
+/// A call that waits for the head of its answer.
+pub(super) struct Waiting {
+    permit: Option<Permit>,
+    pub(super) since: Instant,
+}
+
+impl Waiting {
+    pub(super) fn new(permit: Permit) -> Self {
+        Self { permit: Some(permit), since: Instant::now() }
+    }
+
+    pub(super) fn end(&mut self, outcome: Outcome) {
+        if let Some(permit) = self.permit.take() {
+            permit.end(outcome);
+        }
+    }
+}
+
+impl Drop for Waiting {
+    /// The caller gave up. A peer that hangs must not stay in use because nobody waits to the end.
+    fn drop(&mut self) {
+        if self.since.elapsed() >= PATIENCE {
+            self.end(Outcome::Failure);
+        }
+    }
 }

@@ -68,11 +68,11 @@ pub struct EndpointSnapshot {
 
 impl Endpoint {
     /// The endpoint at `address` (`host:port`); none if that cannot be the host of a request.
-    pub(super) fn new(address: &str, breaker_name: String, settings: &Live<Settings>) -> Option<Self> {
+    pub(super) fn new(address: &str, peer: &str, settings: &Live<Settings>) -> Option<Self> {
         Some(Self {
             address: address.to_owned(),
             host: HeaderValue::from_str(address).ok()?,
-            breaker: Breaker::new(breaker_name, settings.clone()),
+            breaker: Breaker::new(peer, settings.clone()),
             pool: Pool::new(address),
             in_flight: Arc::default(),
             seen: Mutex::new(Seen { latency: None, health: Health::default(), ready_since: Instant::now() }),
@@ -115,7 +115,7 @@ impl Endpoint {
     /// Takes the latency of a call that was answered.
     pub(super) fn measured(&self, took: Duration) {
         let mut seen = self.seen.lock();
-        let before = seen.latency.map(|(latency, _)| latency);
+        let before = seen.latency.map(|(latency, at)| (latency, at.elapsed()));
         seen.latency = Some((Latency::with(before, took), Instant::now()));
     }
 
