@@ -6,7 +6,7 @@
 //!            '---- once more: idempotent or unsent, in budget -'
 //! ```
 //!
-//! A call ends within its deadline. It carries the trace context and our own services' token. 502,
+//! A call ends within its deadline. It carries what is left of that, the trace context and our own services' token. 502,
 //! 503 and 504 are told apart: the peer broke the connection, no endpoint may be called, the peer
 //! took too long.
 
@@ -25,7 +25,7 @@ use std::{
 };
 
 use axum::{body::Body, response::Response};
-use http::{Request, Uri, Version, header::HOST};
+use http::{HeaderValue, Request, Uri, Version, header::HOST};
 use http_body::Body as _;
 use parking_lot::Mutex;
 use phase6_breaker::{Breaker, Outcome, Settings};
@@ -34,14 +34,19 @@ use phase6_telemetry::{Exchange, OutgoingCall, Status, context::TRACEPARENT};
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    ending::{Waiting, describe, judge},
+    ending::{Waiting, describe, is_late, judge},
     endpoint::{CountedBody, Endpoint},
     endpoints::Endpoints,
     pool::SendError,
     retry::{Budget, Head, is_idempotent, is_worth_another_endpoint},
 };
 pub use self::{endpoint::EndpointSnapshot, error::CallError, health::Condition};
-use crate::{InternalToken, caller::INTERNAL, extract::body_fault};
+use crate::{
+    InternalToken,
+    caller::INTERNAL,
+    deadline::{self, DEADLINE},
+    extract::body_fault,
+};
 
 /// Tries for one call, the first one included.
 const MOST_TRIES: u32 = 2;
@@ -123,12 +128,18 @@ impl Upstream {
     }
 
     /// Sends a request whose target is a path, and gives the head of the answer within `deadline`;
-    /// the body follows as it comes.
+    /// the body follows as it comes. A request that is made to answer another one has no more time than
+    /// whoever asked for that still waits, and the peer is told.
     ///
     /// # Errors
     ///
     /// See [`CallError`].
     pub async fn call(&self, request: Request<Body>, deadline: Duration) -> Result<Response, CallError> {
+        // Whose time is short says nothing about the peer.
+        let (deadline, inherited) = match deadline::left() {
+            Some(left) if left < deadline => (left, true),
+            _ => (deadline, false),
+        };
         let due = Instant::now() + deadline;
         self.inner.budget.lock().earn();
         let idempotent = is_idempotent(request.method());
@@ -143,7 +154,7 @@ impl Upstream {
                 (None, None) => break,
             };
             let left = due.saturating_duration_since(Instant::now());
-            if attempt > 1 && left < LEAST_TIME {
+            if (attempt > 1 || inherited) && left < LEAST_TIME {
                 return Err(CallError::TooSlow { peer: self.inner.name, limit: deadline });
             }
             let (endpoint, permit) = self
@@ -155,7 +166,7 @@ impl Upstream {
             let method = request.method().clone();
             let in_flight = endpoint.begin();
             let span = Exchange::current().map(|exchange| exchange.call());
-            let request = self.prepare(request, &endpoint, span.as_ref());
+            let request = self.prepare(request, &endpoint, left, span.as_ref());
             let mut waiting = Waiting::new(permit);
             let result = tokio::time::timeout(left, endpoint.send(request)).await;
             let fault = match &result {
@@ -163,7 +174,11 @@ impl Upstream {
                 _ => None,
             };
             let outcome = if fault.is_some() { Outcome::Cancelled } else { judge(&result) };
-            waiting.end(outcome);
+            if inherited && is_late(&result) {
+                waiting.give_up();
+            } else {
+                waiting.end(outcome);
+            }
             if let Some(span) = span {
                 let status = if outcome == Outcome::Failure { Status::Error } else { Status::Ok };
                 span.end(status, || describe(self.inner.name, &method, &endpoint.host, &result));
@@ -208,12 +223,14 @@ impl Upstream {
         &self,
         mut request: Request<Body>,
         endpoint: &Endpoint,
+        left: Duration,
         span: Option<&OutgoingCall>,
     ) -> Request<Body> {
         *request.version_mut() = Version::HTTP_11;
         let headers = request.headers_mut();
         headers.insert(HOST, endpoint.host.clone());
         headers.insert(INTERNAL, self.inner.token.header());
+        headers.insert(DEADLINE, HeaderValue::from(left.as_millis() as u64));
         if let Some(span) = span {
             headers.insert(TRACEPARENT, span.context().to_header());
         }

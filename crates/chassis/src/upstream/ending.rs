@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use axum::response::Response;
-use http::{HeaderValue, Method};
+use http::{HeaderValue, Method, StatusCode};
 use phase6_breaker::{Outcome, Permit};
 use phase6_telemetry::Attributes;
 use tokio::time::error::Elapsed;
@@ -26,6 +26,15 @@ pub(super) fn judge(tried: &Tried) -> Outcome {
         }
         Ok(Ok(_)) => Outcome::Success,
         Ok(Err(_)) | Err(_) => Outcome::Failure,
+    }
+}
+
+/// Whether it ended because of its time, by the peer's word or by ours.
+pub(super) fn is_late(tried: &Tried) -> bool {
+    match tried {
+        Ok(Ok(answer)) => answer.status() == StatusCode::GATEWAY_TIMEOUT,
+        Ok(Err(_)) => false,
+        Err(_) => true,
     }
 }
 
@@ -67,6 +76,12 @@ impl Waiting {
         Self { permit: Some(permit), since: Instant::now() }
     }
 
+    /// Nobody waits any more. A peer that hangs must not stay in use because nobody waits to the end.
+    pub(super) fn give_up(&mut self) {
+        let hangs = self.since.elapsed() >= PATIENCE;
+        self.end(if hangs { Outcome::Failure } else { Outcome::Cancelled });
+    }
+
     pub(super) fn end(&mut self, outcome: Outcome) {
         if let Some(permit) = self.permit.take() {
             permit.end(outcome);
@@ -75,10 +90,8 @@ impl Waiting {
 }
 
 impl Drop for Waiting {
-    /// The caller gave up. A peer that hangs must not stay in use because nobody waits to the end.
+    /// The caller went away.
     fn drop(&mut self) {
-        if self.since.elapsed() >= PATIENCE {
-            self.end(Outcome::Failure);
-        }
+        self.give_up();
     }
 }
