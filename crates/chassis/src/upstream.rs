@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! call -> choose an endpoint (well, breaker closed, p2c) -> breaker -> pooled connection -> answer
-//!            ^                                                 |
+//!            ^  (at most half of them are left out)            |
 //!            '---- once more: idempotent or unsent, in budget -'
 //! ```
 //!
@@ -202,7 +202,9 @@ impl Upstream {
                     return Ok(answer.map(|body| Body::new(CountedBody::new(body, in_flight))));
                 }
                 Ok(Err(SendError::Unsent(request, error))) => {
-                    if !may_retry() {
+                    // What was not sent is no load on the others.
+                    let elsewhere = attempt < MOST_TRIES && self.inner.endpoints.are_several();
+                    if !elsewhere && !may_retry() {
                         return Err(CallError::Broken { peer: self.inner.name, what: error.to_string() });
                     }
                     next = Some(*request);

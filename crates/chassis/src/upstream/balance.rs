@@ -7,6 +7,46 @@
 
 use std::time::Duration;
 
+/// How an endpoint stands when a call looks for one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// Nothing speaks against it.
+    Well,
+    /// Its probes fail, its calls do not.
+    Doubtful,
+    /// Its breaker admits no call now.
+    Refusing,
+}
+
+/// The endpoints that may be called now, in no order.
+///
+/// At most half of them are left out while one of them can be called: where most fail it is rarely they
+/// who are at fault, and the few that are left would fail next, under the load of all. The rest are the last
+/// resort, from `turn` on, so that each has its turn. Where every breaker refuses, nobody is an outlier: the
+/// peer itself is gone, and no one is called.
+pub(crate) fn eligible(standings: &[Standing], turn: usize) -> Vec<usize> {
+    let of = |wanted| (0..standings.len()).filter(move |index| standings[*index] == wanted);
+    let mut eligible: Vec<usize> = of(Standing::Well).collect();
+    if eligible.is_empty() {
+        // Probes can be wrong about all of them at once; the breakers have the last word.
+        eligible = of(Standing::Doubtful).collect();
+    }
+    let fewest = standings.len().div_ceil(2);
+    if eligible.is_empty() || eligible.len() >= fewest {
+        return eligible;
+    }
+    for standing in [Standing::Doubtful, Standing::Refusing] {
+        let mut others: Vec<usize> = of(standing).filter(|index| !eligible.contains(index)).collect();
+        if !others.is_empty() {
+            let first = turn % others.len();
+            others.rotate_left(first);
+        }
+        let missing = fewest - eligible.len();
+        eligible.extend(others.into_iter().take(missing));
+    }
+    eligible
+}
+
 /// A newly ready endpoint gets less than its share for so long, and this part of it to begin with.
 const SLOW_START: Duration = Duration::from_secs(10);
 const LEAST_SHARE: f64 = 0.1;
@@ -115,6 +155,43 @@ mod tests {
             }
         }
         counts
+    }
+
+    #[test]
+    fn at_most_half_are_left_out_and_each_has_its_turn() {
+        use Standing::{Doubtful, Refusing, Well};
+        assert_eq!(eligible(&[Well, Refusing], 0), [0]);
+        assert_eq!(eligible(&[Well, Refusing, Well, Refusing], 0), [0, 2]);
+        assert_eq!(eligible(&[Refusing, Well, Refusing, Refusing], 0), [1, 0]);
+        assert_eq!(eligible(&[Refusing, Well, Refusing, Refusing], 1), [1, 2]);
+        assert_eq!(eligible(&[Refusing, Well, Doubtful, Refusing], 5), [1, 2], "probes count for less");
+        assert_eq!(eligible(&[Doubtful, Doubtful, Refusing], 0), [0, 1], "they can all be wrong");
+        assert_eq!(eligible(&[Doubtful, Refusing, Refusing, Refusing], 2), [0, 3]);
+        for gone in [&[][..], &[Refusing], &[Refusing, Refusing, Refusing]] {
+            assert_eq!(eligible(gone, 0), Vec::<usize>::new(), "it is the peer that is gone");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn half_are_in_use_while_one_can_be_called(
+            kinds in proptest::collection::vec(0..3_usize, 1..40), turn in 0..100_usize,
+        ) {
+            let kind = [Standing::Well, Standing::Doubtful, Standing::Refusing];
+            let standings: Vec<_> = kinds.into_iter().map(|number| kind[number]).collect();
+            let mut eligible = eligible(&standings, turn);
+            let count = eligible.len();
+            eligible.sort_unstable();
+            eligible.dedup();
+            proptest::prop_assert_eq!(eligible.len(), count, "one of them twice");
+            if standings.iter().all(|standing| *standing == Standing::Refusing) {
+                proptest::prop_assert_eq!(count, 0);
+            } else {
+                proptest::prop_assert!(2 * count >= standings.len());
+                let well = |index: usize| standings[index] == Standing::Well;
+                proptest::prop_assert!((0..standings.len()).all(|index| !well(index) || eligible.contains(&index)));
+            }
+        }
     }
 
     /// The original gave an undefined target after a removal.

@@ -72,8 +72,8 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
-    pub(super) fn new(permit: Permit) -> Self {
-        Self { permit: Some(permit), since: Instant::now() }
+    pub(super) fn new(permit: Option<Permit>) -> Self {
+        Self { permit, since: Instant::now() }
     }
 
     /// Nobody waits any more. A peer that hangs must not stay in use because nobody waits to the end.

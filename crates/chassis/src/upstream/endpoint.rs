@@ -24,7 +24,7 @@ use tokio::time::Sleep;
 
 use super::{
     Condition,
-    balance::{Candidate, Latency},
+    balance::{Candidate, Latency, Standing},
     health::Health,
     pool::{Pool, PooledBody, SendError},
 };
@@ -90,6 +90,14 @@ impl Endpoint {
             health: seen.health.condition(),
             in_flight: self.in_flight.load(Ordering::Relaxed),
             avg_latency: seen.latency.map(|(latency, _)| latency.mean_ms()),
+        }
+    }
+
+    pub(super) fn standing(&self) -> Standing {
+        match (self.breaker.would_admit(), self.condition()) {
+            (false, _) => Standing::Refusing,
+            (true, Condition::Unhealthy) => Standing::Doubtful,
+            (true, _) => Standing::Well,
         }
     }
 

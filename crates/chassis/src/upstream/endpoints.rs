@@ -14,7 +14,11 @@ use futures_util::future::join_all;
 use phase6_breaker::{Breaker, Permit, Settings};
 use phase6_live::Live;
 
-use super::{Condition, EndpointSnapshot, balance::choose, endpoint::Endpoint};
+use super::{
+    Condition, EndpointSnapshot,
+    balance::{Standing, choose, eligible},
+    endpoint::Endpoint,
+};
 
 /// How often endpoints are probed, and how often while one of them is not well.
 const PROBE_EVERY: Duration = Duration::from_secs(5);
@@ -79,31 +83,44 @@ impl Endpoints {
         self.list.get().iter().map(|endpoint| endpoint.snapshot()).collect()
     }
 
-    /// An endpoint and the right to call it; not the one that was just tried, if there is another. If none
-    /// may be called, how long to wait.
-    pub(super) fn choose(&self, tried: Option<&Arc<Endpoint>>) -> Result<(Arc<Endpoint>, Permit), Duration> {
+    /// An endpoint to be called, and the right to do so; not the one that was just tried, if there is another.
+    /// The last resort is called without its breaker's leave, and tells it nothing. If none may be called,
+    /// how long to wait.
+    pub(super) fn choose(
+        &self,
+        tried: Option<&Arc<Endpoint>>,
+    ) -> Result<(Arc<Endpoint>, Option<Permit>), Duration> {
         let endpoints = self.list.look();
-        let admitted = |index: &usize| endpoints[*index].breaker.would_admit();
-        let well = |index: &usize| endpoints[*index].condition() != Condition::Unhealthy;
-        let other = |index: &usize| tried.is_none_or(|tried| !Arc::ptr_eq(tried, &endpoints[*index]));
-        let all = 0..endpoints.len();
-        let chosen = if endpoints.len() == 1 {
-            Some(0).filter(admitted)
-        } else {
-            let mut eligible: Vec<usize> = all.clone().filter(other).filter(admitted).filter(well).collect();
-            if eligible.is_empty() {
-                // Probes can be wrong about all of them at once; the breakers have the last word.
-                eligible = all.filter(admitted).collect();
+        let standings: Vec<Standing> = endpoints.iter().map(|endpoint| endpoint.standing()).collect();
+        let mut eligible = eligible(&standings, rand::random_range(0..MOST));
+        if let Some(tried) = tried {
+            // A second try is no occasion for the last resort.
+            let other = |index: usize| !Arc::ptr_eq(tried, &endpoints[index]);
+            for standing in [Standing::Well, Standing::Doubtful] {
+                let better = |index: &usize| standings[*index] == standing && other(*index);
+                if eligible.iter().any(better) {
+                    eligible.retain(better);
+                    break;
+                }
             }
-            let candidates: Vec<_> = eligible.iter().map(|index| endpoints[*index].candidate()).collect();
-            choose(&candidates, rand::random()).map(|chosen| eligible[chosen])
+        }
+        let chosen = match eligible[..] {
+            [] => None,
+            [only] => Some(only),
+            _ => {
+                let candidates: Vec<_> = eligible.iter().map(|index| endpoints[*index].candidate()).collect();
+                choose(&candidates, rand::random()).map(|chosen| eligible[chosen])
+            }
         };
+        if let Some(index) = chosen.filter(|index| standings[*index] == Standing::Refusing) {
+            return Ok((Arc::clone(&endpoints[index]), None));
+        }
         let others = (0..endpoints.len()).filter(|index| Some(*index) != chosen);
         // The chosen one may have given its last probe to another call a moment ago.
         let mut soonest: Option<Duration> = None;
         for index in chosen.into_iter().chain(others) {
             match endpoints[index].breaker.admit() {
-                Ok(permit) => return Ok((Arc::clone(&endpoints[index]), permit)),
+                Ok(permit) => return Ok((Arc::clone(&endpoints[index]), Some(permit))),
                 Err(refused) => {
                     let wait = refused.retry_after();
                     soonest = Some(soonest.map_or(wait, |soonest| soonest.min(wait)));
