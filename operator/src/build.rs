@@ -2,7 +2,7 @@
 //!
 //! | Object | When |
 //! |---|---|
-//! | `ServiceAccount`, `Role`, `RoleBinding` | always; they let the pods read one `ConfigMap`, their policy |
+//! | `ServiceAccount`, `Role`, `RoleBinding` | always; they let the pods read one `ConfigMap`, their policy, and where their peers' pods are |
 //! | `Service`, `Deployment`, `PodDisruptionBudget` | always |
 //! | `HorizontalPodAutoscaler` | with `autoscaling` |
 //! | `NetworkPolicy` | unless it is turned off |

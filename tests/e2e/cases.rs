@@ -11,6 +11,7 @@ mod rolling;
 mod scaling;
 mod settled;
 mod speed;
+mod spread;
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
@@ -51,6 +52,7 @@ pub fn all() -> Vec<(&'static str, Case)> {
         killed::an_operator_killed_around_any_write_leaves_what_a_fresh_install_gives,
         faults::killed_pods_and_operators_leave_everything_as_it_was,
         faults::pods_keep_their_policy_while_the_api_server_is_gone,
+        spread::every_ready_pod_of_a_peer_gets_its_share_and_one_that_leaves_loses_no_request,
         rolling::a_rolling_update_of_all_services_loses_no_request,
         rolling::an_upgrade_of_the_release_loses_no_request,
         install::one_namespace_is_enough,

@@ -1,6 +1,6 @@
 //! A gateway alone, before upstreams of the test's own.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
 use serde_json::{Value, json};
 use tokio::{
@@ -76,11 +76,22 @@ impl Gateway {
         String::from_utf8_lossy(&answer).into_owned()
     }
 
-    /// What the gateway shows of the budget peer's endpoint at `address`.
-    pub async fn endpoint(&self, address: SocketAddr) -> Value {
+    /// What the gateway shows of the budget peer.
+    pub async fn budget(&self) -> Value {
         let shown: Value =
             self.get("/api/v1/loadbalance/health?service=budget").await.unwrap().json().await.unwrap();
-        let endpoints = shown["health"]["budget"]["endpoints"].as_array().unwrap().clone();
+        shown["health"]["budget"].clone()
+    }
+
+    /// What it shows of that peer's endpoint at `address`.
+    pub async fn endpoint(&self, address: SocketAddr) -> Value {
+        let endpoints = self.budget().await["endpoints"].as_array().unwrap().clone();
         endpoints.into_iter().find(|endpoint| endpoint["address"] == address.to_string()).unwrap()
+    }
+
+    /// Where it calls that peer.
+    pub async fn called(&self) -> BTreeSet<String> {
+        let endpoints = self.budget().await["endpoints"].as_array().unwrap().clone();
+        endpoints.iter().map(|endpoint| endpoint["address"].as_str().unwrap().to_owned()).collect()
     }
 }

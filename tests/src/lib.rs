@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a test that cannot go on panics")]
 #![allow(missing_docs, reason = "names say it; these are helpers of tests")]
 
+mod api_server;
 mod collector;
 mod fleet;
 mod gateway;
@@ -23,6 +24,7 @@ use std::{
     time::Duration,
 };
 
+pub use api_server::{ApiServer, Stands};
 pub use collector::{Collector, Heard};
 pub use fleet::{EXAMPLE, Fleet, Program, free_ports, refused, retuned, without};
 pub use gateway::Gateway;

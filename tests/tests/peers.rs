@@ -122,6 +122,80 @@ async fn a_client_s_own_broken_bodies_are_its_own_fault() {
     assert_eq!((&breaker["status"], &breaker["failureCount"]), (&json!("closed"), &json!(0)));
 }
 
+/// One of four is well. All of the load on it alone would bring it down next, so half of them stay in use; a
+/// peer that is gone as a whole is not called at all.
+#[tokio::test]
+async fn at_most_half_of_the_endpoints_are_left_out_and_a_peer_that_is_gone_is_not_called() {
+    let upstreams = join_all((0..4).map(|_| Upstream::start())).await;
+    let endpoints: Vec<_> = upstreams.iter().map(|upstream| upstream.address.to_string()).collect();
+    let policy = json!({"circuitBreaker": {"minimumCalls": 3, "window": "10m", "openFor": "1h"}});
+    let gateway = Gateway::start(&endpoints, policy, &[]).await;
+    let open = |count: usize| {
+        let gateway = &gateway;
+        async move {
+            let shown = gateway.budget().await["circuitBreakers"].as_object().unwrap().clone();
+            shown.values().filter(|breaker| breaker["status"] == "open").count() == count
+        }
+    };
+    let fail = |count: usize| {
+        let (upstreams, gateway) = (&upstreams, &gateway);
+        async move {
+            upstreams[..count].iter().for_each(|upstream| {
+                upstream.answer("500 Internal Server Error", &[], "");
+            });
+            until("those that fail are known", || async {
+                gateway.get("/api/v1/budget").await.unwrap();
+                open(count).await
+            })
+            .await;
+        }
+    };
+    let calls = |requests: usize| {
+        let (upstreams, gateway) = (&upstreams, &gateway);
+        async move {
+            let before: Vec<_> = upstreams.iter().map(|upstream| upstream.seen().len()).collect();
+            let mut good = 0;
+            for _ in 0..requests {
+                good += usize::from(gateway.get("/api/v1/budget").await.unwrap().status() == 200);
+            }
+            let after = upstreams.iter().map(|upstream| upstream.seen().len());
+            (after.zip(before).map(|(after, before)| after - before).collect::<Vec<_>>(), good)
+        }
+    };
+    fail(2).await;
+    let (seen, good) = calls(60).await;
+    assert_eq!((seen[0], seen[1], good), (0, 0, 60), "{seen:?}");
+    fail(3).await;
+    let (seen, good) = calls(300).await;
+    assert!((75..=225).contains(&good) && seen[3] == good, "{seen:?}");
+    assert!(seen.iter().all(|seen| *seen > 10), "each of the last resort has its turn: {seen:?}");
+    fail(4).await;
+    let (seen, good) = calls(10).await;
+    assert_eq!((seen.iter().sum::<usize>(), good), (0, 0), "{seen:?}");
+    assert_eq!(gateway.get("/api/v1/budget").await.unwrap().status(), 503);
+}
+
+/// A request that cannot be sent does no harm, and costs nobody an answer.
+#[tokio::test]
+async fn endpoints_that_nobody_listens_at_cost_no_request_however_many_they_are() {
+    let upstream = Upstream::start().await;
+    // Nothing listens on ports 1 to 3.
+    let mut endpoints: Vec<String> = (1..=3).map(|port| format!("127.0.0.1:{port}")).collect();
+    endpoints.push(upstream.address.to_string());
+    let policy = json!({"circuitBreaker": {"minimumCalls": 3, "openFor": "1h"}});
+    let gateway = Gateway::start(&endpoints, policy, &[]).await;
+    until("they are known to be dead", || async {
+        let shown = gateway.budget().await;
+        let endpoints = shown["endpoints"].as_array().unwrap();
+        endpoints.iter().filter(|endpoint| endpoint["health"] == "unhealthy").count() == 3
+    })
+    .await;
+    for i in 0..200 {
+        let answer = gateway.http.post(gateway.url("/api/v1/budget")).send().await.unwrap();
+        assert_eq!(answer.status(), 200, "request {i}");
+    }
+}
+
 #[tokio::test]
 async fn six_failures_are_enough_where_six_are_asked_for() {
     let upstream = Upstream::start().await;

@@ -84,6 +84,10 @@ capabilities: {drop: [ALL]}
 - apiGroups: [rbac.authorization.k8s.io]
   resources: [roles, rolebindings]
   verbs: [get, list, watch, create, patch]
+# Only to grant it: services look where the pods of their peers are.
+- apiGroups: [discovery.k8s.io]
+  resources: [endpointslices]
+  verbs: [list, watch]
 # These come and go with a resource's settings.
 - apiGroups: [autoscaling]
   resources: [horizontalpodautoscalers]

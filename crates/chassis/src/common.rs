@@ -280,6 +280,7 @@ impl Common {
             "timestamp": Timestamp::now(),
             "tracer": self.telemetry.snapshot(),
             "circuitBreakers": self.components.shown(Kind::CircuitBreaker),
+            "peers": self.components.shown(Kind::Peer),
             "cache": only(Kind::Cache),
             "rateLimiter": only(Kind::RateLimiter),
             "database": only(Kind::Database),

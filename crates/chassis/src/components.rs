@@ -9,6 +9,8 @@ use parking_lot::Mutex;
 use phase6_breaker::Breaker;
 use serde_json::{Map, Value, json};
 
+use crate::Upstream;
+
 /// What a part is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
@@ -20,6 +22,8 @@ pub enum Kind {
     RateLimiter,
     /// Holds connections to the records.
     Database,
+    /// Another service that is called.
+    Peer,
     /// Anything else worth a look.
     Other,
 }
@@ -32,6 +36,7 @@ impl Kind {
             Self::Cache => "cache",
             Self::RateLimiter => "rate-limiter",
             Self::Database => "database",
+            Self::Peer => "peer",
             Self::Other => "other",
         }
     }
@@ -50,6 +55,7 @@ struct Component {
 pub struct Components {
     list: Arc<Mutex<Vec<Component>>>,
     breakers: Arc<Mutex<Vec<Breaker>>>,
+    peers: Arc<Mutex<Vec<Upstream>>>,
 }
 
 impl Components {
@@ -74,9 +80,28 @@ impl Components {
         self.register(Kind::CircuitBreaker, breaker.name(), move || json!(shown.snapshot()));
     }
 
-    /// Every breaker.
-    pub(crate) fn breakers(&self) -> Vec<Breaker> {
-        self.breakers.lock().clone()
+    /// Adds a peer: its endpoints come and go, and their breakers with them.
+    pub(crate) fn register_peer(&self, peer: &Upstream) {
+        self.peers.lock().push(peer.clone());
+        let shown = peer.clone();
+        self.register(Kind::Peer, peer.name(), move || json!(shown.snapshot()));
+    }
+
+    /// Every peer.
+    pub(crate) fn peers(&self) -> Vec<Upstream> {
+        self.peers.lock().clone()
+    }
+
+    /// What is called, by name, with the breakers around it: a provider's one, and those of a peer's
+    /// endpoints.
+    pub(crate) fn breakers(&self) -> Vec<(String, Vec<Breaker>)> {
+        let of = |peer: &Upstream| {
+            let breakers = peer.breakers().into_iter().map(|(_, breaker)| breaker);
+            (peer.name().to_owned(), breakers.collect())
+        };
+        let single = |breaker: &Breaker| (breaker.name().to_owned(), vec![breaker.clone()]);
+        let providers: Vec<_> = self.breakers.lock().iter().map(single).collect();
+        providers.into_iter().chain(self.peers().iter().map(of)).collect()
     }
 
     /// What every part of a kind that is in use shows, by name.
@@ -84,7 +109,12 @@ impl Components {
         let list = self.list.lock();
         let of_kind = list.iter().filter(|component| component.kind == kind);
         let shown = of_kind.map(|component| (component.name.clone(), (component.show)()));
-        shown.filter(|(_, value)| !value.is_null()).collect()
+        let mut shown: Map<_, _> = shown.filter(|(_, value)| !value.is_null()).collect();
+        if kind == Kind::CircuitBreaker {
+            let around_peers = self.peers().into_iter().flat_map(|peer| peer.breakers());
+            shown.extend(around_peers.map(|(name, breaker)| (name, json!(breaker.snapshot()))));
+        }
+        shown
     }
 
     /// Kinds and names of all parts.

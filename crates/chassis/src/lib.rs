@@ -14,6 +14,7 @@
 mod caller;
 mod common;
 mod components;
+pub mod deadline;
 mod describe;
 mod enforce;
 mod envelope;

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
+use phase6_breaker::Breaker;
 use phase6_cache::Cache;
 use phase6_otlp::{Counts, Exporter};
 use phase6_policy::Scope;
@@ -9,7 +10,7 @@ use phase6_ratelimit::{Buckets, Shared};
 use phase6_telemetry::{SeriesKind, Telemetry};
 use serde_json::{Value, json};
 
-use crate::{Components, Enforcer, Kind, common::Common};
+use crate::{Components, Condition, Enforcer, Kind, Upstream, common::Common};
 
 /// Registers the limiter as a part and its figures as series.
 pub(crate) fn register_limiter(
@@ -228,23 +229,48 @@ pub(crate) fn register_series(common: &Arc<Common>) {
     ] {
         metrics.observe(kind, name, help, &[], of(read));
     }
+    register_peers(common);
+}
+
+/// Registers what is known of peers and providers as series. Addresses of endpoints come and go, and are no
+/// labels: each of them would be a series for ever.
+fn register_peers(common: &Arc<Common>) {
+    let metrics = common.telemetry.metrics();
     let weak = Arc::downgrade(common);
     metrics.observe(
         SeriesKind::Gauge,
         "phase6_circuit_breaker_open",
-        "0 closed, 0.5 half-open, 1 open.",
+        "Share of the breakers around a peer's endpoints, or a provider, that are open; half-open ones are half \
+         open.",
         &["peer"],
         move || {
             let breakers = weak.upgrade().map(|common| common.components.breakers()).unwrap_or_default();
-            let value = |status: &str| match status {
+            let open = |breaker: &Breaker| match breaker.snapshot().status {
                 "open" => 1.0,
                 "half-open" => 0.5,
                 _ => 0.0,
             };
-            let shown = |breaker: &phase6_breaker::Breaker| {
-                (vec![breaker.name().to_owned()], value(breaker.snapshot().status))
+            let share =
+                |all: Vec<Breaker>| all.iter().map(open).sum::<f64>() / all.len().max(1) as f64;
+            breakers.into_iter().map(|(name, all)| (vec![name], share(all))).collect()
+        },
+    );
+    let weak = Arc::downgrade(common);
+    metrics.observe(
+        SeriesKind::Gauge,
+        "phase6_peer_endpoints",
+        "Endpoints of a peer, by what their probes say.",
+        &["peer", "health"],
+        move || {
+            let peers = weak.upgrade().map(|common| common.components.peers()).unwrap_or_default();
+            let counted = |peer: &Upstream| {
+                let (name, endpoints) = (peer.name(), peer.snapshot());
+                Condition::ALL.map(|health| {
+                    let count = endpoints.iter().filter(|endpoint| endpoint.health == health).count();
+                    (vec![name.to_owned(), health.as_str().to_owned()], count as f64)
+                })
             };
-            breakers.iter().map(shown).collect()
+            peers.iter().flat_map(counted).collect()
         },
     );
 }

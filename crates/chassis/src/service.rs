@@ -19,6 +19,7 @@ use futures_util::future::BoxFuture;
 use http::StatusCode;
 use phase6_breaker::Breaker;
 use phase6_cache::Cache;
+use phase6_live::Live;
 use phase6_otlp::{Exporter, Otlp, OtlpError};
 use phase6_redis::{RedisError, RedisUrl};
 use phase6_store::{DatabaseUrl, Migration, PoolLimits, Store, StoreError};
@@ -153,8 +154,8 @@ pub struct Host {
     pub shared_as: Option<String>,
     /// Where a service without a shared cache keeps its own; none: in memory only.
     pub cache_folder: Option<PathBuf>,
-    /// Addresses (`host:port`) of services by name.
-    pub peers: HashMap<String, Vec<String>>,
+    /// Addresses (`host:port`) of services by name. They may change while services run.
+    pub peers: HashMap<String, Live<Vec<String>>>,
     /// Bounds on connections.
     pub connections: ConnectionLimits,
     /// Settings for services.
@@ -371,12 +372,11 @@ fn connect_peers(
 ) -> HashMap<&'static str, Upstream> {
     let mut peers = HashMap::new();
     for name in definition.needs.peers {
-        let endpoints = host.peers.get(*name).cloned().unwrap_or_default();
-        let upstream = Upstream::new(name, &endpoints, &enforcer.breaker(), host.access.internal.clone());
-        upstream.breakers().for_each(|breaker| components.register_breaker(&breaker));
-        if !endpoints.is_empty() {
-            tasks.spawn(upstream.clone().probe(stop.clone()));
-        }
+        let addresses = host.peers.get(*name).cloned().unwrap_or_else(|| Live::new(vec![]));
+        let token = host.access.internal.clone();
+        let upstream = Upstream::new(name, &addresses.get(), &enforcer.breaker(), token);
+        components.register_peer(&upstream);
+        tasks.spawn(upstream.clone().tend(addresses, stop.clone()));
         peers.insert(*name, upstream);
     }
     peers

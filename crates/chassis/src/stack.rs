@@ -22,6 +22,7 @@ use self::{
 };
 use crate::{
     Access, ApiError, Enforcer,
+    deadline::{Bounded, DeadlineLayer},
     envelope::{EnvelopeLayer, Enveloped},
 };
 
@@ -29,7 +30,8 @@ pub use self::context::RequestContext;
 
 /// The stack, as a type without boxes: a request that is refused or found in the cache allocates
 /// nothing for the layers below.
-pub(crate) type Stack = Contextual<Traced<Enveloped<Admit<RateLimit<Cached<Innermost>, Buckets, Refuse>>>>>;
+pub(crate) type Stack = Contextual<Traced<Enveloped<Admit<Bounded<Limited>>>>>;
+type Limited = RateLimit<Cached<Innermost>, Buckets, Refuse>;
 
 /// Writes the answer to a request over the limit.
 type Refuse = fn(Refusal) -> axum::response::Response;
@@ -58,6 +60,8 @@ pub(crate) fn stack(parts: Parts) -> Stack {
         .layer(EnvelopeLayer)
         // Refuses strangers, oversized heads and what is over capacity before they cost anything.
         .layer(AdmitLayer::new(parts.load))
+        // Ends what one of our own services no longer waits for, and tells calls below what is left.
+        .layer(DeadlineLayer)
         // Before the cache: a client that asks too much is refused even for what is cheap.
         .layer(parts.limiter)
         // Last before the handler: what it has needs no handler.

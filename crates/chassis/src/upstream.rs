@@ -2,17 +2,18 @@
 //!
 //! ```text
 //! call -> choose an endpoint (well, breaker closed, p2c) -> breaker -> pooled connection -> answer
-//!            ^                                                 |
+//!            ^  (at most half of them are left out)            |
 //!            '---- once more: idempotent or unsent, in budget -'
 //! ```
 //!
-//! A call ends within its deadline. It carries the trace context and our own services' token. 502,
+//! A call ends within its deadline. It carries what is left of that, the trace context and our own services' token. 502,
 //! 503 and 504 are told apart: the peer broke the connection, no endpoint may be called, the peer
 //! took too long.
 
 mod balance;
 mod ending;
 mod endpoint;
+mod endpoints;
 mod error;
 mod health;
 mod pool;
@@ -24,34 +25,33 @@ use std::{
 };
 
 use axum::{body::Body, response::Response};
-use http::{HeaderMap, Method, Request, Uri, Version, header::HOST};
+use http::{HeaderValue, Request, Uri, Version, header::HOST};
 use http_body::Body as _;
 use parking_lot::Mutex;
-use phase6_breaker::{Breaker, Outcome, Permit, Settings};
+use phase6_breaker::{Breaker, Outcome, Settings};
 use phase6_live::Live;
 use phase6_telemetry::{Exchange, OutgoingCall, Status, context::TRACEPARENT};
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    balance::choose,
-    ending::{describe, judge},
+    ending::{Waiting, describe, is_late, judge},
     endpoint::{CountedBody, Endpoint},
+    endpoints::Endpoints,
     pool::SendError,
-    retry::{Budget, is_idempotent, is_worth_another_endpoint},
+    retry::{Budget, Head, is_idempotent, is_worth_another_endpoint},
 };
 pub use self::{endpoint::EndpointSnapshot, error::CallError, health::Condition};
-use crate::{InternalToken, caller::INTERNAL, extract::body_fault};
+use crate::{
+    InternalToken,
+    caller::INTERNAL,
+    deadline::{self, DEADLINE},
+    extract::body_fault,
+};
 
-/// How often endpoints are probed, and how often while one of them is not well.
-const PROBE_EVERY: Duration = Duration::from_secs(5);
-const PROBE_ANXIOUSLY: Duration = Duration::from_millis(500);
 /// Tries for one call, the first one included.
 const MOST_TRIES: u32 = 2;
 /// A try with less time left says nothing about the endpoint.
 const LEAST_TIME: Duration = Duration::from_millis(5);
-/// A caller that waited for so long and left did so because of the peer.
-const PATIENCE: Duration = Duration::from_secs(5);
-
 /// A peer service and its endpoints. Clones are handles to the same one.
 #[derive(Clone)]
 pub struct Upstream {
@@ -60,28 +60,21 @@ pub struct Upstream {
 
 struct Inner {
     name: &'static str,
-    endpoints: Vec<Endpoint>,
+    endpoints: Endpoints,
     token: InternalToken,
     budget: Mutex<Budget>,
 }
 
 impl Upstream {
-    /// The peer `name` at `endpoints` (`host:port`). Settings of the breakers may change at any
-    /// time.
+    /// The peer `name` at `addresses` (`host:port`), until [`Upstream::tend`] hears of others. Settings of
+    /// the breakers may change at any time.
     pub fn new(
         name: &'static str,
-        endpoints: &[String],
+        addresses: &[String],
         settings: &Live<Settings>,
         token: InternalToken,
     ) -> Self {
-        let endpoints = endpoints
-            .iter()
-            .filter_map(|address| {
-                let breaker_name =
-                    if endpoints.len() == 1 { name.to_owned() } else { format!("{name}@{address}") };
-                Endpoint::new(address, breaker_name, settings)
-            })
-            .collect();
+        let endpoints = Endpoints::new(name, addresses, settings);
         Self { inner: Arc::new(Inner { name, endpoints, token, budget: Mutex::default() }) }
     }
 
@@ -90,14 +83,14 @@ impl Upstream {
         self.inner.name
     }
 
-    /// The breakers of its endpoints.
-    pub fn breakers(&self) -> impl Iterator<Item = Breaker> {
-        self.inner.endpoints.iter().map(|endpoint| endpoint.breaker.clone())
+    /// The breakers of its endpoints, by the peer's name and, if there are several, their addresses.
+    pub fn breakers(&self) -> Vec<(String, Breaker)> {
+        self.inner.endpoints.breakers()
     }
 
     /// What its endpoints show.
     pub fn snapshot(&self) -> Vec<EndpointSnapshot> {
-        self.inner.endpoints.iter().map(Endpoint::snapshot).collect()
+        self.inner.endpoints.snapshot()
     }
 
     /// Whether the peer says within `deadline` that it is ready.
@@ -135,19 +128,25 @@ impl Upstream {
     }
 
     /// Sends a request whose target is a path, and gives the head of the answer within `deadline`;
-    /// the body follows as it comes.
+    /// the body follows as it comes. A request that is made to answer another one has no more time than
+    /// whoever asked for that still waits, and the peer is told.
     ///
     /// # Errors
     ///
     /// See [`CallError`].
     pub async fn call(&self, request: Request<Body>, deadline: Duration) -> Result<Response, CallError> {
+        // Whose time is short says nothing about the peer.
+        let (deadline, inherited) = match deadline::left() {
+            Some(left) if left < deadline => (left, true),
+            _ => (deadline, false),
+        };
         let due = Instant::now() + deadline;
         self.inner.budget.lock().earn();
         let idempotent = is_idempotent(request.method());
         // Only a request that can be made again from its head is kept for a second try.
         let spare = (idempotent && request.body().is_end_stream()).then(|| Head::of(&request));
         let mut next = Some(request);
-        let mut tried: Option<usize> = None;
+        let mut tried: Option<Arc<Endpoint>> = None;
         for attempt in 1.. {
             let request = match (next.take(), &spare) {
                 (Some(request), _) => request,
@@ -155,16 +154,19 @@ impl Upstream {
                 (None, None) => break,
             };
             let left = due.saturating_duration_since(Instant::now());
-            if attempt > 1 && left < LEAST_TIME {
+            if (attempt > 1 || inherited) && left < LEAST_TIME {
                 return Err(CallError::TooSlow { peer: self.inner.name, limit: deadline });
             }
-            let (index, permit) = self.endpoint(tried)?;
-            let endpoint = &self.inner.endpoints[index];
+            let (endpoint, permit) = self
+                .inner
+                .endpoints
+                .choose(tried.as_ref())
+                .map_err(|retry_after| CallError::Unavailable { peer: self.inner.name, retry_after })?;
             let may_retry = || attempt < MOST_TRIES && self.inner.budget.lock().spend();
             let method = request.method().clone();
             let in_flight = endpoint.begin();
             let span = Exchange::current().map(|exchange| exchange.call());
-            let request = self.prepare(request, endpoint, span.as_ref());
+            let request = self.prepare(request, &endpoint, left, span.as_ref());
             let mut waiting = Waiting::new(permit);
             let result = tokio::time::timeout(left, endpoint.send(request)).await;
             let fault = match &result {
@@ -172,7 +174,11 @@ impl Upstream {
                 _ => None,
             };
             let outcome = if fault.is_some() { Outcome::Cancelled } else { judge(&result) };
-            waiting.end(outcome);
+            if inherited && is_late(&result) {
+                waiting.give_up();
+            } else {
+                waiting.end(outcome);
+            }
             if let Some(span) = span {
                 let status = if outcome == Outcome::Failure { Status::Error } else { Status::Ok };
                 span.end(status, || describe(self.inner.name, &method, &endpoint.host, &result));
@@ -180,7 +186,6 @@ impl Upstream {
             if let Some(fault) = fault {
                 return Err(CallError::Body(fault));
             }
-            tried = Some(index);
             match result {
                 Err(_) => return Err(CallError::TooSlow { peer: self.inner.name, limit: deadline }),
                 Ok(Ok(answer)) => {
@@ -189,146 +194,56 @@ impl Upstream {
                         endpoint.measured(waiting.since.elapsed());
                     }
                     let elsewhere =
-                        self.inner.endpoints.len() > 1 && is_worth_another_endpoint(answer.status());
+                        self.inner.endpoints.are_several() && is_worth_another_endpoint(answer.status());
                     if elsewhere && spare.is_some() && may_retry() {
+                        tried = Some(endpoint);
                         continue;
                     }
                     return Ok(answer.map(|body| Body::new(CountedBody::new(body, in_flight))));
                 }
                 Ok(Err(SendError::Unsent(request, error))) => {
-                    if !may_retry() {
+                    // What was not sent is no load on the others.
+                    let elsewhere = attempt < MOST_TRIES && self.inner.endpoints.are_several();
+                    if !elsewhere && !may_retry() {
                         return Err(CallError::Broken { peer: self.inner.name, what: error.to_string() });
                     }
                     next = Some(*request);
+                    tried = Some(endpoint);
                 }
                 Ok(Err(SendError::Sent(error))) => {
                     if spare.is_none() || !may_retry() {
                         return Err(CallError::Broken { peer: self.inner.name, what: error.to_string() });
                     }
+                    tried = Some(endpoint);
                 }
             }
         }
         Err(CallError::Broken { peer: self.inner.name, what: "no try was left".into() })
     }
 
-    /// An endpoint and the right to call it; not the one that was just tried, if there is another.
-    fn endpoint(&self, tried: Option<usize>) -> Result<(usize, Permit), CallError> {
-        let endpoints = &self.inner.endpoints;
-        let admitted = |index: &usize| endpoints[*index].breaker.would_admit();
-        let well = |index: &usize| endpoints[*index].condition() != Condition::Unhealthy;
-        let other = |index: &usize| Some(*index) != tried;
-        let all = 0..endpoints.len();
-        let chosen = if endpoints.len() == 1 {
-            Some(0).filter(admitted)
-        } else {
-            let mut eligible: Vec<usize> = all.clone().filter(other).filter(admitted).filter(well).collect();
-            if eligible.is_empty() {
-                // Probes can be wrong about all of them at once; the breakers have the last word.
-                eligible = all.filter(admitted).collect();
-            }
-            let candidates: Vec<_> = eligible.iter().map(|index| endpoints[*index].candidate()).collect();
-            choose(&candidates, [rand::random(), rand::random()]).map(|chosen| eligible[chosen])
-        };
-        let others = (0..endpoints.len()).filter(|index| Some(*index) != chosen);
-        // The chosen one may have given its last probe to another call a moment ago.
-        let mut soonest: Option<Duration> = None;
-        for index in chosen.into_iter().chain(others) {
-            match endpoints[index].breaker.admit() {
-                Ok(permit) => return Ok((index, permit)),
-                Err(refused) => {
-                    let wait = refused.retry_after();
-                    soonest = Some(soonest.map_or(wait, |soonest| soonest.min(wait)));
-                }
-            }
-        }
-        let retry_after = soonest.unwrap_or(Duration::from_secs(1));
-        Err(CallError::Unavailable { peer: self.inner.name, retry_after })
-    }
-
     fn prepare(
         &self,
         mut request: Request<Body>,
         endpoint: &Endpoint,
+        left: Duration,
         span: Option<&OutgoingCall>,
     ) -> Request<Body> {
         *request.version_mut() = Version::HTTP_11;
         let headers = request.headers_mut();
         headers.insert(HOST, endpoint.host.clone());
         headers.insert(INTERNAL, self.inner.token.header());
+        headers.insert(DEADLINE, HeaderValue::from(left.as_millis() as u64));
         if let Some(span) = span {
             headers.insert(TRACEPARENT, span.context().to_header());
         }
         request
     }
 
-    /// Probes every endpoint until `stop`. All at once, each with a limit; the next round begins
-    /// after the last one has ended.
-    pub async fn probe(self, stop: CancellationToken) {
-        loop {
-            let probes = self.inner.endpoints.iter().map(|endpoint| endpoint.probe(self.inner.name));
-            tokio::select! {
-                () = stop.cancelled() => return,
-                _ = futures_util::future::join_all(probes) => {}
-            }
-            let well = |endpoint: &Endpoint| endpoint.condition() == Condition::Healthy;
-            let every = if self.inner.endpoints.iter().all(well) { PROBE_EVERY } else { PROBE_ANXIOUSLY };
-            let pause = every.mul_f64(0.9 + 0.2 * rand::random::<f64>());
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(pause) => {}
-            }
+    /// Probes its endpoints and follows where they are, until `stop`.
+    pub async fn tend(self, addresses: Live<Vec<String>>, stop: CancellationToken) {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.inner.endpoints.tend(&addresses) => {}
         }
-    }
-}
-
-/// A call that waits for the head of its answer.
-struct Waiting {
-    permit: Option<Permit>,
-    since: Instant,
-}
-
-impl Waiting {
-    fn new(permit: Permit) -> Self {
-        Self { permit: Some(permit), since: Instant::now() }
-    }
-
-    fn end(&mut self, outcome: Outcome) {
-        if let Some(permit) = self.permit.take() {
-            permit.end(outcome);
-        }
-    }
-}
-
-impl Drop for Waiting {
-    /// The caller gave up. A peer that hangs must not stay in use because nobody waits to the end.
-    fn drop(&mut self) {
-        if self.since.elapsed() >= PATIENCE {
-            self.end(Outcome::Failure);
-        }
-    }
-}
-
-/// What is needed to make a request without a body again.
-struct Head {
-    method: Method,
-    uri: Uri,
-    headers: HeaderMap,
-}
-
-impl Head {
-    fn of(request: &Request<Body>) -> Self {
-        Self {
-            method: request.method().clone(),
-            uri: request.uri().clone(),
-            headers: request.headers().clone(),
-        }
-    }
-
-    fn request(&self) -> Request<Body> {
-        let mut request = Request::new(Body::empty());
-        *request.method_mut() = self.method.clone();
-        *request.uri_mut() = self.uri.clone();
-        *request.headers_mut() = self.headers.clone();
-        request
     }
 }

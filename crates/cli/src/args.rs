@@ -84,6 +84,11 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "PEER", value_delimiter = ',', env = "PHASE6_PEERS")]
     pub(crate) peer: Vec<String>,
 
+    /// Call peers that are given by the bare name of a Service pod by pod: watch its EndpointSlices, in this
+    /// pod's namespace
+    #[arg(long, env = "PHASE6_FOLLOW_PEERS")]
+    pub(crate) follow_peers: bool,
+
     /// Name under which replicas share limits and cached answers [default: the service's]
     #[arg(long, value_name = "NAME", env = "PHASE6_SHARED_AS")]
     pub(crate) shared_as: Option<String>,

@@ -8,6 +8,7 @@ use std::{
 };
 
 use phase6_chassis::{Access, ApiKeys, ConnectionLimits, Host, InternalToken, Settings};
+use phase6_live::Live;
 use phase6_otlp::Otlp;
 use phase6_store::DatabaseUrl;
 use tokio::net::TcpListener;
@@ -23,7 +24,7 @@ pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// What the services of this process get.
 pub(crate) fn host(
     common: &Common,
-    peers: HashMap<String, Vec<String>>,
+    peers: HashMap<String, Live<Vec<String>>>,
     patience: Duration,
 ) -> Result<Host, Ending> {
     let settings = Settings::from_environment();

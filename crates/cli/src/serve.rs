@@ -1,11 +1,14 @@
 //! `phase6 serve`: one service, as a pod runs it.
 
+mod cluster;
 mod object;
+mod pods;
 mod source;
 
 use std::{collections::HashMap, net::Ipv6Addr, time::Duration};
 
 use phase6_chassis::{FileWatch, start};
+use phase6_live::Live;
 
 use crate::{
     args::Serve,
@@ -29,7 +32,9 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Ending> {
         return Err(Ending::Usage(format!("NAME is {}; accepted: {}", arguments.name, names())));
     };
     let mut stopping = Stopping::listen()?;
-    let mut host = host(&arguments.common, peers(&arguments.peer)?, Duration::from_secs(arguments.wait))?;
+    let peers = peers(&arguments.peer)?;
+    let services = if arguments.follow_peers { pods::services(definition, &peers) } else { vec![] };
+    let mut host = host(&arguments.common, peers, Duration::from_secs(arguments.wait))?;
     host.shared_as.clone_from(&arguments.shared_as);
     let port = arguments.port.unwrap_or(definition.port);
     let listener =
@@ -39,9 +44,18 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Ending> {
     // From before the policy is read: a change in between must not be missed.
     let mut watch = FileWatch::new(&source.paths());
     source.read(&enforcer).map_err(Ending::Findings)?;
+    let client = match (&arguments.policy_object, services.is_empty()) {
+        (Some(name), _) => Some(cluster::client(&format!("--policy-object {name}")).await?),
+        (None, false) => Some(cluster::client("--follow-peers").await?),
+        (None, true) => None,
+    };
+    if let Some(client) = &client {
+        // To the end, also while requests under way still ask peers.
+        tokio::spawn(pods::follow(client.clone(), services));
+    }
     // The mounted file may be a minute old. What is obeyed from the first request on is what is
     // published now, unless nobody can be asked.
-    let mut object = PolicyObject::follow(arguments.policy_object.as_deref()).await?;
+    let mut object = PolicyObject::follow(arguments.policy_object.as_deref(), client.as_ref());
     tokio::select! {
         text = object.first() => {
             if let Some(text) = text
@@ -105,7 +119,7 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Ending> {
 }
 
 /// `NAME=HOST:PORT+HOST:PORT` for each peer.
-fn peers(given: &[String]) -> Result<HashMap<String, Vec<String>>, Ending> {
+fn peers(given: &[String]) -> Result<HashMap<String, Live<Vec<String>>>, Ending> {
     let mut peers = HashMap::new();
     for text in given.iter().filter(|text| !text.is_empty()) {
         let parsed =
@@ -115,7 +129,7 @@ fn peers(given: &[String]) -> Result<HashMap<String, Vec<String>>, Ending> {
             });
         match parsed {
             Some((name, endpoints)) if endpoints.iter().all(|endpoint| is_endpoint(endpoint)) => {
-                peers.insert(name, endpoints);
+                peers.insert(name, Live::new(endpoints));
             }
             _ => {
                 let accepted = format!("NAME=HOST:PORT with NAME one of {}", names());

@@ -191,10 +191,17 @@ fn environment(resource: &Phase6Service, context: &Context) -> Vec<EnvVar> {
         }),
         ..EnvVar::default()
     };
+    let plain = |name: &str, value: &str| EnvVar {
+        name: name.into(),
+        value: Some(value.into()),
+        ..EnvVar::default()
+    };
     // A peer is the Service of its name: resources are named after what they are.
     let peers = ServiceName::ALL.map(|peer| format!("{peer}={peer}:{}", peer.port())).join(",");
     let mut all = vec![
-        EnvVar { name: "PHASE6_PEERS".into(), value: Some(peers), ..EnvVar::default() },
+        plain("PHASE6_PEERS", &peers),
+        // A variable, because images of before it would refuse an argument that they do not know.
+        plain("PHASE6_FOLLOW_PEERS", "true"),
         secret("PHASE6_INTERNAL_TOKEN", &context.access_secret, INTERNAL_TOKEN),
     ];
     if let Some(database) = &context.database {
@@ -204,14 +211,9 @@ fn environment(resource: &Phase6Service, context: &Context) -> Vec<EnvVar> {
         all.push(secret("PHASE6_REDIS_URL", &redis.name, &redis.key));
         // Others may share the same Redis.
         let name = format!("{}/{}", resource.namespace().unwrap_or_default(), resource.name_any());
-        all.push(EnvVar { name: "PHASE6_SHARED_AS".into(), value: Some(name), ..EnvVar::default() });
+        all.push(plain("PHASE6_SHARED_AS", &name));
     }
     if let Some(Collector { endpoint, protocol, headers }) = &context.collector {
-        let plain = |name: &str, value: &str| EnvVar {
-            name: name.into(),
-            value: Some(value.into()),
-            ..EnvVar::default()
-        };
         let namespace = resource.namespace().unwrap_or_default();
         all.push(plain("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint.url));
         all.push(plain("OTEL_EXPORTER_OTLP_PROTOCOL", protocol));

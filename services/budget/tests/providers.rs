@@ -329,6 +329,28 @@ async fn no_call_begins_when_its_caller_no_longer_waits() {
 }
 
 #[tokio::test]
+async fn no_stream_begins_that_its_caller_would_not_wait_for() {
+    let rig = rig(&["deepseek"], &[]).await;
+    let (status, answer) = rig.burst_within(500, json!({"prompt": "hello", "stream": true})).await;
+    assert_eq!((status, answer["error"]["code"].as_str()), (503, Some("providers_failed")), "{answer}");
+    assert!(answer["error"]["message"].as_str().unwrap().contains("no time was left"), "{answer}");
+    assert_eq!(rig.providers.seen("deepseek").len(), 0);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_caller_in_a_hurry_takes_no_answer_from_those_who_wait_for_the_same() {
+    let rig = rig(&["deepseek"], &[]).await;
+    rig.providers.reply("deepseek", [Reply::Slow(Duration::from_secs(1), "in time")]);
+    let (status, answer) = rig.burst_within(300, json!({"prompt": "hello"})).await;
+    assert_eq!((status, answer["error"]["code"].as_str()), (504, Some("deadline_exceeded")), "{answer}");
+    let (status, answer) = rig.burst("hello").await;
+    assert_eq!((status, answer["text"].as_str()), (200, Some("in time")), "{answer}");
+    assert_eq!(rig.providers.seen("deepseek").len(), 1);
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn a_failing_provider_s_breaker_opens_and_it_is_left_alone() {
     let rig = rig(&["deepseek"], &[]).await;
     rig.providers.reply("deepseek", [Reply::Status(500)]);

@@ -129,10 +129,9 @@ pub(crate) async fn endpoints(
         .iter()
         .filter(|peer| service.as_deref().is_none_or(|wanted| wanted == peer.name()))
         .map(|peer| {
-            let breakers: Map<String, Value> = peer
-                .breakers()
-                .map(|breaker| (breaker.name().to_owned(), json!(breaker.snapshot())))
-                .collect();
+            let breakers = peer.breakers().into_iter();
+            let breakers: Map<String, Value> =
+                breakers.map(|(name, breaker)| (name, json!(breaker.snapshot()))).collect();
             (peer.name().to_owned(), json!({"endpoints": peer.snapshot(), "circuitBreakers": breakers}))
         })
         .collect();

@@ -61,6 +61,8 @@ pub async fn every_pod_keeps_to_the_restricted_standard_and_reads_only_its_polic
     assert!(!may("budget", &["list", "configmaps"]).await);
     assert!(!may("budget", &["get", "secrets"]).await);
     assert!(!may("budget", &["get", "pods"]).await);
+    assert!(may("web", &["watch", "endpointslices"]).await);
+    assert!(!may("web", &["patch", "endpointslices"]).await);
     assert!(may("phase6-operator", &["patch", "deployments"]).await);
     assert!(!may("phase6-operator", &["get", "secrets"]).await);
     assert!(!may("phase6-operator", &["create", "pods"]).await);

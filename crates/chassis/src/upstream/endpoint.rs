@@ -24,7 +24,7 @@ use tokio::time::Sleep;
 
 use super::{
     Condition,
-    balance::{Candidate, Latency},
+    balance::{Candidate, Latency, Standing},
     health::Health,
     pool::{Pool, PooledBody, SendError},
 };
@@ -68,11 +68,11 @@ pub struct EndpointSnapshot {
 
 impl Endpoint {
     /// The endpoint at `address` (`host:port`); none if that cannot be the host of a request.
-    pub(super) fn new(address: &str, breaker_name: String, settings: &Live<Settings>) -> Option<Self> {
+    pub(super) fn new(address: &str, peer: &str, settings: &Live<Settings>) -> Option<Self> {
         Some(Self {
             address: address.to_owned(),
             host: HeaderValue::from_str(address).ok()?,
-            breaker: Breaker::new(breaker_name, settings.clone()),
+            breaker: Breaker::new(peer, settings.clone()),
             pool: Pool::new(address),
             in_flight: Arc::default(),
             seen: Mutex::new(Seen { latency: None, health: Health::default(), ready_since: Instant::now() }),
@@ -90,6 +90,14 @@ impl Endpoint {
             health: seen.health.condition(),
             in_flight: self.in_flight.load(Ordering::Relaxed),
             avg_latency: seen.latency.map(|(latency, _)| latency.mean_ms()),
+        }
+    }
+
+    pub(super) fn standing(&self) -> Standing {
+        match (self.breaker.would_admit(), self.condition()) {
+            (false, _) => Standing::Refusing,
+            (true, Condition::Unhealthy) => Standing::Doubtful,
+            (true, _) => Standing::Well,
         }
     }
 
@@ -115,7 +123,7 @@ impl Endpoint {
     /// Takes the latency of a call that was answered.
     pub(super) fn measured(&self, took: Duration) {
         let mut seen = self.seen.lock();
-        let before = seen.latency.map(|(latency, _)| latency);
+        let before = seen.latency.map(|(latency, at)| (latency, at.elapsed()));
         seen.latency = Some((Latency::with(before, took), Instant::now()));
     }
 

@@ -25,6 +25,20 @@ pub enum Condition {
     Unhealthy,
 }
 
+impl Condition {
+    pub(crate) const ALL: [Self; 4] = [Self::Unknown, Self::Healthy, Self::Degraded, Self::Unhealthy];
+
+    /// As it is shown.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Healthy => "healthy",
+            Self::Degraded => "degraded",
+            Self::Unhealthy => "unhealthy",
+        }
+    }
+}
+
 /// An endpoint's condition and how it came to it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Health {

@@ -3,7 +3,8 @@
 //! Retries are paid from a budget that calls fill, so that they add at most a tenth to the load of
 //! a peer that is already in trouble.
 
-use http::{Method, StatusCode};
+use axum::body::Body;
+use http::{HeaderMap, Method, Request, StatusCode, Uri};
 
 /// What a call adds to the budget.
 const PER_CALL: f64 = 0.1;
@@ -49,6 +50,31 @@ pub(crate) fn is_idempotent(method: &Method) -> bool {
 /// Whether another endpoint may answer better.
 pub(crate) fn is_worth_another_endpoint(status: StatusCode) -> bool {
     matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
+}
+
+/// What is needed to make a request without a body again.
+pub(super) struct Head {
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+}
+
+impl Head {
+    pub(super) fn of(request: &Request<Body>) -> Self {
+        Self {
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            headers: request.headers().clone(),
+        }
+    }
+
+    pub(super) fn request(&self) -> Request<Body> {
+        let mut request = Request::new(Body::empty());
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = self.uri.clone();
+        *request.headers_mut() = self.headers.clone();
+        request
+    }
 }
 
 #[cfg(test)]

@@ -6,57 +6,33 @@
 
 use std::time::Duration;
 
-use backon::ExponentialBuilder;
-use futures_util::{StreamExt, stream::BoxStream};
+use futures_util::StreamExt;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
-    Api, Client, Config,
-    runtime::{
-        WatchStreamExt,
-        watcher::{self, Event, ExponentialBackoff, watcher},
-    },
+    Client,
+    runtime::watcher::{Config, Event},
 };
-
 use phase6_policy::PolicyDocument;
 
-use crate::ending::Ending;
+use super::cluster::{Changes, watch};
 
-/// A watch that is not ended within this time, plus five seconds, is dead.
-const WATCH_SECONDS: u32 = 25;
-/// Pauses between attempts to watch: the first and the longest.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// Longest wait for the object when the service starts.
 const FIRST: Duration = Duration::from_secs(5);
 
 /// Follows the object.
 pub(super) struct PolicyObject {
     name: String,
-    changes: Option<BoxStream<'static, Result<Event<ConfigMap>, watcher::Error>>>,
+    changes: Option<Changes<ConfigMap>>,
 }
 
 impl PolicyObject {
     /// Follows the object of this name in this pod's namespace; without a name, nothing.
-    pub(super) async fn follow(name: Option<&str>) -> Result<Self, Ending> {
-        let Some(name) = name else { return Ok(Self { name: String::new(), changes: None }) };
-        let no_cluster = |error: String| {
-            Ending::Usage(format!("--policy-object {name} needs a cluster to watch it in: {error}"))
+    pub(super) fn follow(name: Option<&str>, client: Option<&Client>) -> Self {
+        let (Some(name), Some(client)) = (name, client) else {
+            return Self { name: String::new(), changes: None };
         };
-        let mut config = Config::infer().await.map_err(|error| no_cluster(error.to_string()))?;
-        config.connect_timeout = Some(FIRST);
-        // Longer than a watch lasts, which begins with an answer too.
-        config.read_timeout = Some(Duration::from_secs(u64::from(WATCH_SECONDS) + 5));
-        config.write_timeout = Some(FIRST);
-        let client = Client::try_from(config).map_err(|error| no_cluster(error.to_string()))?;
-        let pauses = ExponentialBuilder::default()
-            .with_min_delay(PAUSES.0)
-            .with_max_delay(PAUSES.1)
-            .with_jitter()
-            .without_max_times();
-        let only = watcher::Config::default().fields(&format!("metadata.name={name}")).timeout(WATCH_SECONDS);
-        let changes = watcher(Api::<ConfigMap>::default_namespaced(client), only)
-            .backoff(ExponentialBackoff::from(pauses))
-            .boxed();
-        Ok(Self { name: format!("ConfigMap {name}"), changes: Some(changes) })
+        let only = Config::default().fields(&format!("metadata.name={name}"));
+        Self { name: format!("ConfigMap {name}"), changes: Some(watch(client.clone(), only)) }
     }
 
     /// What it is called in messages.

@@ -9,6 +9,7 @@ use std::{
 use jiff::Timestamp;
 use phase6_chassis::{Definition, Host, Running, start};
 use phase6_crds::{Document, compile};
+use phase6_live::Live;
 use phase6_policy::{Policy, PolicyDocument};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -61,10 +62,10 @@ pub(super) struct Leaving {
 }
 
 /// Where the services of a fleet find each other.
-pub(super) fn peers(arguments: &Up) -> HashMap<String, Vec<String>> {
+pub(super) fn peers(arguments: &Up) -> HashMap<String, Live<Vec<String>>> {
     let at = |service: &Definition| {
         let address = SocketAddr::new(reached_at(arguments.common.bind), port(service, arguments.base_port));
-        (service.name.to_owned(), vec![address.to_string()])
+        (service.name.to_owned(), Live::new(vec![address.to_string()]))
     };
     ALL.iter().map(at).collect()
 }

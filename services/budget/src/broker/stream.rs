@@ -3,7 +3,7 @@
 use std::{pin::Pin, sync::atomic::Ordering, time::Instant};
 
 use futures_util::{Stream, StreamExt, stream};
-use phase6_chassis::{breaker::Outcome, telemetry::OutgoingCall};
+use phase6_chassis::{breaker::Outcome, deadline, telemetry::OutgoingCall};
 use serde::Serialize;
 use tokio::sync::mpsc;
 
@@ -75,7 +75,9 @@ impl Broker {
     /// See [`NoAnswer`].
     pub async fn stream(&self, ask: Ask) -> Result<Streamed, NoAnswer> {
         self.inner.asked.fetch_add(1, Ordering::Relaxed);
-        let due = Instant::now() + self.inner.parts.answer_limit;
+        let limit = self.inner.parts.answer_limit;
+        // Only this caller waits for it, so its time is what counts.
+        let due = Instant::now() + deadline::left().map_or(limit, |left| left.min(limit));
         let (task, criticality, candidates) = self.candidates(&ask);
         let (place, usable) = self.admitted(&candidates, criticality).await?;
         let begin = |id| self.begin_stream(id, &ask, task, due);

@@ -21,7 +21,7 @@ use futures_util::{StreamExt, stream};
 use http::{HeaderMap, StatusCode};
 use parking_lot::Mutex;
 use phase6_budget::SERVICE;
-use phase6_chassis::{Access, ApiKeys, ConnectionLimits, Enforcer, Host, Running, Settings, start};
+use phase6_chassis::{Access, ApiKeys, ConnectionLimits, Enforcer, Host, INTERNAL, Running, Settings, start};
 use phase6_store::{DatabaseUrl, PoolLimits, Store};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -278,6 +278,7 @@ pub struct Rig {
     pub providers: Providers,
     pub http: reqwest::Client,
     pub enforcer: Enforcer,
+    access: Access,
     running: Option<Running>,
     folder: tempfile::TempDir,
 }
@@ -302,8 +303,9 @@ pub async fn rig_with_keys(providers: &[&str], settings: &[(&str, &str)], keys: 
     }
     all.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
     let folder = tempfile::tempdir().unwrap();
+    let access = Access { keys, ..Access::open() };
     let host = Host {
-        access: Access { keys, ..Access::open() },
+        access: access.clone(),
         database: DatabaseUrl::file(folder.path().join("phase6.db")),
         redis: None,
         shared_as: None,
@@ -320,7 +322,7 @@ pub async fn rig_with_keys(providers: &[&str], settings: &[(&str, &str)], keys: 
     let running = start(&SERVICE, listener, &host, enforcer.clone()).await.unwrap();
     let base = format!("http://{}", running.address());
     let http = reqwest::Client::new();
-    Rig { base, providers: server, http, enforcer, running: Some(running), folder }
+    Rig { base, providers: server, http, enforcer, access, running: Some(running), folder }
 }
 
 impl Rig {
@@ -334,6 +336,13 @@ impl Rig {
 
     pub async fn burst(&self, prompt: &str) -> (u16, Value) {
         self.post("/api/v1/providers/burst", json!({"prompt": prompt})).await
+    }
+
+    /// The same from one of our own services, which waits for so long.
+    pub async fn burst_within(&self, milliseconds: u64, body: Value) -> (u16, Value) {
+        let request = self.http.post(format!("{}/api/v1/providers/burst", self.base)).json(&body);
+        let request = request.header(INTERNAL, self.access.internal.header());
+        read(request.header("phase6-deadline-ms", milliseconds).send().await.unwrap()).await
     }
 
     /// Its records, as another replica sees them.
