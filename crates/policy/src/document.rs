@@ -70,6 +70,12 @@ mod tests {
         assert!(document("b", 1).supersedes(&current), "a recreated resource starts over");
     }
 
+    #[test]
+    fn a_document_that_names_no_replicas_is_for_one() {
+        let text = r#"{"ownerUid": "a", "revision": 1, "generation": 1, "hash": "", "publishedAt": "", "policy": {}}"#;
+        assert_eq!(serde_json::from_str::<PolicyDocument>(text).unwrap().replicas, 1);
+    }
+
     proptest! {
         /// Else the operator would find its own document changed, and publish it again and again.
         #[test]

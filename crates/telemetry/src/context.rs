@@ -188,6 +188,27 @@ mod tests {
     }
 
     #[test]
+    fn ids_are_shown_and_told_in_hexadecimal_digits() {
+        let context = TraceContext::parse(EXAMPLE.as_bytes()).unwrap();
+        let (trace, span) = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331");
+        assert_eq!(format!("{:?} {:?}", context.trace_id, context.span_id), format!("{trace} {span}"));
+        assert_eq!(serde_json::json!([context.trace_id, context.span_id]), serde_json::json!([trace, span]));
+        assert_eq!(context.trace_id.to_header(), trace);
+        assert_eq!(
+            format!("{:032x}{:016x}", context.trace_id.get(), context.span_id.get()),
+            trace.to_owned() + span
+        );
+    }
+
+    #[test]
+    fn a_child_is_another_span_of_the_same_trace() {
+        let context = TraceContext::parse(EXAMPLE.as_bytes()).unwrap();
+        let child = context.child();
+        assert_ne!(child.span_id, context.span_id);
+        assert_eq!(TraceContext { span_id: context.span_id, ..child }, context);
+    }
+
+    #[test]
     fn refuses_what_the_standard_calls_invalid() {
         for text in [
             "",

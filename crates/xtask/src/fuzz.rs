@@ -13,7 +13,10 @@ use std::{
     time::Duration,
 };
 
-use crate::run::{cargo, root, succeed};
+use crate::{
+    run::{cargo, root, succeed},
+    servers::provide,
+};
 
 /// Each in `fuzz/targets`.
 const TARGETS: [&str; 6] = ["cache_key", "http_head", "policy", "redis_reply", "trace_header", "yaml"];
@@ -89,6 +92,8 @@ fn asked<'a>(options: &[&'a str]) -> Result<(Duration, BTreeSet<&'a str>), Strin
 
 /// Builds targets; the folder of their programs.
 fn build(targets: &BTreeSet<&str>) -> Result<PathBuf, String> {
+    // libFuzzer itself is C++.
+    provide("c++", "g++")?;
     println!("building the targets (some minutes on two cores)");
     let host = host()?;
     let folder = root().join("target/fuzz");

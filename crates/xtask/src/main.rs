@@ -9,6 +9,7 @@
 //! * `simulate`: limits in many worlds, each of which a seed gives again.
 //! * `fuzz`: what reads strangers' bytes, under any bytes.
 //! * `instructions`: what a call of each core costs, held against what was accepted.
+//! * `mutants`: the cores, changed in one place at a time, held against their tests.
 //! * `demo`: a fleet on it, to play with.
 //! * `image`: the product's image, without Docker.
 //! * `crd`: writes the definition of the custom resource anew.
@@ -24,6 +25,7 @@ mod e2e;
 mod fuzz;
 mod image;
 mod instructions;
+mod mutants;
 mod oci;
 mod run;
 mod servers;
@@ -52,6 +54,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
          what reads strangers' bytes, under any bytes; 60 seconds each. An input that fails is named
   instructions [--accept]
          count what a call of each core costs; more than was accepted fails
+  mutants [FILE...]
+         change the cores, or these files of them, in one place at a time: tests have to notice
   image  make the product's image as an archive, without Docker
   crd    write the definition of the resource from the types
 ";
@@ -79,6 +83,7 @@ fn main() -> ExitCode {
         ["fuzz", options @ ..] => fuzz::run(options),
         ["instructions"] => instructions::run(instructions::Purpose::Judge),
         ["instructions", "--accept"] => instructions::run(instructions::Purpose::Accept),
+        ["mutants", files @ ..] => mutants::run(files),
         ["demo"] => demo::run(),
         ["image"] => image::run(),
         ["crd"] => crd(),
