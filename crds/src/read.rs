@@ -4,7 +4,10 @@
 //! changes nothing. Each fault names file, line, document, field, value and what would be
 //! accepted, and all faults of a text are reported together.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Write},
+};
 
 use serde::{
     Deserialize,
@@ -13,7 +16,10 @@ use serde::{
 use serde_json::{Map, Number, Value};
 use serde_saphyr::Spanned;
 
-use crate::{Phase6Service, rules};
+use crate::{
+    Phase6Service,
+    rules::{self, OneLine},
+};
 
 /// One document of a file.
 #[derive(Clone, Debug, PartialEq)]
@@ -69,6 +75,7 @@ pub struct Fault {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut f = OneLine(f);
         f.write_str(&self.file)?;
         if let Some(line) = self.line {
             write!(f, ":{line}")?;
@@ -347,6 +354,16 @@ mod tests {
             found.iter().any(|fault| fault.contains("kind is \"ConfigMap\"; accepted: Phase6Service")),
             "{found:?}"
         );
+    }
+
+    /// Found by `cargo xtask fuzz yaml`: a name with a line break in it made a line of its own.
+    #[test]
+    fn a_fault_is_one_line_whatever_stands_in_the_file() {
+        let text = "a: &a 3\n?  |\n E: *a}\nmetadata: {name: \"x\\ny\\e[0m\"}\n";
+        let found = faults(text);
+        assert!(found.iter().all(|fault| !fault.contains(char::is_control)), "{found:?}");
+        let name = r"fleet.yaml:4: document 1 (x\ny\u{1b}[0m): E: *a}\n is not a known field";
+        assert!(found.iter().any(|fault| fault.starts_with(name)), "{found:?}");
     }
 
     proptest! {

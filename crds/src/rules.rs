@@ -5,7 +5,10 @@
 //! report says what would have been accepted. Where a field has the wrong shape, what a CEL rule says
 //! of the same field is left out: it would only repeat the first complaint.
 
-use std::{fmt, sync::OnceLock};
+use std::{
+    fmt::{self, Write},
+    sync::OnceLock,
+};
 
 use jsonschema::error::ValidationErrorKind;
 use kube::{
@@ -30,11 +33,26 @@ pub struct Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut f = OneLine(f);
         f.write_str(&self.field)?;
         if let Some(value) = &self.value {
             write!(f, " is {value};")?;
         }
         write!(f, " {}", self.complaint)
+    }
+}
+
+/// Writes one line whatever it is given: names and values are somebody's text, and a line of a log that they
+/// began would look like one of ours.
+pub(crate) struct OneLine<W>(pub(crate) W);
+
+impl<W: fmt::Write> fmt::Write for OneLine<W> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        text.chars().try_for_each(|c| match c {
+            '\u{2028}' | '\u{2029}' => write!(self.0, "{}", c.escape_unicode()),
+            c if c.is_control() => write!(self.0, "{}", c.escape_default()),
+            c => self.0.write_char(c),
+        })
     }
 }
 

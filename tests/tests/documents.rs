@@ -17,7 +17,7 @@ use phase6_tests::{
 use rustix::process::Signal;
 
 /// Commands of developers, and which line of which file runs them. The others are run here.
-const RUN_ELSEWHERE: [(&str, &str, &str); 16] = [
+const RUN_ELSEWHERE: [(&str, &str, &str); 19] = [
     ("cargo xtask test --without-cluster", "crates/xtask/src/test.rs", "Extent::WithoutCluster"),
     ("cargo xtask demo", "crates/xtask/src/test.rs", "demo::run()"),
     ("cargo xtask e2e", "crates/xtask/src/test.rs", "e2e::prepared("),
@@ -39,6 +39,10 @@ const RUN_ELSEWHERE: [(&str, &str, &str); 16] = [
     ("cargo xtask bench --smoke", "crates/xtask/src/test.rs", r#"cargo(&["xtask", "bench", "--smoke"])"#),
     // The same steps; the figures take minutes on an idle machine.
     ("cargo xtask bench", "crates/xtask/src/test.rs", r#"cargo(&["xtask", "bench", "--smoke"])"#),
+    ("cargo xtask fuzz", "crates/xtask/src/test.rs", r#"cargo(&["xtask", "fuzz"])"#),
+    ("cargo xtask instructions", "crates/xtask/src/test.rs", r#"cargo(&["xtask", "instructions"])"#),
+    // The same counts, written instead of compared.
+    ("cargo xtask instructions --accept", "crates/xtask/src/test.rs", r#"cargo(&["xtask", "instructions"])"#),
     ("cargo run --release -- up", "tests/tests/documents.rs", r#"["up", "--base-port""#),
 ];
 

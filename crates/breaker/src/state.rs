@@ -428,7 +428,33 @@ mod tests {
             state.admit(&settings(), now + SECOND),
             Err(Refused::Throttled { retry_after: Duration::from_secs(4) })
         );
+        assert_eq!(state.throttled_for(now + SECOND), Some(Duration::from_secs(4)));
+        assert_eq!(state.throttled_for(now + 5 * SECOND), None);
         assert!(state.admit(&settings(), now + 5 * SECOND).is_ok());
+    }
+
+    #[test]
+    fn calls_count_at_their_own_time() {
+        let mut state = State::default();
+        for (outcome, times, at) in [(Outcome::Success, 4, 1), (Outcome::Failure, 3, 9)] {
+            for _ in 0..times {
+                call(&mut state, outcome, at * SECOND);
+            }
+        }
+        assert_eq!(state.slots.len(), 2, "those of one moment together");
+        call(&mut state, Outcome::Failure, 12 * SECOND);
+        assert_eq!(state.phase(&settings(), 12 * SECOND), Phase::Open, "the successes are over");
+    }
+
+    #[test]
+    fn the_longest_window_counts_to_its_end() {
+        let longest = Settings { window: Duration::from_mins(10), ..settings() };
+        let mut state = State::default();
+        for at in [1, 1, 1, 601] {
+            let admission = state.admit(&longest, at * SECOND).unwrap();
+            state.record(admission, Outcome::Failure, &longest, at * SECOND);
+        }
+        assert_eq!(state.phase(&longest, 601 * SECOND), Phase::Open);
     }
 
     #[test]

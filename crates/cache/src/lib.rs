@@ -47,3 +47,5 @@ pub use judge::Terms;
 pub use layer::{CacheFuture, CacheLayer, Cached};
 pub use level::{Asked, Found, Hear, Level, LevelStats, Ticket};
 pub use remote::Remote;
+#[cfg(fuzzing)]
+pub use remote::fuzzing;

@@ -23,6 +23,8 @@
 
 mod duty;
 mod follower;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod history;
 mod look;
 mod stored;

@@ -38,3 +38,15 @@ pub struct Cache {
 const fn default_max_entries() -> i64 {
     10_000
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_life_is_enough_of_a_section() {
+        let cache: Cache = serde_json::from_str(r#"{"ttl": "5s"}"#).unwrap();
+        assert_eq!((cache.ttl, cache.max_entries), (Duration::from_secs(5), 10_000));
+        assert!(cache.stale_while_revalidate.is_zero() && cache.stale_if_error.is_zero());
+    }
+}

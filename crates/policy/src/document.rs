@@ -44,7 +44,10 @@ impl PolicyDocument {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::Tracing;
 
     fn document(owner_uid: &str, revision: u64) -> PolicyDocument {
         PolicyDocument {
@@ -65,5 +68,22 @@ mod tests {
         assert!(!document("a", 7).supersedes(&current));
         assert!(!document("a", 6).supersedes(&current));
         assert!(document("b", 1).supersedes(&current), "a recreated resource starts over");
+    }
+
+    #[test]
+    fn a_document_that_names_no_replicas_is_for_one() {
+        let text = r#"{"ownerUid": "a", "revision": 1, "generation": 1, "hash": "", "publishedAt": "", "policy": {}}"#;
+        assert_eq!(serde_json::from_str::<PolicyDocument>(text).unwrap().replicas, 1);
+    }
+
+    proptest! {
+        /// Else the operator would find its own document changed, and publish it again and again.
+        #[test]
+        fn any_rate_reads_back_as_it_was_written(sampling_rate in 0.0..1000.0_f64) {
+            let mut document = document("a", 1);
+            document.policy.tracing = Tracing { sampling_rate, ..Tracing::default() };
+            let text = serde_json::to_string(&document).unwrap();
+            prop_assert_eq!(serde_json::from_str::<PolicyDocument>(&text).unwrap(), document);
+        }
     }
 }

@@ -151,6 +151,30 @@ mod tests {
     }
 
     #[test]
+    fn only_nothing_is_zero() {
+        assert!(Duration::default().is_zero() && !Duration::from_millis(1).is_zero());
+    }
+
+    #[test]
+    fn a_century_is_the_longest() {
+        assert_eq!("876600h".parse(), Ok(Duration::from_secs(876_600 * 3_600)));
+        assert!("876600h1ms".parse::<Duration>().is_err());
+    }
+
+    #[test]
+    fn shows_itself_as_it_is_written() {
+        assert_eq!(format!("{:?}", Duration::from_secs(90)), "1m30s");
+    }
+
+    #[test]
+    fn its_schema_is_a_bounded_text_and_stands_in_its_place() {
+        let schema = schemars::schema_for!(Duration).to_value();
+        assert_eq!((schema["title"].as_str(), schema["type"].as_str()), (Some("Duration"), Some("string")));
+        let section = schemars::schema_for!(crate::Cache).to_value();
+        assert_eq!(section["properties"]["ttl"]["maxLength"], 32, "no reference");
+    }
+
+    #[test]
     fn refuses_what_is_no_duration() {
         for text in ["", "5", "s", "5 s", "-5s", "5sec", "1..5s", ".5s", "5.s", "1e3s", "9999999999h", "NaNs"]
         {

@@ -84,6 +84,15 @@ pub struct Grant {
     pub left: u32,
 }
 
+/// A grant as Redis tells it, its fields in their order.
+pub type Told = (u32, u64, u64, u64, u32);
+
+impl From<Told> for Grant {
+    fn from((tokens, first_in_us, retry_in_us, again_in_us, left): Told) -> Self {
+        Self { tokens, first_in_us, retry_in_us, again_in_us, left }
+    }
+}
+
 impl Grant {
     /// Tokens that go to requests that wait, of which there are `needed`: they are spent at once, and count
     /// as spent on both sides.

@@ -69,6 +69,7 @@ struct Asking {
     /// The count of used tokens that it tells.
     used: u64,
     needed: u32,
+    wanted: u32,
     limit: Limit,
     /// It only tells what is held and used.
     only_tells: bool,
@@ -206,7 +207,7 @@ impl Lease {
             return None;
         }
         self.asking =
-            Some(Asking { left_ns: now_ns, used: self.used, needed, limit: self.limit, only_tells });
+            Some(Asking { left_ns: now_ns, used: self.used, needed, wanted, limit: self.limit, only_tells });
         self.reports += 1;
         Some(Report {
             holder: self.holder,
@@ -231,6 +232,8 @@ impl Lease {
 
     fn take(&mut self, grant: &Grant, now_ns: u64) -> u32 {
         let Some(asked) = self.asking.take() else { return 0 };
+        // Nobody grants more than was asked for, unless its state or its answer is broken.
+        let grant = Grant { tokens: grant.tokens.min(asked.wanted), ..*grant };
         let served = grant.served(asked.needed);
         self.used += u64::from(served);
         self.heard = asked.used + u64::from(served);
@@ -317,5 +320,37 @@ impl Lease {
         let missing = (self.limit.capacity() - remaining as f64).max(0.0);
         let full_in = Duration::from_secs_f64(missing / self.limit.refill_per_second());
         Decision::Admit { remaining, full_in }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn spends(lease: &mut Lease, limit: &Limit, now_ns: u64) -> u32 {
+        let decided = |_: &u32| match lease.decide(limit, now_ns, || 2) {
+            Step::Decided(decision) => decision.is_admitted(),
+            Step::Ask => false,
+        };
+        (0..1_000).filter(decided).count() as u32
+    }
+
+    /// Found by `cargo xtask fuzz redis_reply`: a broken answer was spent, whatever it said.
+    #[test]
+    fn a_grant_of_more_than_was_asked_for_gives_no_more() {
+        for tokens in [6, u32::MAX] {
+            let limit = Limit::new(100, 10.0);
+            let mut lease = Lease::new(limit, 1);
+            let report = lease.report(5, 3, SECOND).unwrap();
+            assert_eq!((report.needed, report.wanted), (5, 5));
+            let (served, _) = lease.granted(&Grant { tokens, ..Grant::default() }, SECOND);
+            assert_eq!((served, spends(&mut lease, &limit, SECOND)), (5, 0));
+            // The same while tokens are held: their sum has to fit into its number.
+            assert_eq!(lease.report(2, 3, SECOND).map(|report| report.wanted), Some(16));
+            let (served, _) = lease.granted(&Grant { tokens, ..Grant::default() }, SECOND);
+            assert_eq!(served + spends(&mut lease, &limit, SECOND), tokens.min(16));
+        }
     }
 }

@@ -194,6 +194,27 @@ mod tests {
     }
 
     #[test]
+    fn ids_are_shown_and_told_in_hexadecimal_digits() {
+        let context = TraceContext::parse(EXAMPLE.as_bytes()).unwrap();
+        let (trace, span) = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331");
+        assert_eq!(format!("{:?} {:?}", context.trace_id, context.span_id), format!("{trace} {span}"));
+        assert_eq!(serde_json::json!([context.trace_id, context.span_id]), serde_json::json!([trace, span]));
+        assert_eq!(context.trace_id.to_header(), trace);
+        assert_eq!(
+            format!("{:032x}{:016x}", context.trace_id.get(), context.span_id.get()),
+            trace.to_owned() + span
+        );
+    }
+
+    #[test]
+    fn a_child_is_another_span_of_the_same_trace() {
+        let context = TraceContext::parse(EXAMPLE.as_bytes()).unwrap();
+        let child = context.child();
+        assert_ne!(child.span_id, context.span_id);
+        assert_eq!(TraceContext { span_id: context.span_id, ..child }, context);
+    }
+
+    #[test]
     fn refuses_what_the_standard_calls_invalid() {
         for text in [
             "",
@@ -212,8 +233,10 @@ mod tests {
 
     #[test]
     fn a_later_version_is_read_as_far_as_it_is_known() {
-        let text = "42-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-what-comes";
-        assert!(TraceContext::parse(text.as_bytes()).is_some());
+        let known = "42-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let read = |rest: &str| TraceContext::parse(format!("{known}{rest}").as_bytes());
+        assert!(read("").is_some() && read("-what-comes").is_some());
+        assert_eq!(read("what-comes"), None, "its flags are longer than they are known to be");
     }
 
     #[test]

@@ -145,4 +145,17 @@ mod tests {
             assert!((quiet.rate(0.5, Some(50.0), i * 1_000_000_000) - 0.5).abs() < f64::EPSILON);
         }
     }
+
+    #[test]
+    fn the_rate_is_the_target_over_the_mean_load_of_the_seconds_before() {
+        let mut pace = Pace::default();
+        let mut last = |second: u64, requests: u32, target| {
+            let rates = (0..requests).map(|_| pace.rate(1.0, target, second * 1_000_000_000));
+            rates.last().map_or(0, |rate| (rate * 1_000.0).round() as u32)
+        };
+        assert_eq!(last(10, 200, Some(50.0)), 1_000, "nothing is known of the load yet");
+        assert_eq!(last(11, 100, Some(50.0)), 500, "of nothing and 200");
+        assert_eq!(last(13, 1, Some(50.0)), 667, "100 in two seconds are 50 in each, and the mean was 100");
+        assert_eq!(last(13, 1, None), 1_000);
+    }
 }

@@ -7,6 +7,9 @@
 //! * `e2e`, `prove`: the product on that cluster.
 //! * `chaos`: services under load while all kinds of things happen to their Redis.
 //! * `simulate`: limits in many worlds, each of which a seed gives again.
+//! * `fuzz`: what reads strangers' bytes, under any bytes.
+//! * `instructions`: what a call of each core costs, held against what was accepted.
+//! * `mutants`: the cores, changed in one place at a time, held against their tests.
 //! * `demo`: a fleet on it, to play with.
 //! * `image`: the product's image, without Docker.
 //! * `crd`: writes the definition of the custom resource anew.
@@ -19,7 +22,10 @@ mod cluster;
 mod collector;
 mod demo;
 mod e2e;
+mod fuzz;
 mod image;
+mod instructions;
+mod mutants;
 mod oci;
 mod run;
 mod servers;
@@ -44,6 +50,12 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   simulate [--seeds N] [--from SEED]
          limits in many worlds: replicas that start, die and are cut off, a network that loses, clocks that
          step; 10,000 worlds. One that breaks a bound is printed with its seed, and --seeds 1 replays it
+  fuzz [--seconds N] [TARGET...]
+         what reads strangers' bytes, under any bytes; 60 seconds each. An input that fails is named
+  instructions [--accept]
+         count what a call of each core costs; more than was accepted fails
+  mutants [FILE...]
+         change the cores, or these files of them, in one place at a time: tests have to notice
   image  make the product's image as an archive, without Docker
   crd    write the definition of the resource from the types
 ";
@@ -68,6 +80,10 @@ fn main() -> ExitCode {
         ["simulate", options @ ..] => {
             simulation(options).and_then(|(from, seeds)| simulate::run(from, seeds))
         }
+        ["fuzz", options @ ..] => fuzz::run(options),
+        ["instructions"] => instructions::run(instructions::Purpose::Judge),
+        ["instructions", "--accept"] => instructions::run(instructions::Purpose::Accept),
+        ["mutants", files @ ..] => mutants::run(files),
         ["demo"] => demo::run(),
         ["image"] => image::run(),
         ["crd"] => crd(),

@@ -39,6 +39,8 @@ pub(crate) fn run(extent: Extent) -> Result<(), String> {
     let collector = collector::build()?;
     let mut tally = Tally::default();
     tally.check("format", cargo(&["fmt", "--all", "--check"]));
+    // A workspace of its own.
+    tally.check("format of fuzz", cargo(&["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"]));
     tally.check(
         "lints",
         cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--quiet", "--", "-D", "warnings"]),
@@ -50,6 +52,8 @@ pub(crate) fn run(extent: Extent) -> Result<(), String> {
     tests.env("PHASE6_TEST_COLLECTOR", &collector);
     tally.tests(tests)?;
     tally.check("benchmarks run", cargo(&["xtask", "bench", "--smoke"]));
+    tally.check("instructions", cargo(&["xtask", "instructions"]));
+    tally.check("any bytes", cargo(&["xtask", "fuzz"]));
     // The cluster brings its own.
     drop((postgres, redis));
     match extent {

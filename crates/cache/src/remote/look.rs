@@ -23,6 +23,9 @@ const PATIENCE: Duration = Duration::from_mins(1);
 
 static READ: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("read.lua")));
 
+/// As `read.lua` tells it: the answer, for how long it will be there, the news, and whether the duty was given.
+pub(super) type Told = (Option<Vec<u8>>, i64, Vec<Logged>, u8);
+
 /// What one look at Redis found.
 #[derive(Default)]
 struct Read {
@@ -90,7 +93,7 @@ impl Shared {
             .key(self.waiting_key(name));
         call.arg(at.to_string()).arg(NEWS).arg(u8::from(duty == Some(true)));
         call.arg(if duty.is_some() { &*self.origin } else { "" }).arg(duty::LASTS.as_millis() as u64);
-        let answer = self.redis.script::<(Option<Vec<u8>>, i64, Vec<Logged>, u8)>(&call).await;
+        let answer = self.redis.script::<Told>(&call).await;
         let own_duty = || Some(Box::new(Duty::taken(self, name.to_owned())) as Box<_>);
         let (bytes, left_ms, news, taken) = match answer {
             Ok(answer) => answer,

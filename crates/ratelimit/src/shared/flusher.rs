@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use super::Inner;
 use crate::{
-    escrow::{Grant, LEASE_US, Report},
+    escrow::{LEASE_US, Report, Told},
     gcra::Limit,
 };
 
@@ -109,7 +109,7 @@ impl Inner {
                 .arg(report.drained_at);
         }
         self.calls.fetch_add(1, Ordering::Relaxed);
-        let answer = self.redis.script::<Vec<(u32, u64, u64, u64, u32)>>(&call).await;
+        let answer = self.redis.script::<Vec<Told>>(&call).await;
         let now = self.now_ns();
         let answers = match answer {
             Ok(answers) if answers.len() == asked.len() => {
@@ -134,10 +134,7 @@ impl Inner {
             self.table.with_known(asked.hash, |entry| {
                 let mut served = None;
                 match answers.as_ref().map(|answers| answers[i]) {
-                    Some((tokens, first_in_us, retry_in_us, again_in_us, left)) => {
-                        let grant = Grant { tokens, first_in_us, retry_in_us, again_in_us, left };
-                        served = Some(entry.lease.granted(&grant, now));
-                    }
+                    Some(told) => served = Some(entry.lease.granted(&told.into(), now)),
                     None => entry.lease.failed(),
                 }
                 let (served, decision) =

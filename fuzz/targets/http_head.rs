@@ -1,0 +1,165 @@
+//! The head of a request or an answer, read as hyper reads it and then by what of ours looks at it: who is
+//! asking, whose bucket that is, and what a cache may do. What a stranger writes never makes it somebody
+//! else, and one more line never makes a cache keep more or for longer.
+
+#![no_main]
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::LazyLock,
+    time::Duration,
+};
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue, StatusCode,
+    header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_RANGE, SET_COOKIE, VARY},
+};
+use libfuzzer_sys::fuzz_target;
+use phase6_cache::{
+    Terms,
+    judge::{Verdict, judge},
+    rfc9111::{CacheControl, Storable, Wish, storable},
+};
+use phase6_chassis::{Access, ApiKeys, INTERNAL, InternalToken, X_FORWARDED_FOR};
+use phase6_ratelimit::Limits;
+use serde_json::json;
+
+const TOKEN: &str = "internal-token-of-the-fuzzer";
+const KEYS: [(&str, &str); 2] = [("alice", "a-key"), ("bob", "b-key")];
+
+static ACCESS: LazyLock<Access> = LazyLock::new(|| {
+    let lines = KEYS.map(|(owner, key)| ApiKeys::line(owner, key)).join("\n");
+    Access {
+        keys: lines.parse().expect("two lines"),
+        internal: InternalToken::new(TOKEN).expect("it is long enough"),
+        trusted_proxies: vec!["10.0.0.0/8".parse().expect("a network")],
+    }
+});
+static LIMITS: LazyLock<Limits> = LazyLock::new(|| {
+    let policy = json!({"capacity": 1, "refillPerSecond": 1, "key": "Header", "headerName": "x-team"});
+    Limits::new(&serde_json::from_value(policy).expect("a policy"), 1, false)
+});
+
+/// The headers of a head, as hyper would hand them on.
+fn parse(data: &[u8]) -> Option<HeaderMap> {
+    let mut room = [httparse::EMPTY_HEADER; 64];
+    let mut request = httparse::Request::new(&mut room);
+    let head = match request.parse(data) {
+        Ok(status) if status.is_complete() => request.headers,
+        _ => return None,
+    };
+    let mut headers = HeaderMap::new();
+    for header in head.iter() {
+        let name = HeaderName::from_bytes(header.name.as_bytes()).ok()?;
+        headers.append(name, HeaderValue::from_bytes(header.value).ok()?);
+    }
+    Some(headers)
+}
+
+fn caller(headers: &HeaderMap) {
+    let peer = |text: &str| -> SocketAddr { text.parse().expect("an address") };
+    let stranger = ACCESS.caller(peer("192.0.2.1:1"), headers);
+    let shows_token = headers.get(INTERNAL).is_some_and(|token| token.as_bytes() == TOKEN.as_bytes());
+    assert_eq!(stranger.internal, shows_token);
+    assert!(shows_token || stranger.address == peer("192.0.2.1:1").ip(), "its word is not taken");
+    if let Some(owner) = &stranger.owner {
+        let key = KEYS.iter().find(|(known, _)| **known == **owner).expect("a known one").1;
+        assert!(stranger.credentials);
+        let mut values = headers.get_all("x-api-key").iter().chain(headers.get_all(AUTHORIZATION));
+        assert!(values.any(|value| value.as_bytes().ends_with(key.as_bytes())), "it has shown its key");
+    }
+    // What a proxy adds counts, whatever stood there before.
+    let mut passed_on = headers.clone();
+    passed_on.append(X_FORWARDED_FOR, HeaderValue::from_static("203.0.113.7, 10.9.9.9"));
+    let proxied = ACCESS.caller(peer("10.1.1.1:1"), &passed_on);
+    assert_eq!(proxied.address.to_string(), "203.0.113.7");
+    assert_eq!(proxied.owner, stranger.owner, "an address is no key");
+
+    let address = IpAddr::from([192, 0, 2, 1]);
+    let rule = LIMITS.rule("GET", "/");
+    let hasher = std::hash::BuildHasherDefault::<std::hash::DefaultHasher>::default();
+    let team = headers.get("x-team");
+    let bucket = |team| LIMITS.bucket(rule, None, address, |_| team, &hasher).name();
+    let other = HeaderValue::from_static("another-team");
+    assert_eq!(bucket(team) == bucket(Some(&other)), team == Some(&other));
+    assert_eq!(bucket(team) == bucket(None), team.is_none());
+}
+
+/// Whether a cache keeps at most what it would keep without one more line.
+fn is_stricter(with: Option<&Storable>, without: Option<&Storable>) -> bool {
+    let at_most = |a: Option<Duration>, b: Option<Duration>| b.is_none_or(|b| a.is_some_and(|a| a <= b));
+    match (with, without) {
+        (None, _) => true,
+        (Some(_), None) => false,
+        (Some(with), Some(without)) => {
+            at_most(with.stale_if_error, without.stale_if_error)
+                && at_most(with.stale_while_revalidate, without.stale_while_revalidate)
+                && (with.must_revalidate || !without.must_revalidate)
+                && with.age == without.age
+        }
+    }
+}
+
+fn cache(headers: &HeaderMap) {
+    let control = CacheControl::read(headers);
+    let nothing = CacheControl::default();
+    let keeps = |authorised, headers: &HeaderMap| storable(&nothing, authorised, StatusCode::OK, headers);
+    let kept = keeps(false, headers);
+    if let Some(terms) = &kept {
+        let says = |word: &str| {
+            let mut lines = headers.get_all(CACHE_CONTROL).iter();
+            lines.any(|line| line.as_bytes().trim_ascii().eq_ignore_ascii_case(word.as_bytes()))
+        };
+        assert!(!["no-store", "no-cache", "private"].into_iter().any(says));
+        assert!(!headers.contains_key(SET_COOKIE) && !headers.contains_key(CONTENT_RANGE));
+        assert!(
+            terms.vary.is_sorted_by(|a, b| a.as_str() < b.as_str()) && !terms.vary.contains(&AUTHORIZATION)
+        );
+        for line in headers.get_all(VARY) {
+            let mut names = line.as_bytes().split(|byte| *byte == b',');
+            assert!(names.all(|name| name.trim_ascii() != b"*"), "nothing can match a star");
+        }
+        let wish = Wish::read(headers, &control);
+        let policy = Terms {
+            ttl: Duration::from_secs(60),
+            stale_while_revalidate: Duration::from_secs(5),
+            stale_if_error: Duration::from_secs(7),
+            max_entries: 1,
+        };
+        for age in [0, 1, 59, 60, 67] {
+            let age = Duration::from_secs(age);
+            let total = age + terms.age;
+            match judge(terms, false, 1.0, age, &policy, &wish) {
+                Verdict::Fresh { .. } => assert!(
+                    total < policy.ttl
+                        && !wish.reload
+                        && terms.lifetime.is_none_or(|own| total < own)
+                        && wish.max_age.is_none_or(|most| total <= most)
+                ),
+                Verdict::Refresh { .. } => assert!(total < Duration::from_secs(65) && !terms.must_revalidate),
+                Verdict::Spare { .. } => assert!(total < Duration::from_secs(67) && !terms.must_revalidate),
+                Verdict::Dead => {}
+            }
+        }
+    }
+    assert!(is_stricter(keeps(true, headers).as_ref(), kept.as_ref()), "credentials allow nothing more");
+    assert!(storable(&control, false, StatusCode::OK, headers).is_none() || !control.no_store);
+    for line in ["max-age=5", "must-revalidate", "stale-if-error=1", "no-store", "s-maxage=0", "nonsense=\""]
+    {
+        let mut more = headers.clone();
+        more.append(CACHE_CONTROL, HeaderValue::from_static(line));
+        let with = keeps(false, &more);
+        assert!(is_stricter(with.as_ref(), kept.as_ref()), "{line}");
+        let limited = CacheControl::read(&more);
+        assert!(
+            control.max_age.is_none_or(|known| limited.max_age.is_some_and(|age| age <= known)),
+            "{line}"
+        );
+    }
+}
+
+fuzz_target!(|data: &[u8]| {
+    let Some(headers) = parse(data) else { return };
+    caller(&headers);
+    cache(&headers);
+});
