@@ -11,7 +11,7 @@ use std::{
     },
 };
 
-use foldhash::quality::RandomState;
+use foldhash::{SharedSeed, quality::SeedableRandomState};
 use http::{HeaderMap, HeaderName};
 use parking_lot::Mutex;
 use quick_cache::{Lifecycle, OptionsBuilder, Weighter, sync::Cache as QuickCache};
@@ -23,7 +23,11 @@ use crate::{Entry, Invalidation, entry::sent, index::Index};
 enum Slot {
     Entry(Arc<Entry>),
     /// The answer depends on these request headers: look again with their values.
-    Varies(Arc<[HeaderName]>),
+    Varies {
+        names: Arc<[HeaderName]>,
+        /// When the making of the newest answer under this key began.
+        made_at_ms: u64,
+    },
     /// Answers under this key were not storable: do not make others wait for one.
     Pass {
         until_ms: u64,
@@ -44,7 +48,7 @@ impl Weighter<u64, Slot> for ByWeight {
     fn weight(&self, _: &u64, slot: &Slot) -> u64 {
         match slot {
             Slot::Entry(entry) => entry.weight(),
-            Slot::Varies(_) | Slot::Pass { .. } => 1,
+            Slot::Varies { .. } | Slot::Pass { .. } => 1,
         }
     }
 }
@@ -71,11 +75,12 @@ pub(crate) struct Memory {
     max_entries: AtomicU64,
     gone: Gone,
     index: Mutex<Index>,
-    hasher: RandomState,
+    hasher: SeedableRandomState,
 }
 
 impl Memory {
-    pub(crate) fn new(max_entries: u64) -> Self {
+    /// The same seed gives the same hashes: nobody outside may know that of a real one.
+    pub(crate) fn new(max_entries: u64, seed: u64) -> Self {
         // Room is divided evenly between shards, rounded up: few of them keep the bound tight.
         let options = OptionsBuilder::new()
             .estimated_items_capacity(max_entries.min(10_000) as usize)
@@ -94,7 +99,7 @@ impl Memory {
             max_entries: AtomicU64::new(max_entries),
             gone,
             index: Mutex::default(),
-            hasher: RandomState::default(),
+            hasher: SeedableRandomState::with_seed(seed, SharedSeed::global_fixed()),
         }
     }
 
@@ -119,6 +124,11 @@ impl Memory {
         self.hasher.hash_one((tenant, uri))
     }
 
+    /// The part of a full life that what is asked for under a hash at some time has, from 0.9 to 1.
+    pub(crate) fn jitter(&self, hash: u64, now_ms: u64) -> f64 {
+        1.0 - self.hasher.hash_one((hash, now_ms)) as f64 / u64::MAX as f64 * 0.1
+    }
+
     fn variant(&self, hash: u64, names: &[HeaderName], headers: &HeaderMap) -> u64 {
         self.hasher.hash_one((hash, names.iter().map(|name| sent(headers, name)).collect::<Vec<_>>()))
     }
@@ -127,13 +137,22 @@ impl Memory {
     /// answer for each other.
     pub(crate) fn find(&self, hash: u64, tenant: &str, uri: &str, headers: &HeaderMap, now_ms: u64) -> Found {
         let mut slot = self.slots.get(&hash);
-        if let Some(Slot::Varies(names)) = &slot {
+        if let Some(Slot::Varies { names, .. }) = &slot {
             slot = self.slots.get(&self.variant(hash, names, headers));
         }
         match slot {
             Some(Slot::Entry(entry)) if entry.answers(tenant, uri, headers) => Found::Entry(entry),
             Some(Slot::Pass { until_ms }) if now_ms < until_ms => Found::Pass,
             _ => Found::Nothing,
+        }
+    }
+
+    /// When the making of the newest answer under a hash began, whatever that varies by.
+    pub(crate) fn newest_ms(&self, hash: u64) -> Option<u64> {
+        match self.slots.peek(&hash)? {
+            Slot::Entry(entry) => Some(entry.made_at_ms),
+            Slot::Varies { made_at_ms, .. } => Some(made_at_ms),
+            Slot::Pass { .. } => None,
         }
     }
 
@@ -145,7 +164,7 @@ impl Memory {
         } else {
             let names: Arc<[HeaderName]> = entry.vary.iter().map(|(name, _)| name.clone()).collect();
             let variant = self.variant(hash, &names, request_headers);
-            self.slots.insert(hash, Slot::Varies(names));
+            self.slots.insert(hash, Slot::Varies { names, made_at_ms: entry.made_at_ms });
             self.put(&mut index, variant, entry);
         }
     }
@@ -214,7 +233,7 @@ mod tests {
             headers: HeaderMap::new(),
             body: vec![b'x'; size].into(),
             storable,
-            stored_at_ms: 0,
+            made_at_ms: 0,
             jitter: 1.0,
             tags: tags.iter().map(|tag| (*tag).into()).collect(),
             label: 0,
@@ -234,7 +253,7 @@ mod tests {
     /// Forgetting once looked at every answer there was, inside every unsafe request.
     #[test]
     fn forgetting_looks_only_at_what_it_means() {
-        let memory = Memory::new(20_000);
+        let memory = Memory::new(20_000, 0);
         for path in 0..10_000 {
             memory
                 .insert(answer(path, &[if path < 5 { "few" } else { "many" }], false, 0), &HeaderMap::new());
@@ -275,7 +294,7 @@ mod tests {
     proptest! {
         #[test]
         fn the_index_names_what_is_held_and_nothing_else(steps in proptest::collection::vec(step(), 0..80)) {
-            let memory = Memory::new(20);
+            let memory = Memory::new(20, 0);
             for step in steps {
                 match step {
                     Step::Insert { path, tag, vary, size } => {

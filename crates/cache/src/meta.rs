@@ -13,6 +13,8 @@ use crate::{Entry, Key, rfc9111::Storable};
 pub(crate) struct Meta {
     status: u16,
     headers: Vec<(String, Vec<u8>)>,
+    /// What it was chosen by.
+    vary: Vec<(String, Option<Vec<u8>>)>,
     lifetime_ms: Option<u64>,
     must_revalidate: bool,
     stale_while_revalidate_ms: Option<u64>,
@@ -32,6 +34,13 @@ impl Meta {
                 .iter()
                 .map(|(name, value)| (name.to_string(), value.as_bytes().to_vec()))
                 .collect(),
+            vary: entry
+                .vary
+                .iter()
+                .map(|(name, value)| {
+                    (name.to_string(), value.as_ref().map(|value| value.as_bytes().to_vec()))
+                })
+                .collect(),
             lifetime_ms: entry.storable.lifetime.map(millis),
             must_revalidate: entry.storable.must_revalidate,
             stale_while_revalidate_ms: entry.storable.stale_while_revalidate.map(millis),
@@ -43,14 +52,20 @@ impl Meta {
     }
 
     /// None: it was not written by this program.
-    pub(crate) fn into_entry(self, key: Key, stored_at_ms: u64, body: Bytes) -> Option<Entry> {
+    pub(crate) fn into_entry(self, key: Key, made_at_ms: u64, body: Bytes) -> Option<Entry> {
         let mut headers = HeaderMap::new();
         for (name, value) in &self.headers {
             headers.append(name.parse::<HeaderName>().ok()?, HeaderValue::from_bytes(value).ok()?);
         }
+        let mut vary = Vec::with_capacity(self.vary.len());
+        for (name, value) in &self.vary {
+            let value = value.as_deref().map(HeaderValue::from_bytes).transpose().ok()?;
+            vary.push((name.parse::<HeaderName>().ok()?, value));
+        }
+        let names = vary.iter().map(|(name, _)| name.clone()).collect();
         Some(Entry {
             key,
-            vary: vec![],
+            vary,
             status: StatusCode::from_u16(self.status).ok()?,
             headers,
             body,
@@ -60,9 +75,9 @@ impl Meta {
                 stale_while_revalidate: self.stale_while_revalidate_ms.map(Duration::from_millis),
                 stale_if_error: self.stale_if_error_ms.map(Duration::from_millis),
                 age: Duration::from_millis(self.age_ms),
-                vary: vec![],
+                vary: names,
             },
-            stored_at_ms,
+            made_at_ms,
             jitter: self.jitter,
             tags: self.tags,
             label: 0,

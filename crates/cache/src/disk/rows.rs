@@ -42,7 +42,7 @@ pub(super) async fn put(tx: &mut Transaction<'_>, entry: &Entry) -> Result<(), s
     .bind(&*entry.key.tenant)
     .bind(&*entry.key.uri)
     .bind(entry.key.path())
-    .bind(entry.stored_at_ms as i64)
+    .bind(entry.made_at_ms as i64)
     .bind(entry.size() as i64)
     .bind(meta)
     .bind(entry.body.as_ref())

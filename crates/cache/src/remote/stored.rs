@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use super::history::Place;
 use crate::{Entry, Invalidation, Key, meta::Meta};
 
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 
 #[derive(Serialize, Deserialize)]
 struct Head {
@@ -20,7 +20,7 @@ struct Head {
     uri: Box<str>,
     /// Where the log was when its making began.
     place: u64,
-    /// For how long it was stored, in milliseconds.
+    /// Its age when its time in Redis is over, in milliseconds.
     kept_ms: u64,
     meta: Meta,
 }
@@ -138,11 +138,16 @@ mod tests {
 
     #[test]
     fn an_answer_is_read_as_it_was_written_and_under_no_other_key() {
-        let entry = Entry { body: "body".into(), ..entry("/a?b", &["red"]) };
+        let vary = vec![
+            (http::header::ACCEPT, Some("text/html".parse().unwrap())),
+            (http::header::ACCEPT_LANGUAGE, None),
+        ];
+        let entry = Entry { body: "body".into(), vary, ..entry("/a?b", &["red"]) };
         let bytes = write(&entry, Place(7), Duration::from_mins(1));
         let (again, place) = read(bytes.clone(), &entry.key, 59_000, 100_000).unwrap();
-        assert_eq!((&*again.body, place, again.stored_at_ms), (&b"body"[..], Place(7), 99_000));
+        assert_eq!((&*again.body, place, again.made_at_ms), (&b"body"[..], Place(7), 99_000));
         assert_eq!((again.tags, again.status, again.headers), (entry.tags, entry.status, entry.headers));
+        assert_eq!(again.vary, entry.vary);
         let other = Key { tenant: "bob".into(), uri: entry.key.uri.clone() };
         assert!(read(bytes, &other, 59_000, 100_000).is_none(), "whose hash happens to be the same");
         assert_ne!(name(&entry.key), name(&other));
