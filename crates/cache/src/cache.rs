@@ -294,7 +294,7 @@ impl Cache {
         self.inner.memory.insert(Arc::clone(entry), request_headers);
         if let Some(level) = &self.inner.behind {
             let age = entry.age(self.now_ms());
-            level.put(Arc::clone(entry), age, mark.place, terms.longest(), ticket);
+            level.put(Arc::clone(entry), age, mark.place, terms.longest(entry.is_negative()), ticket);
         }
         drop(log);
         self.inner.counts.writes.fetch_add(1, Ordering::Relaxed);

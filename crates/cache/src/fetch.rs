@@ -34,7 +34,7 @@ use crate::{
 };
 
 /// Largest body that is stored.
-const LARGEST_BODY: u64 = 1024 * 1024;
+pub(crate) const LARGEST_BODY: u64 = 1024 * 1024;
 /// Longest time that a body which is to be stored may take.
 const BODY_LIMIT: Duration = Duration::from_secs(20);
 /// Longest wait for another one's fetch; above what a handler and its body may take.

@@ -35,8 +35,11 @@ impl From<&phase6_policy::Cache> for Terms {
 }
 
 impl Terms {
-    /// For how long an entry may be of use, counted from when it was made.
-    pub(crate) fn longest(&self) -> Duration {
+    /// For how long an entry may be of use, counted from when its making began.
+    pub(crate) fn longest(&self, negative: bool) -> Duration {
+        if negative {
+            return self.ttl.min(LONGEST_NEGATIVE);
+        }
         self.ttl + self.stale_while_revalidate.max(self.stale_if_error)
     }
 

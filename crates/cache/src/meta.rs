@@ -6,7 +6,11 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 
-use crate::{Entry, Key, rfc9111::Storable};
+use crate::{
+    Entry, Key,
+    packed::{Packed, unpack},
+    rfc9111::Storable,
+};
 
 /// An entry without its key and body, as it is written.
 #[derive(Serialize, Deserialize)]
@@ -22,10 +26,12 @@ pub(crate) struct Meta {
     age_ms: u64,
     jitter: f64,
     tags: Vec<Box<str>>,
+    /// The length of its body, if that is packed.
+    unpacked: Option<u64>,
 }
 
 impl Meta {
-    pub(crate) fn of(entry: &Entry) -> Self {
+    pub(crate) fn of(entry: &Entry, body: &Packed) -> Self {
         let millis = |duration: Duration| duration.as_millis() as u64;
         Self {
             status: entry.status.as_u16(),
@@ -48,11 +54,12 @@ impl Meta {
             age_ms: millis(entry.storable.age),
             jitter: entry.jitter,
             tags: entry.tags.clone(),
+            unpacked: body.length,
         }
     }
 
     /// None: it was not written by this program.
-    pub(crate) fn into_entry(self, key: Key, made_at_ms: u64, body: Bytes) -> Option<Entry> {
+    pub(crate) async fn into_entry(self, key: Key, made_at_ms: u64, body: Bytes) -> Option<Entry> {
         let mut headers = HeaderMap::new();
         for (name, value) in &self.headers {
             headers.append(name.parse::<HeaderName>().ok()?, HeaderValue::from_bytes(value).ok()?);
@@ -63,6 +70,7 @@ impl Meta {
             vary.push((name.parse::<HeaderName>().ok()?, value));
         }
         let names = vary.iter().map(|(name, _)| name.clone()).collect();
+        let body = unpack(Packed { bytes: body, length: self.unpacked }).await?;
         Some(Entry {
             key,
             vary,

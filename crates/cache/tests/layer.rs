@@ -840,6 +840,20 @@ async fn an_answer_that_varies_is_kept_on_disk_with_what_it_was_chosen_by() {
 }
 
 #[tokio::test]
+async fn what_is_not_there_takes_no_place_on_disk_and_what_it_replaces_is_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let now = calendar_ms();
+    let before = rig_on_disk(&folder, now);
+    before.get("/a").await;
+    before.pass(11);
+    before.reply(404, &[]);
+    assert_eq!(before.get("/a").await.status, 404);
+    before.get("/b").await;
+    until("all is carried out", || written(&before) == 3).await;
+    assert_eq!(before.cache.stats().second_level.unwrap().entries, 0);
+}
+
+#[tokio::test]
 async fn an_invalidated_entry_does_not_come_back_from_disk() {
     let folder = tempfile::tempdir().unwrap();
     let now = calendar_ms();

@@ -104,8 +104,10 @@ impl Shared {
             }
         };
         let is_there = bytes.is_some();
-        let stored = bytes
-            .and_then(|bytes| stored::read(bytes, asked.key, u64::try_from(left_ms).ok()?, asked.now_ms));
+        let stored = match (bytes, u64::try_from(left_ms)) {
+            (Some(bytes), Ok(left_ms)) => stored::read(bytes, asked.key, left_ms, asked.now_ms).await,
+            _ => None,
+        };
         let answers = |entry: &Entry| entry.answers(&asked.key.tenant, &asked.key.uri, asked.headers);
         let answer =
             stored.filter(|(entry, made)| answers(entry) && !self.was_forgotten(entry, *made, &news));

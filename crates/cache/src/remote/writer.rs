@@ -113,7 +113,7 @@ impl Shared {
     async fn store(&self, put: Put) {
         let age = put.age + put.at.elapsed();
         let Some(left) = put.useful_for.checked_sub(age).filter(|left| *left >= LEAST_LIFE) else { return };
-        let bytes = stored::write(&put.entry, put.place, put.useful_for);
+        let bytes = stored::write(&put.entry, put.place, put.useful_for).await;
         let mut set = cmd("SET");
         set.arg(self.answer_key(&stored::name(&put.entry.key)))
             .arg(bytes)
