@@ -102,6 +102,8 @@ pub(crate) enum Outcome {
         entry: Arc<Entry>,
         /// When the fetch began, in invalidations.
         mark: Mark,
+        /// When it came from the handler; none: it was there already.
+        fetched_at_ms: Option<u64>,
     },
     /// The answer was for one only: each has to ask for itself.
     Alone,
@@ -134,17 +136,18 @@ impl Cache {
     pub fn new(behind: Option<Arc<dyn Level>>) -> Self {
         let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let clock = Clock::Real { start_ms: since_epoch.as_millis() as u64, started: Instant::now() };
-        Self::with_clock(behind, clock)
+        Self::with_clock(behind, clock, rand::random())
     }
 
-    /// The same with a clock that somebody else moves, in milliseconds: for tests and simulations.
+    /// The same with a clock that somebody else moves, in milliseconds, and nothing left to chance: for tests
+    /// and simulations.
     pub fn with_manual_clock(behind: Option<Arc<dyn Level>>, now_ms: Arc<AtomicU64>) -> Self {
-        Self::with_clock(behind, Clock::Manual(now_ms))
+        Self::with_clock(behind, Clock::Manual(now_ms), 0)
     }
 
-    fn with_clock(behind: Option<Arc<dyn Level>>, clock: Clock) -> Self {
+    fn with_clock(behind: Option<Arc<dyn Level>>, clock: Clock, seed: u64) -> Self {
         let inner = Arc::new(Inner {
-            memory: Memory::new(10_000),
+            memory: Memory::new(10_000, seed),
             behind,
             flights: Arc::default(),
             log: Mutex::default(),
@@ -241,6 +244,10 @@ impl Cache {
         self.inner.memory.hash(tenant, uri)
     }
 
+    pub(crate) fn jitter(&self, hash: u64, now_ms: u64) -> f64 {
+        self.inner.memory.jitter(hash, now_ms)
+    }
+
     pub(crate) fn find(&self, hash: u64, tenant: &str, uri: &str, headers: &HeaderMap, now_ms: u64) -> Found {
         self.inner.memory.find(hash, tenant, uri, headers, now_ms)
     }
@@ -285,10 +292,9 @@ impl Cache {
             return false;
         }
         self.inner.memory.insert(Arc::clone(entry), request_headers);
-        if entry.vary.is_empty()
-            && let Some(level) = &self.inner.behind
-        {
-            level.put(Arc::clone(entry), mark.place, terms.longest(), ticket);
+        if let Some(level) = &self.inner.behind {
+            let age = entry.age(self.now_ms());
+            level.put(Arc::clone(entry), age, mark.place, terms.longest(entry.is_negative()), ticket);
         }
         drop(log);
         self.inner.counts.writes.fetch_add(1, Ordering::Relaxed);
@@ -310,23 +316,29 @@ impl Cache {
     pub(crate) async fn promote(
         &self,
         key: &Key,
+        headers: &HeaderMap,
         mark: Mark,
         will_do: &(dyn Fn(&Entry) -> bool + Send + Sync),
     ) -> (Option<Arc<Entry>>, Ticket) {
         let Some(level) = &self.inner.behind else { return (None, None) };
-        let asked = Asked { key, now_ms: self.now_ms(), mark: mark.number, will_do };
+        let asked = Asked { key, headers, now_ms: self.now_ms(), mark: mark.number, will_do };
         let found = level.get(asked).await;
+        let Key { tenant, uri } = key;
+        let now_ms = self.now_ms();
         // An entry from the future was stored under another calendar.
-        let usable = |entry: &Entry| entry.key == *key && entry.stored_at_ms <= self.now_ms();
+        let usable = |entry: &Entry| entry.answers(tenant, uri, headers) && entry.made_at_ms <= now_ms;
         let Some((entry, carried_out)) = found.answer.filter(|(entry, _)| usable(entry)) else {
             return (None, found.ticket);
         };
         let entry = Arc::new(entry);
         let log = self.inner.log.lock();
-        if log.hit_since(carried_out, &entry) {
+        // The level may be behind: what it has not stored yet is here.
+        let newest_ms = self.inner.memory.newest_ms(self.hash(tenant, uri));
+        let is_old = newest_ms.is_some_and(|newest_ms| newest_ms >= entry.made_at_ms);
+        if is_old || log.hit_since(carried_out, &entry) {
             return (None, found.ticket);
         }
-        self.inner.memory.insert(Arc::clone(&entry), &HeaderMap::new());
+        self.inner.memory.insert(Arc::clone(&entry), headers);
         drop(log);
         self.inner.counts.promoted.fetch_add(1, Ordering::Relaxed);
         (Some(entry), found.ticket)

@@ -95,7 +95,9 @@ impl Level for Disk {
             let carried_out = shared.carried_out.load(Ordering::Acquire);
             let found = tokio::time::timeout(READ_LIMIT, shared.read(asked.key)).await;
             let found = match found {
-                Ok(Ok(found)) => found,
+                Ok(Ok(found)) => {
+                    found.filter(|entry| entry.answers(&asked.key.tenant, &asked.key.uri, asked.headers))
+                }
                 Ok(Err(error)) => {
                     shared.failed(&error);
                     None
@@ -108,7 +110,7 @@ impl Level for Disk {
         })
     }
 
-    fn put(&self, entry: Arc<Entry>, _: u64, _: Duration, _: Ticket) {
+    fn put(&self, entry: Arc<Entry>, _: Duration, _: u64, _: Duration, _: Ticket) {
         if self.queue.try_send(Change::Put(entry)).is_err() {
             self.shared.counts.dropped.fetch_add(1, Ordering::Relaxed);
         }

@@ -88,8 +88,8 @@ pub struct Entry {
     pub body: Bytes,
     /// What the answer allows.
     pub storable: Storable,
-    /// When it was stored, on the cache's clock.
-    pub stored_at_ms: u64,
+    /// When its making began, on the cache's clock: from then on it grows old (RFC 9111, section 4.2.3).
+    pub made_at_ms: u64,
     /// Its share of a full life; see [`crate::judge::judge`].
     pub jitter: f64,
     /// Names by which it can be invalidated together with others.
@@ -101,7 +101,7 @@ pub struct Entry {
 impl Entry {
     /// Its age at `now_ms`, without the age it had when it came.
     pub fn age(&self, now_ms: u64) -> Duration {
-        Duration::from_millis(now_ms.saturating_sub(self.stored_at_ms))
+        Duration::from_millis(now_ms.saturating_sub(self.made_at_ms))
     }
 
     /// Whether it says that something is not there.
@@ -152,7 +152,7 @@ pub(crate) mod tests {
                 age: Duration::ZERO,
                 vary: vec![],
             },
-            stored_at_ms: 0,
+            made_at_ms: 0,
             jitter: 1.0,
             tags: tags.iter().map(|tag| (*tag).into()).collect(),
             label: 0,

@@ -30,11 +30,11 @@ use crate::{
     entry::sent,
     flight::{Boarding, Pilot},
     judge::{Verdict, judge},
-    rfc9111::{CacheControl, Storable, Wish, storable},
+    rfc9111::{CacheControl, Storable, Wish, age, storable, vary},
 };
 
 /// Largest body that is stored.
-const LARGEST_BODY: u64 = 1024 * 1024;
+pub(crate) const LARGEST_BODY: u64 = 1024 * 1024;
 /// Longest time that a body which is to be stored may take.
 const BODY_LIMIT: Duration = Duration::from_secs(20);
 /// Longest wait for another one's fetch; above what a handler and its body may take.
@@ -42,9 +42,9 @@ const FLIGHT_LIMIT: Duration = Duration::from_secs(90);
 /// Most fetches at a time; beyond them a request is answered on its own. A fetch goes on when its
 /// client has gone, so the cap on requests under way does not bound them.
 const MOST_FLIGHTS: usize = 1024;
-/// An answer that is no older was made for those who wait for it.
-const JUST_MADE: Duration = Duration::from_secs(1);
-/// Most tags of one answer.
+/// What came from the handler no longer ago was made for those who wait for it.
+const JUST_MADE_MS: u64 = 1_000;
+/// Most tags of an answer that is stored.
 const MOST_TAGS: usize = 32;
 
 const SURROGATE_KEY: HeaderName = HeaderName::from_static("surrogate-key");
@@ -109,8 +109,8 @@ impl<S> Fetch<S> {
         match cache.board(self.hash) {
             Boarding::Wait(passenger) => {
                 let landed = tokio::time::timeout(FLIGHT_LIMIT, passenger.landed()).await;
-                if let Ok(Some(Outcome::Answer { entry, mark })) = landed
-                    && self.suits(&entry, mark, &request, &wish)
+                if let Ok(Some(Outcome::Answer { entry, mark, fetched_at_ms })) = landed
+                    && self.suits(&entry, mark, fetched_at_ms, &request, &wish)
                 {
                     return Ok(shared.settle(&entry, spare.as_deref(), &request, Told::Joined));
                 }
@@ -123,14 +123,16 @@ impl<S> Fetch<S> {
                 let mark = cache.mark();
                 let mut ticket = None;
                 if spare.is_none() || cache.is_shared() {
-                    let (found, kept) = shared.look_behind(&self.key, &self.terms, mark, &wish).await;
+                    let (found, kept) =
+                        shared.look_behind(&self.key, again.headers(), &self.terms, mark, &wish).await;
                     ticket = kept;
                     if let Some(entry) = found {
                         let now_ms = cache.now_ms();
                         match entry.judge(&self.terms, &wish, now_ms) {
                             Verdict::Fresh { left } => {
                                 cache.counts().hits.fetch_add(1, Ordering::Relaxed);
-                                pilot.land(Outcome::Answer { entry: Arc::clone(&entry), mark });
+                                let entry_there = Arc::clone(&entry);
+                                pilot.land(Outcome::Answer { entry: entry_there, mark, fetched_at_ms: None });
                                 let ttl = Some(left.as_secs() as i64);
                                 let told = Told::Hit { ttl, detail: Some("second-level") };
                                 return Ok(shared.answer(&entry, &request, now_ms, &told));
@@ -162,15 +164,24 @@ impl<S> Fetch<S> {
     }
 
     /// Whether what another request's fetch brought, which began at `mark`, will do for this one.
-    fn suits<ReqBody>(&self, entry: &Entry, mark: Mark, request: &Request<ReqBody>, wish: &Wish) -> bool {
+    fn suits<ReqBody>(
+        &self,
+        entry: &Entry,
+        mark: Mark,
+        fetched_at_ms: Option<u64>,
+        request: &Request<ReqBody>,
+        wish: &Wish,
+    ) -> bool {
         let cache = &self.shared.cache;
+        let now_ms = cache.now_ms();
+        // Just made it suits all who waited for it, a failure too; what was there is held against each wish.
+        let just_made = fetched_at_ms.is_some_and(|at| now_ms.saturating_sub(at) < JUST_MADE_MS);
         // A client that has just changed something must not be given what was made before.
         entry.answers(&self.key.tenant, &self.key.uri, request.headers())
             && !cache.invalidated_since(mark, entry)
-            // Just made it suits everybody, a failure too; what was stored is held against each wish.
-            && (entry.age(cache.now_ms()) < JUST_MADE
+            && (just_made && entry.is_for_all_who_waited()
                 || matches!(
-                    entry.judge(&self.terms, wish, cache.now_ms()),
+                    entry.judge(&self.terms, wish, now_ms),
                     Verdict::Fresh { .. } | Verdict::Refresh { .. }
                 ))
     }
@@ -187,12 +198,13 @@ impl<S> Fetch<S> {
         if cache.is_shared() {
             let mark = cache.mark();
             let wish = Wish::default();
-            let (found, kept) = shared.look_behind(&self.key, &self.terms, mark, &wish).await;
+            let (found, kept) =
+                shared.look_behind(&self.key, request.headers(), &self.terms, mark, &wish).await;
             let fresh = found.filter(|entry| {
                 matches!(entry.judge(&self.terms, &wish, cache.now_ms()), Verdict::Fresh { .. })
             });
             if let Some(entry) = fresh {
-                pilot.land(Outcome::Answer { entry, mark });
+                pilot.land(Outcome::Answer { entry, mark, fetched_at_ms: None });
                 return;
             }
             ticket = kept;
@@ -213,14 +225,17 @@ impl<S> Fetch<S> {
     {
         let cache = self.shared.cache.clone();
         let mark = cache.mark();
+        let began_at_ms = cache.now_ms();
         let headers = request.headers().clone();
         let extensions = request.extensions().clone();
         let client = (self.shared.ask.client)(&extensions);
         let Ok(answer) = self.inner.call(request).await;
-        let terms = storable(&self.control, client.authorised, answer.status(), answer.headers());
+        let tags = tags(answer.headers());
+        let kept = storable(&self.control, client.authorised, answer.status(), answer.headers());
+        let keep = kept.is_some();
+        let shared = kept.or_else(|| failure_of_all(client.authorised, &answer)).filter(|_| tags.is_some());
         let small = answer.body().size_hint().exact().is_some_and(|size| size <= LARGEST_BODY);
-        let shareable = terms.is_some() || is_failure_of_all(client.authorised, &answer);
-        if !small || !shareable {
+        let Some(storable) = shared.filter(|_| small) else {
             // What one caller with credentials is told says nothing about others under the same key.
             if !client.authorised || !self.key.tenant.is_empty() {
                 cache.pass(self.hash);
@@ -230,7 +245,7 @@ impl<S> Fetch<S> {
                 let _ = tell.send(Fetched::Answer(answer));
             }
             return;
-        }
+        };
         let (parts, body) = answer.into_parts();
         let body = tokio::time::timeout(BODY_LIMIT, body.collect()).await;
         let failed = match body {
@@ -247,23 +262,22 @@ impl<S> Fetch<S> {
             }
             return;
         };
-        let keep = terms.is_some();
-        let storable = terms.unwrap_or_else(never);
         let label = (self.shared.ask.label)(&extensions);
         let entry = Arc::new(Entry {
             vary: storable.vary.iter().map(|name| (name.clone(), sent(&headers, name))).collect(),
-            tags: tags(&parts.headers),
+            tags: tags.unwrap_or_default(),
             status: parts.status,
             headers: kept_headers(parts.headers, &body, keep),
             body,
             storable,
-            stored_at_ms: cache.now_ms(),
-            jitter: 1.0 - rand::random::<f64>() * 0.1,
+            made_at_ms: began_at_ms,
+            jitter: cache.jitter(self.hash, began_at_ms),
             label,
             key: self.key,
         });
         let stored = keep && cache.store(&entry, &headers, mark, &self.terms, ticket);
-        pilot.land(Outcome::Answer { entry: Arc::clone(&entry), mark });
+        let fetched_at_ms = Some(cache.now_ms());
+        pilot.land(Outcome::Answer { entry: Arc::clone(&entry), mark, fetched_at_ms });
         if let Some(tell) = tell {
             let _ = tell.send(Fetched::Entry(entry, stored));
         }
@@ -275,40 +289,45 @@ impl Shared {
     async fn look_behind(
         &self,
         key: &Key,
+        headers: &HeaderMap,
         terms: &Terms,
         mark: Mark,
         wish: &Wish,
     ) -> (Option<Arc<Entry>>, Ticket) {
         let is_fresh =
             |entry: &Entry| matches!(entry.judge(terms, wish, self.cache.now_ms()), Verdict::Fresh { .. });
-        self.cache.promote(key, mark, &is_fresh).await
+        self.cache.promote(key, headers, mark, &is_fresh).await
     }
 }
 
-/// Whether a failure may be told to all who wait for it now. It is not kept.
-fn is_failure_of_all<ResBody>(authorised: bool, answer: &Response<ResBody>) -> bool {
+/// What a failure that is told to all who wait for it now says of itself; none: it is for one only. It is not
+/// kept.
+fn failure_of_all<ResBody>(authorised: bool, answer: &Response<ResBody>) -> Option<Storable> {
     let control = CacheControl::read(answer.headers());
-    answer.status().is_server_error()
+    let for_all = answer.status().is_server_error()
         && !authorised
         && !control.no_store
+        && !control.no_cache
         && !control.private
-        && !answer.headers().contains_key(SET_COOKIE)
-}
-
-fn never() -> Storable {
-    Storable {
+        && !answer.headers().contains_key(SET_COOKIE);
+    Some(Storable {
         lifetime: Some(Duration::ZERO),
         must_revalidate: true,
         stale_while_revalidate: None,
         stale_if_error: None,
-        age: Duration::ZERO,
-        vary: vec![],
-    }
+        age: age(answer.headers()),
+        vary: vary(answer.headers()).filter(|_| for_all)?,
+    })
 }
 
-fn tags(headers: &HeaderMap) -> Vec<Box<str>> {
-    let text = headers.get(SURROGATE_KEY).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    text.split_ascii_whitespace().take(MOST_TAGS).map(Into::into).collect()
+/// The names that an answer can be forgotten by. None: more than are kept, or unreadable; it could not be
+/// forgotten when it has to be.
+fn tags(headers: &HeaderMap) -> Option<Vec<Box<str>>> {
+    let mut tags = Vec::new();
+    for line in headers.get_all(SURROGATE_KEY) {
+        tags.extend(line.to_str().ok()?.split_ascii_whitespace().map(Into::into));
+    }
+    (tags.len() <= MOST_TAGS).then_some(tags)
 }
 
 fn is_about_a_limit(name: &str) -> bool {
@@ -339,6 +358,11 @@ fn kept_headers(mut headers: HeaderMap, body: &Bytes, keep: bool) -> HeaderMap {
 }
 
 impl Entry {
+    /// Whether it answers all who waited while it was made: unless it says that it is old already.
+    fn is_for_all_who_waited(&self) -> bool {
+        self.status.is_server_error() || self.storable.lifetime.is_none_or(|own| own > self.storable.age)
+    }
+
     pub(crate) fn judge(&self, terms: &Terms, wish: &Wish, now_ms: u64) -> Verdict {
         judge(&self.storable, self.is_negative(), self.jitter, self.age(now_ms), terms, wish)
     }

@@ -35,8 +35,11 @@ impl From<&phase6_policy::Cache> for Terms {
 }
 
 impl Terms {
-    /// For how long an entry may be of use, counted from when it was made.
-    pub(crate) fn longest(&self) -> Duration {
+    /// For how long an entry may be of use, counted from when its making began.
+    pub(crate) fn longest(&self, negative: bool) -> Duration {
+        if negative {
+            return self.ttl.min(LONGEST_NEGATIVE);
+        }
         self.ttl + self.stale_while_revalidate.max(self.stale_if_error)
     }
 
@@ -98,7 +101,9 @@ pub fn judge(
         return Verdict::Dead;
     }
     let allowed = |own: Option<Duration>, granted: Duration| own.map_or(granted, |own| own.min(granted));
-    if wanted && stale_for < allowed(stored.stale_while_revalidate, terms.stale_while_revalidate) {
+    // Who says how old or how fresh it has to be wants no stale one (RFC 9111, section 5.2.1).
+    let takes_stale = !wish.reload && wish.max_age.is_none() && wish.min_fresh.is_none();
+    if takes_stale && stale_for < allowed(stored.stale_while_revalidate, terms.stale_while_revalidate) {
         return Verdict::Refresh { stale_for };
     }
     if stale_for < allowed(stored.stale_if_error, terms.stale_if_error) {
@@ -188,6 +193,9 @@ mod tests {
         assert!(matches!(ask(Wish { max_age: Some(secs(3)), ..Wish::default() }), Verdict::Spare { .. }));
         assert!(matches!(ask(Wish { min_fresh: Some(secs(8)), ..Wish::default() }), Verdict::Spare { .. }));
         assert!(matches!(ask(Wish { max_age: Some(secs(4)), ..Wish::default() }), Verdict::Fresh { .. }));
+        let stale = |wish| judge(&entry, false, 1.0, secs(14), &terms, &wish);
+        assert!(matches!(stale(Wish::default()), Verdict::Refresh { .. }));
+        assert!(matches!(stale(Wish { max_age: Some(secs(99)), ..Wish::default() }), Verdict::Spare { .. }));
     }
 
     #[test]

@@ -78,16 +78,17 @@ where
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
         let shared = &self.shared;
+        let method = request.method();
+        if !method.is_safe() {
+            // Also while nothing is cached: what was stored before may be used again under the next policy.
+            let path = normalised(request.uri()).split('?').next().map(str::to_owned);
+            let forget = Forget { shared: Arc::clone(shared), path };
+            return CacheFuture::passing(self.inner.call(request), Some(forget));
+        }
         let terms = (shared.ask.terms)(request.extensions()).filter(|terms| !terms.is_off());
-        let Some(terms) = terms else {
+        let Some(terms) = terms.filter(|_| method == Method::GET || method == Method::HEAD) else {
             return CacheFuture::passing(self.inner.call(request), None);
         };
-        let method = request.method();
-        if method != Method::GET && method != Method::HEAD {
-            let path = || normalised(request.uri()).split('?').next().unwrap_or_default().to_owned();
-            let forget = (!method.is_safe()).then(|| (Arc::clone(shared), path()));
-            return CacheFuture::passing(self.inner.call(request), forget);
-        }
         // Parts of an answer, and answers under conditions that only the handler can judge.
         let special = [RANGE, IF_MATCH, IF_UNMODIFIED_SINCE];
         if special.iter().any(|name| request.headers().contains_key(name)) || !request.body().is_end_stream()
@@ -159,6 +160,21 @@ impl<S> Cached<S> {
     }
 }
 
+/// Makes the stored answers for the target of an unsafe request invalid when it is over (RFC 9111, section 4.4),
+/// unless it failed. One whose client went away may have done its work.
+struct Forget {
+    shared: Arc<Shared>,
+    path: Option<String>,
+}
+
+impl Drop for Forget {
+    fn drop(&mut self) {
+        if let Some(path) = self.path.take() {
+            self.shared.cache.invalidate(Invalidation::Path(path));
+        }
+    }
+}
+
 pin_project! {
     /// The answer of a service behind a cache.
     pub struct CacheFuture<F, ResBody> {
@@ -171,7 +187,7 @@ pin_project! {
     #[project = StateProjection]
     enum State<F, ResBody> {
         Answered { answer: Option<Response<ResBody>> },
-        Passing { #[pin] future: F, forget: Option<(Arc<Shared>, String)> },
+        Passing { #[pin] future: F, forget: Option<Forget> },
         Waiting { future: BoxFuture<'static, Result<Response<ResBody>, Infallible>> },
     }
 }
@@ -181,7 +197,7 @@ impl<F, ResBody> CacheFuture<F, ResBody> {
         Self { state: State::Answered { answer: Some(answer) } }
     }
 
-    fn passing(future: F, forget: Option<(Arc<Shared>, String)>) -> Self {
+    fn passing(future: F, forget: Option<Forget>) -> Self {
         Self { state: State::Passing { future, forget } }
     }
 
@@ -203,12 +219,10 @@ where
             }
             StateProjection::Passing { future, forget } => {
                 let Ok(answer) = ready!(future.poll(cx));
-                // RFC 9111, section 4.4: a successful unsafe request makes its target's stored
-                // answers invalid.
-                if let Some((shared, path)) = forget.take()
-                    && (answer.status().is_success() || answer.status().is_redirection())
+                if let Some(mut forget) = forget.take()
+                    && !(answer.status().is_success() || answer.status().is_redirection())
                 {
-                    shared.cache.invalidate(Invalidation::Path(path));
+                    forget.path = None;
                 }
                 Poll::Ready(Ok(answer))
             }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
+use http::HeaderMap;
 use serde::Serialize;
 
 use crate::{Entry, Invalidation, Key};
@@ -34,12 +35,12 @@ pub trait Level: Send + Sync + 'static {
     }
 
     /// Looks for an answer. If there is none that will do, a shared level may wait for another process that
-    /// makes one. Answers that vary by request headers are not asked for.
+    /// makes one. Of the answers under a key it holds the newest, whatever that varies by.
     fn get<'a>(&'a self, asked: Asked<'a>) -> BoxFuture<'a, Found>;
 
-    /// Stores an answer, later. Never blocks; drops it when behind. `place` is where the level was when
-    /// the fetch began, and after `useful_for` nobody wants the answer any more.
-    fn put(&self, entry: Arc<Entry>, place: u64, useful_for: Duration, ticket: Ticket);
+    /// Stores an answer of this age, later. Never blocks; drops it when behind. `place` is where the level was
+    /// when the fetch began, and when it is as old as `useful_for` nobody wants the answer any more.
+    fn put(&self, entry: Arc<Entry>, age: Duration, place: u64, useful_for: Duration, ticket: Ticket);
 
     /// Forgets, later but before any answer that is put after this call. `number` is the
     /// invalidation's place in the cache's log.
@@ -65,6 +66,8 @@ pub type Hear = Box<dyn Fn(Invalidation) + Send + Sync>;
 pub struct Asked<'a> {
     /// What the answer is stored under.
     pub key: &'a Key,
+    /// The headers of the request, by which an answer may have been chosen.
+    pub headers: &'a HeaderMap,
     /// Now, on the cache's clock, in milliseconds.
     pub now_ms: u64,
     /// The number that the next invalidation will have.

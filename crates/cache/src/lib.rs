@@ -34,6 +34,7 @@ mod layer;
 mod level;
 mod memory;
 mod meta;
+mod packed;
 mod remote;
 pub mod rfc9111;
 

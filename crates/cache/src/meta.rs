@@ -6,13 +6,19 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 
-use crate::{Entry, Key, rfc9111::Storable};
+use crate::{
+    Entry, Key,
+    packed::{Packed, unpack},
+    rfc9111::Storable,
+};
 
 /// An entry without its key and body, as it is written.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Meta {
     status: u16,
     headers: Vec<(String, Vec<u8>)>,
+    /// What it was chosen by.
+    vary: Vec<(String, Option<Vec<u8>>)>,
     lifetime_ms: Option<u64>,
     must_revalidate: bool,
     stale_while_revalidate_ms: Option<u64>,
@@ -20,10 +26,12 @@ pub(crate) struct Meta {
     age_ms: u64,
     jitter: f64,
     tags: Vec<Box<str>>,
+    /// The length of its body, if that is packed.
+    unpacked: Option<u64>,
 }
 
 impl Meta {
-    pub(crate) fn of(entry: &Entry) -> Self {
+    pub(crate) fn of(entry: &Entry, body: &Packed) -> Self {
         let millis = |duration: Duration| duration.as_millis() as u64;
         Self {
             status: entry.status.as_u16(),
@@ -32,6 +40,13 @@ impl Meta {
                 .iter()
                 .map(|(name, value)| (name.to_string(), value.as_bytes().to_vec()))
                 .collect(),
+            vary: entry
+                .vary
+                .iter()
+                .map(|(name, value)| {
+                    (name.to_string(), value.as_ref().map(|value| value.as_bytes().to_vec()))
+                })
+                .collect(),
             lifetime_ms: entry.storable.lifetime.map(millis),
             must_revalidate: entry.storable.must_revalidate,
             stale_while_revalidate_ms: entry.storable.stale_while_revalidate.map(millis),
@@ -39,18 +54,26 @@ impl Meta {
             age_ms: millis(entry.storable.age),
             jitter: entry.jitter,
             tags: entry.tags.clone(),
+            unpacked: body.length,
         }
     }
 
     /// None: it was not written by this program.
-    pub(crate) fn into_entry(self, key: Key, stored_at_ms: u64, body: Bytes) -> Option<Entry> {
+    pub(crate) async fn into_entry(self, key: Key, made_at_ms: u64, body: Bytes) -> Option<Entry> {
         let mut headers = HeaderMap::new();
         for (name, value) in &self.headers {
             headers.append(name.parse::<HeaderName>().ok()?, HeaderValue::from_bytes(value).ok()?);
         }
+        let mut vary = Vec::with_capacity(self.vary.len());
+        for (name, value) in &self.vary {
+            let value = value.as_deref().map(HeaderValue::from_bytes).transpose().ok()?;
+            vary.push((name.parse::<HeaderName>().ok()?, value));
+        }
+        let names = vary.iter().map(|(name, _)| name.clone()).collect();
+        let body = unpack(Packed { bytes: body, length: self.unpacked }).await?;
         Some(Entry {
             key,
-            vary: vec![],
+            vary,
             status: StatusCode::from_u16(self.status).ok()?,
             headers,
             body,
@@ -60,9 +83,9 @@ impl Meta {
                 stale_while_revalidate: self.stale_while_revalidate_ms.map(Duration::from_millis),
                 stale_if_error: self.stale_if_error_ms.map(Duration::from_millis),
                 age: Duration::from_millis(self.age_ms),
-                vary: vec![],
+                vary: names,
             },
-            stored_at_ms,
+            made_at_ms,
             jitter: self.jitter,
             tags: self.tags,
             label: 0,

@@ -140,9 +140,9 @@ impl Level for Remote {
         })
     }
 
-    fn put(&self, entry: Arc<Entry>, place: u64, useful_for: Duration, ticket: Ticket) {
+    fn put(&self, entry: Arc<Entry>, age: Duration, place: u64, useful_for: Duration, ticket: Ticket) {
         let useful_for = useful_for.min(LONGEST_LIFE);
-        let put = Put { entry, place: Place(place), useful_for, at: Instant::now(), ticket };
+        let put = Put { entry, place: Place(place), useful_for, age, at: Instant::now(), ticket };
         // A place that the log has not reached was in another one, which is lost.
         let is_known = self.shared.history.lock().as_ref().is_some_and(|history| put.place <= history.at());
         if !is_known || self.queue.try_send(put).is_err() {

@@ -144,9 +144,14 @@ pub fn storable(
         must_revalidate: control.must_revalidate || control.s_maxage.is_some(),
         stale_while_revalidate: control.stale_while_revalidate,
         stale_if_error: control.stale_if_error,
-        age: answer.get(AGE).and_then(|age| age.to_str().ok()).map_or(Duration::ZERO, seconds),
+        age: age(answer),
         vary: vary(answer)?,
     })
+}
+
+/// The age that an answer had when it came.
+pub(crate) fn age(answer: &HeaderMap) -> Duration {
+    answer.get(AGE).and_then(|age| age.to_str().ok()).map_or(Duration::ZERO, seconds)
 }
 
 /// `Expires` as a lifetime; an unreadable date is in the past.
@@ -160,7 +165,7 @@ fn expires(answer: &HeaderMap) -> Option<Duration> {
 }
 
 /// The headers named by `Vary`; none when nothing can match, or when credentials choose.
-fn vary(answer: &HeaderMap) -> Option<Vec<HeaderName>> {
+pub(crate) fn vary(answer: &HeaderMap) -> Option<Vec<HeaderName>> {
     let mut names = Vec::new();
     for value in answer.get_all(VARY) {
         for name in value.to_str().ok()?.split(',') {

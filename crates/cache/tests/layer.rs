@@ -632,6 +632,63 @@ async fn a_successful_unsafe_request_makes_its_target_invalid() {
     assert_eq!(rig.get("/a?x=1").await.body, "3 /a?x=1", "a refused one changed nothing");
 }
 
+/// A client that went away took the invalidation with it.
+#[tokio::test]
+async fn an_unsafe_request_whose_client_goes_away_may_have_done_its_work() {
+    let rig = Arc::new(rig());
+    rig.get("/a").await;
+    let closed = rig.origin.gate.write().await;
+    let client = tokio::spawn({
+        let rig = Arc::clone(&rig);
+        async move { rig.send(rig.request(Method::POST, "/a")).await.status }
+    });
+    until("the origin is asked", || rig.asked() == 2).await;
+    client.abort();
+    assert!(client.await.unwrap_err().is_cancelled());
+    drop(closed);
+    assert_eq!(rig.get("/a").await.body, "3 /a");
+}
+
+/// What was stored before came back when the TTL was raised again.
+#[tokio::test]
+async fn an_unsafe_request_counts_while_nothing_is_cached() {
+    let rig = rig();
+    rig.get("/a").await;
+    rig.set_terms(|terms| terms.ttl = Duration::ZERO);
+    rig.send(rig.request(Method::POST, "/a")).await;
+    rig.set_terms(|terms| terms.ttl = Duration::from_secs(10));
+    assert_eq!(rig.get("/a").await.body, "3 /a");
+}
+
+#[tokio::test]
+async fn tags_on_several_lines_all_count_and_an_answer_with_too_many_is_not_kept() {
+    let rig = rig();
+    rig.reply(200, &[("surrogate-key", "red"), ("surrogate-key", "blue")]);
+    rig.get("/a").await;
+    assert_eq!(rig.cache.invalidate(Invalidation::Tag("blue".into())), 1);
+    let many: &'static str = Box::leak("t ".repeat(40).into_boxed_str());
+    rig.reply(200, &[("surrogate-key", many)]);
+    rig.get("/b").await;
+    assert_eq!(rig.cache.stats().entries, 0, "it could not be forgotten by its last tag");
+}
+
+#[tokio::test]
+async fn the_time_that_an_answer_takes_counts_as_its_age() {
+    let rig = Arc::new(rig());
+    let closed = rig.origin.gate.write().await;
+    let ask = |rig: &Arc<Rig>| {
+        let rig = Arc::clone(rig);
+        tokio::spawn(async move { rig.get("/a").await })
+    };
+    let (first, second) = (ask(&rig), ask(&rig));
+    until("the origin is asked", || rig.asked() == 1).await;
+    rig.pass(8);
+    drop(closed);
+    assert_eq!((first.await.unwrap().header("age"), second.await.unwrap().body.as_str()), ("8", "1 /a"));
+    rig.pass(3);
+    assert_eq!(rig.get("/a").await.body, "2 /a");
+}
+
 #[tokio::test]
 async fn an_unsafe_request_finds_its_target_however_it_is_encoded() {
     let rig = rig();
@@ -757,6 +814,43 @@ async fn entries_survive_a_restart_with_their_age() {
     after.pass(7);
     assert_eq!(after.get("/a").await.body, "1 /a", "asked anew: the first answer of the new origin");
     assert_eq!(after.asked(), 1, "promotion does not make an entry younger");
+}
+
+/// Answers with `Vary` were in memory only, and an older one without came back in their place.
+#[tokio::test]
+async fn an_answer_that_varies_is_kept_on_disk_with_what_it_was_chosen_by() {
+    let folder = tempfile::tempdir().unwrap();
+    let now = calendar_ms();
+    let before = rig_on_disk(&folder, now);
+    before.get_with("/a", "accept-language", "de").await;
+    before.pass(1);
+    before.reply(200, &[("vary", "accept-language")]);
+    let mut reload = before.request(Method::GET, "/a");
+    reload.headers_mut().insert("accept-language", "de".parse().unwrap());
+    reload.headers_mut().insert("cache-control", "no-cache".parse().unwrap());
+    assert_eq!(before.send(reload).await.body, "2 /a");
+    until("both are on disk", || written(&before) == 2).await;
+    before.cache.close().await;
+    drop(before);
+    let after = rig_on_disk(&folder, now + 2_000);
+    after.reply(200, &[("vary", "accept-language")]);
+    assert_eq!(after.get_with("/a", "accept-language", "de").await.body, "2 /a");
+    assert_eq!(after.asked(), 0);
+    assert_eq!(after.get_with("/a", "accept-language", "fr").await.body, "1 /a", "nobody made it before");
+}
+
+#[tokio::test]
+async fn what_is_not_there_takes_no_place_on_disk_and_what_it_replaces_is_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let now = calendar_ms();
+    let before = rig_on_disk(&folder, now);
+    before.get("/a").await;
+    before.pass(11);
+    before.reply(404, &[]);
+    assert_eq!(before.get("/a").await.status, 404);
+    before.get("/b").await;
+    until("all is carried out", || written(&before) == 3).await;
+    assert_eq!(before.cache.stats().second_level.unwrap().entries, 0);
 }
 
 #[tokio::test]

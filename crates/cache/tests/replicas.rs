@@ -119,10 +119,27 @@ impl Replica {
 
     /// The body and what `Cache-Status` says.
     async fn send(&self, method: Method, uri: &str, tenant: &'static str) -> (String, String) {
+        let request = Request::builder().method(method).uri(uri).body(Full::default()).unwrap();
+        self.call(request, tenant).await
+    }
+
+    async fn get_in(&self, language: &str, uri: &str) -> String {
+        let request = Request::get(uri).header("accept-language", language).body(Full::default()).unwrap();
+        self.call(request, "").await.0
+    }
+
+    async fn call(&self, mut request: Request<Full<Bytes>>, tenant: &'static str) -> (String, String) {
         let origin = self.origin.clone();
         let handler = service_fn(move |request: Request<Full<Bytes>>| {
             let number = origin.0.fetch_add(1, Ordering::SeqCst) + 1;
-            let mut answer = Response::new(Full::new(Bytes::from(number.to_string())));
+            let mut body = number.to_string();
+            if request.uri().path() == "/large" {
+                body.push_str(&" ".repeat(100_000));
+            }
+            let mut answer = Response::new(Full::new(Bytes::from(body)));
+            if request.uri().path() == "/vary" {
+                answer.headers_mut().insert("vary", "accept-language".parse().unwrap());
+            }
             answer.headers_mut().insert("surrogate-key", "numbers".parse().unwrap());
             if request.extensions().get::<Caller>().is_some() {
                 answer.headers_mut().insert("cache-control", "private".parse().unwrap());
@@ -133,7 +150,6 @@ impl Replica {
                 Ok::<_, Infallible>(answer)
             }
         });
-        let mut request = Request::builder().method(method).uri(uri).body(Full::default()).unwrap();
         if !tenant.is_empty() {
             request.extensions_mut().insert(Caller(tenant));
         }
@@ -171,6 +187,37 @@ async fn what_one_replica_fetched_another_one_answers_with_its_age() {
     let (body, status) = second.get("/a").await;
     assert!(body == "1" && !status.contains("second-level"), "from memory now: {status}");
     assert_eq!((origin.calls(), second.cache.stats().promoted), (1, 1));
+}
+
+#[tokio::test]
+async fn an_answer_that_varies_is_shared_with_those_who_ask_by_the_same_headers() {
+    let (prefix, origin) = (own("vary"), Origin::default());
+    let first = Replica::start(&prefix, &origin).await;
+    assert_eq!(first.get_in("de", "/vary").await, "1");
+    first.has_written(1).await;
+    let second = Replica::start(&prefix, &origin).await;
+    assert_eq!(second.get_in("de", "/vary").await, "1");
+    assert_eq!(second.get_in("fr", "/vary").await, "2");
+    assert_eq!(second.get_in("de", "/vary").await, "1", "both are in memory");
+    second.has_written(1).await;
+    let third = Replica::start(&prefix, &origin).await;
+    assert_eq!(third.get_in("fr", "/vary").await, "2", "the newest is in Redis");
+    assert_eq!(third.get_in("de", "/vary").await, "3");
+}
+
+#[tokio::test]
+async fn a_large_answer_takes_little_of_redis_and_comes_back_whole() {
+    let (prefix, origin) = (own("large"), Origin::default());
+    let first = Replica::start(&prefix, &origin).await;
+    let large = first.get("/large").await.0;
+    first.has_written(1).await;
+    let redis = redis(&prefix);
+    let keys: Vec<String> = redis.command(cmd("KEYS").arg(redis.key("answer:*"))).await.unwrap();
+    let stored: usize = redis.command(cmd("STRLEN").arg(&keys[0])).await.unwrap();
+    assert!(large.len() > 100_000 && stored < 2_000, "{stored} of {}", large.len());
+    let second = Replica::start(&prefix, &origin).await;
+    assert_eq!(second.get("/large").await.0, large);
+    assert_eq!(origin.calls(), 1);
 }
 
 #[tokio::test]

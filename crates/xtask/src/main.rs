@@ -6,7 +6,7 @@
 //! * `cluster`: a real Kubernetes to test on.
 //! * `e2e`, `prove`: the product on that cluster.
 //! * `chaos`: services under load while all kinds of things happen to their Redis.
-//! * `simulate`: limits in many worlds, each of which a seed gives again.
+//! * `simulate`: limits in many worlds and the cache through many sequences, each of which a seed gives again.
 //! * `fuzz`: what reads strangers' bytes, under any bytes.
 //! * `instructions`: what a call of each core costs, held against what was accepted.
 //! * `mutants`: the cores, changed in one place at a time, held against their tests.
@@ -47,9 +47,11 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   prove  the same at its full count, which takes longer
   chaos [--rounds N]
          services under load while their Redis is killed, frozen, emptied, slow...; 50 rounds of each
-  simulate [--seeds N] [--from SEED]
+  simulate [limits|cache] [--seeds N] [--from SEED]
          limits in many worlds: replicas that start, die and are cut off, a network that loses, clocks that
-         step; 10,000 worlds. One that breaks a bound is printed with its seed, and --seeds 1 replays it
+         step; 10,000 worlds. The cache through many sequences of requests, each answer held against a model
+         of RFC 9111; 1,000,000 sequences. What breaks a rule is printed with its seed, and --seeds 1 with
+         the part's name replays it
   fuzz [--seconds N] [TARGET...]
          what reads strangers' bytes, under any bytes; 60 seconds each. An input that fails is named
   instructions [--accept]
@@ -77,8 +79,10 @@ fn main() -> ExitCode {
             Ok(rounds) => chaos::run(rounds),
             Err(_) => Err(format!("--rounds {rounds}: accepted is a whole number")),
         },
+        ["simulate", "limits", options @ ..] => seeds(options).and_then(simulate::limits),
+        ["simulate", "cache", options @ ..] => seeds(options).and_then(simulate::cache),
         ["simulate", options @ ..] => {
-            simulation(options).and_then(|(from, seeds)| simulate::run(from, seeds))
+            seeds(options).and_then(|seeds| simulate::limits(seeds).and_then(|()| simulate::cache(seeds)))
         }
         ["fuzz", options @ ..] => fuzz::run(options),
         ["instructions"] => instructions::run(instructions::Purpose::Judge),
@@ -101,18 +105,19 @@ fn main() -> ExitCode {
     }
 }
 
-/// The first seed, and how many.
-fn simulation(options: &[&str]) -> Result<(u64, u64), String> {
-    let (mut from, mut seeds) = (0, simulate::SEEDS);
+fn seeds(options: &[&str]) -> Result<simulate::Seeds, String> {
+    let mut seeds = simulate::Seeds::default();
     for option in options.chunks(2) {
-        let (place, number) = match option {
-            ["--from", number] => (&mut from, number),
-            ["--seeds", number] => (&mut seeds, number),
-            other => return Err(format!("{}: accepted are --seeds N and --from SEED", other.join(" "))),
+        let number = |number: &str| {
+            number.parse().map_err(|_| format!("{}: accepted is a whole number", option.join(" ")))
         };
-        *place = number.parse().map_err(|_| format!("{}: accepted is a whole number", option.join(" ")))?;
+        match option {
+            ["--from", from] => seeds.from = number(from)?,
+            ["--seeds", count] => seeds.count = Some(number(count)?),
+            other => return Err(format!("{}: accepted are --seeds N and --from SEED", other.join(" "))),
+        }
     }
-    Ok((from, seeds))
+    Ok(seeds)
 }
 
 fn crd() -> Result<(), String> {

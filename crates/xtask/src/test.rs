@@ -9,7 +9,7 @@ use crate::{
     cluster::{self, Cluster},
     collector, demo, e2e,
     run::{cargo, succeed},
-    servers,
+    servers, simulate,
 };
 
 /// Whether the product is tested on a cluster as well.
@@ -51,6 +51,8 @@ pub(crate) fn run(extent: Extent) -> Result<(), String> {
     tests.env("PHASE6_TEST_POSTGRES", &postgres.url).env("PHASE6_TEST_REDIS", &redis.url);
     tests.env("PHASE6_TEST_COLLECTOR", &collector);
     tally.tests(tests)?;
+    // Beside the benchmarks: both want an optimised build.
+    tally.tests(simulate::sequences(simulate::Seeds::default()))?;
     tally.check("benchmarks run", cargo(&["xtask", "bench", "--smoke"]));
     tally.check("instructions", cargo(&["xtask", "instructions"]));
     tally.check("any bytes", cargo(&["xtask", "fuzz"]));

@@ -2,7 +2,7 @@
 
 use sqlx::{Row, SqlitePool};
 
-use crate::{Entry, Invalidation, Key, meta::Meta};
+use crate::{Entry, Invalidation, Key, meta::Meta, packed::pack};
 
 pub(super) const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS entries (
@@ -28,12 +28,22 @@ pub(super) async fn read(pool: &SqlitePool, key: &Key) -> Result<Option<Entry>, 
     let Some(row) = row else { return Ok(None) };
     let (stored_at_ms, meta, body): (i64, String, Vec<u8>) =
         (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-    let meta = serde_json::from_str::<Meta>(&meta).ok();
-    Ok(meta.and_then(|meta| meta.into_entry(key.clone(), stored_at_ms as u64, body.into())))
+    let Ok(meta) = serde_json::from_str::<Meta>(&meta) else { return Ok(None) };
+    Ok(meta.into_entry(key.clone(), stored_at_ms as u64, body.into()).await)
 }
 
 pub(super) async fn put(tx: &mut Transaction<'_>, entry: &Entry) -> Result<(), sqlx::Error> {
-    let meta = serde_json::to_string(&Meta::of(entry)).expect("plain data");
+    if entry.is_negative() {
+        // Not worth a place, but what it replaces is gone.
+        sqlx::query("DELETE FROM entries WHERE tenant = ?1 AND uri = ?2")
+            .bind(&*entry.key.tenant)
+            .bind(&*entry.key.uri)
+            .execute(&mut **tx)
+            .await?;
+        return Ok(());
+    }
+    let body = pack(entry).await;
+    let meta = serde_json::to_string(&Meta::of(entry, &body)).expect("plain data");
     sqlx::query(
         "INSERT INTO entries (tenant, uri, path, stored_at_ms, bytes, meta, body)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
@@ -42,10 +52,10 @@ pub(super) async fn put(tx: &mut Transaction<'_>, entry: &Entry) -> Result<(), s
     .bind(&*entry.key.tenant)
     .bind(&*entry.key.uri)
     .bind(entry.key.path())
-    .bind(entry.stored_at_ms as i64)
-    .bind(entry.size() as i64)
+    .bind(entry.made_at_ms as i64)
+    .bind((entry.size() - entry.body.len() + body.bytes.len()) as i64)
     .bind(meta)
-    .bind(entry.body.as_ref())
+    .bind(body.bytes.as_ref())
     .execute(&mut **tx)
     .await?;
     sqlx::query("DELETE FROM tags WHERE tenant = ?1 AND uri = ?2")

@@ -107,9 +107,13 @@ impl Shared {
             }
         };
         let is_there = bytes.is_some();
-        let stored = bytes
-            .and_then(|bytes| stored::read(bytes, asked.key, u64::try_from(left_ms).ok()?, asked.now_ms));
-        let answer = stored.filter(|(entry, made)| !self.was_forgotten(entry, *made, &news));
+        let stored = match (bytes, u64::try_from(left_ms)) {
+            (Some(bytes), Ok(left_ms)) => stored::read(bytes, asked.key, left_ms, asked.now_ms).await,
+            _ => None,
+        };
+        let answers = |entry: &Entry| entry.answers(&asked.key.tenant, &asked.key.uri, asked.headers);
+        let answer =
+            stored.filter(|(entry, made)| answers(entry) && !self.was_forgotten(entry, *made, &news));
         let taken = taken == 1;
         let others_make_it = !taken && (duty == Some(true) || !is_there);
         if !others_make_it {

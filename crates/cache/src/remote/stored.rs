@@ -1,7 +1,7 @@
 //! An answer as bytes under a key, and what the log says as text.
 //!
 //! ```text
-//! 1 byte: format | 4 bytes: length of the head, big-endian | head: JSON | body
+//! 1 byte: format | 4 bytes: length of the head, big-endian | head: JSON | body, packed if it is large
 //! ```
 
 use std::{fmt, time::Duration};
@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::history::Place;
-use crate::{Entry, Invalidation, Key, meta::Meta};
+use crate::{Entry, Invalidation, Key, meta::Meta, packed::pack};
 
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 
 #[derive(Serialize, Deserialize)]
 struct Head {
@@ -20,7 +20,7 @@ struct Head {
     uri: Box<str>,
     /// Where the log was when its making began.
     place: u64,
-    /// For how long it was stored, in milliseconds.
+    /// Its age when its time in Redis is over, in milliseconds.
     kept_ms: u64,
     meta: Meta,
 }
@@ -36,26 +36,27 @@ pub(super) fn name(key: &Key) -> String {
     format!("{half:032x}")
 }
 
-pub(super) fn write(entry: &Entry, place: Place, kept: Duration) -> Vec<u8> {
+pub(super) async fn write(entry: &Entry, place: Place, kept: Duration) -> Vec<u8> {
+    let body = pack(entry).await;
     let head = Head {
         tenant: entry.key.tenant.clone(),
         uri: entry.key.uri.clone(),
         place: place.0,
         kept_ms: kept.as_millis() as u64,
-        meta: Meta::of(entry),
+        meta: Meta::of(entry, &body),
     };
     let head = serde_json::to_vec(&head).expect("plain data");
-    let mut bytes = Vec::with_capacity(5 + head.len() + entry.body.len());
+    let mut bytes = Vec::with_capacity(5 + head.len() + body.bytes.len());
     bytes.push(FORMAT);
     bytes.extend_from_slice(&(head.len() as u32).to_be_bytes());
     bytes.extend_from_slice(&head);
-    bytes.extend_from_slice(&entry.body);
+    bytes.extend_from_slice(&body.bytes);
     bytes
 }
 
 /// An answer that will be there for `left_ms`, with the place at which its making began. None: these bytes
 /// are no answer under this key.
-pub(super) fn read(bytes: Vec<u8>, key: &Key, left_ms: u64, now_ms: u64) -> Option<(Entry, Place)> {
+pub(super) async fn read(bytes: Vec<u8>, key: &Key, left_ms: u64, now_ms: u64) -> Option<(Entry, Place)> {
     let bytes = bytes::Bytes::from(bytes);
     let (&format, rest) = bytes.split_first()?;
     let length = u32::from_be_bytes(rest.get(..4)?.try_into().ok()?) as usize;
@@ -66,7 +67,7 @@ pub(super) fn read(bytes: Vec<u8>, key: &Key, left_ms: u64, now_ms: u64) -> Opti
     // By Redis' clock: those of replicas may differ.
     let age_ms = head.kept_ms.saturating_sub(left_ms);
     let body = bytes.slice(5 + length..);
-    let entry = head.meta.into_entry(key.clone(), now_ms.saturating_sub(age_ms), body)?;
+    let entry = head.meta.into_entry(key.clone(), now_ms.saturating_sub(age_ms), body).await?;
     Some((entry, Place(head.place)))
 }
 
@@ -131,20 +132,26 @@ pub(super) fn logged((id, fields): &Logged) -> Option<(Place, &str, Said)> {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
     use proptest::prelude::*;
 
     use super::*;
     use crate::entry::tests::entry;
 
-    #[test]
-    fn an_answer_is_read_as_it_was_written_and_under_no_other_key() {
-        let entry = Entry { body: "body".into(), ..entry("/a?b", &["red"]) };
-        let bytes = write(&entry, Place(7), Duration::from_mins(1));
-        let (again, place) = read(bytes.clone(), &entry.key, 59_000, 100_000).unwrap();
-        assert_eq!((&*again.body, place, again.stored_at_ms), (&b"body"[..], Place(7), 99_000));
+    #[tokio::test]
+    async fn an_answer_is_read_as_it_was_written_and_under_no_other_key() {
+        let vary = vec![
+            (http::header::ACCEPT, Some("text/html".parse().unwrap())),
+            (http::header::ACCEPT_LANGUAGE, None),
+        ];
+        let entry = Entry { body: "body".into(), vary, ..entry("/a?b", &["red"]) };
+        let bytes = write(&entry, Place(7), Duration::from_mins(1)).await;
+        let (again, place) = read(bytes.clone(), &entry.key, 59_000, 100_000).await.unwrap();
+        assert_eq!((&*again.body, place, again.made_at_ms), (&b"body"[..], Place(7), 99_000));
         assert_eq!((again.tags, again.status, again.headers), (entry.tags, entry.status, entry.headers));
+        assert_eq!(again.vary, entry.vary);
         let other = Key { tenant: "bob".into(), uri: entry.key.uri.clone() };
-        assert!(read(bytes, &other, 59_000, 100_000).is_none(), "whose hash happens to be the same");
+        assert!(read(bytes, &other, 59_000, 100_000).await.is_none(), "whose hash happens to be the same");
         assert_ne!(name(&entry.key), name(&other));
     }
 
@@ -152,7 +159,7 @@ mod tests {
         #[test]
         fn bytes_of_others_are_no_answer(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
             let key = Key { tenant: "".into(), uri: "/".into() };
-            prop_assert!(read(bytes, &key, 1, 1).is_none());
+            prop_assert!(matches!(read(bytes, &key, 1, 1).now_or_never(), Some(None)));
         }
 
         #[test]

@@ -35,6 +35,8 @@ pub(super) struct Put {
     pub(super) entry: Arc<Entry>,
     pub(super) place: Place,
     pub(super) useful_for: Duration,
+    /// How old it was at `at`.
+    pub(super) age: Duration,
     pub(super) at: Instant,
     /// Kept until it is stored.
     pub(super) ticket: Ticket,
@@ -109,11 +111,9 @@ pub(super) async fn announce(shared: Weak<Shared>) {
 
 impl Shared {
     async fn store(&self, put: Put) {
-        let Some(left) = put.useful_for.checked_sub(put.at.elapsed()).filter(|left| *left >= LEAST_LIFE)
-        else {
-            return;
-        };
-        let bytes = stored::write(&put.entry, put.place, put.useful_for);
+        let age = put.age + put.at.elapsed();
+        let Some(left) = put.useful_for.checked_sub(age).filter(|left| *left >= LEAST_LIFE) else { return };
+        let bytes = stored::write(&put.entry, put.place, put.useful_for).await;
         let mut set = cmd("SET");
         set.arg(self.answer_key(&stored::name(&put.entry.key)))
             .arg(bytes)
