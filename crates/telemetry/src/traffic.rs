@@ -100,7 +100,9 @@ impl Window {
         let cell = &self.cells[(second % CELLS as u64) as usize];
         if cell.second.get() != second {
             // Emptied while it still has its old number, under which nobody counts it any more.
-            [&cell.requests, &cell.errors, &cell.total_us].into_iter().for_each(|count| count.set(0));
+            for count in [&cell.requests, &cell.errors, &cell.total_us] {
+                count.set(0);
+            }
             cell.second.announce(second);
         }
         cell.requests.add(1);
