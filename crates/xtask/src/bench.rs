@@ -9,6 +9,7 @@
 mod cores;
 mod http;
 mod memory;
+mod peers;
 mod replicas;
 
 use std::{fmt::Write, path::PathBuf};
@@ -52,7 +53,8 @@ pub(crate) fn run(effort: Effort) -> Result<(), String> {
         build.arg("--release");
     }
     succeed(&mut build)?;
-    let mut rows = cores::run(effort)?;
+    let mut rows = peers::run(effort)?;
+    rows.extend(cores::run(effort)?);
     rows.extend(replicas::run(effort)?);
     rows.extend(http::run(effort)?);
     rows.push(memory::run(effort)?);

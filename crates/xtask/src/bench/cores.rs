@@ -3,8 +3,7 @@
 use super::{Effort, Row};
 use crate::run::{cargo, root, succeed};
 
-const BENCHES: [(&str, &str); 3] =
-    [("phase6-ratelimit", "decision"), ("phase6-cache", "hit"), ("phase6-telemetry", "request")];
+const BENCHES: [(&str, &str); 2] = [("phase6-cache", "hit"), ("phase6-telemetry", "request")];
 
 pub(super) fn run(effort: Effort) -> Result<Vec<Row>, String> {
     let how = if effort == Effort::Measure { "bench" } else { "test" };
@@ -14,27 +13,7 @@ pub(super) fn run(effort: Effort) -> Result<Vec<Row>, String> {
     if effort == Effort::Smoke {
         return Ok(vec![]);
     }
-    let ours = nanoseconds("decision_100k_names/phase6")?;
-    let governor = nanoseconds("decision_100k_names/governor")?;
-    let small = nanoseconds("cache_hit/1000_keys")?;
-    let large = nanoseconds("cache_hit/10000_keys")?;
-    Ok(vec![
-        Row {
-            what: "A limiter decision, 100,000 callers known by name",
-            goal: "at most 150 ns, faster than `governor` keyed",
-            measured: format!("{ours:.0} ns, {:.2} times as fast", governor / ours),
-            details: format!("`governor` {governor:.0} ns"),
-        },
-        Row {
-            what: "A cache hit in memory",
-            goal: "at most 150 ns",
-            measured: format!("{small:.0} ns with 1,000 answers"),
-            details: format!("{large:.0} ns with 10,000, which the processor's own caches do not hold"),
-        },
-        tracing()?,
-        metrics()?,
-        telemetry()?,
-    ])
+    Ok(vec![tracing()?, metrics()?, telemetry()?])
 }
 
 fn tracing() -> Result<Row, String> {

@@ -1,0 +1,84 @@
+//! What others do, beside ours: a program of its own in `tests/peers`, which lets all take turns.
+
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use super::{Effort, Row};
+use crate::run::{cargo, root, succeed};
+
+const ROUNDS: &str = "15";
+
+pub(super) fn run(effort: Effort) -> Result<Vec<Row>, String> {
+    let manifest = root().join("tests/peers/Cargo.toml");
+    let target = root().join("target/peers");
+    let with = |arguments: &[&str]| -> Command {
+        let mut command = cargo(arguments);
+        command.arg("--manifest-path").arg(&manifest).env("CARGO_TARGET_DIR", &target);
+        command
+    };
+    if effort == Effort::Smoke {
+        succeed(&mut with(&["check", "--locked", "--quiet"]))?;
+        return Ok(vec![]);
+    }
+    succeed(&mut with(&["build", "--locked", "--release"]))?;
+    let mut program = Command::new(target.join("release/phase6-peers"));
+    let output = program.arg(ROUNDS).stderr(Stdio::inherit()).output();
+    let output = output.map_err(|error| format!("{}: {error}", program.get_program().display()))?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    print!("{said}");
+    let figures = Figures(said.lines().filter_map(|line| serde_json::from_str(line).ok()).collect());
+    let (ours, governor, limitador) = (
+        figures.of("decision", "phase6")?,
+        figures.of("decision", "governor")?,
+        figures.of("decision", "limitador")?,
+    );
+    let hit = figures.of("hit", "phase6")?;
+    let [moka, quick_cache, foyer] = ["moka", "quick_cache", "foyer"].map(|who| figures.of("hit", who));
+    let moka = moka?;
+    Ok(vec![
+        Row {
+            what: "A limiter decision, 100,000 callers known by name",
+            goal: "at most 50 ns, 5 times as fast as `governor`, 50 times as `limitador` in memory",
+            measured: format!(
+                "{:.0} ns, {:.1} and {:.0} times",
+                ours.ns,
+                governor.ns / ours.ns,
+                limitador.ns / ours.ns
+            ),
+            details: format!("{ours}; `governor` {governor}; `limitador` {limitador}"),
+        },
+        Row {
+            what: "A cache hit in memory, 1,000 answers",
+            goal: "at most 80 ns, 2.5 times as fast as `moka`",
+            measured: format!("{:.0} ns, {:.1} times", hit.ns, moka.ns / hit.ns),
+            details: format!("{hit}; `moka` {moka}; `quick_cache` {}; `foyer` {}", quick_cache?, foyer?),
+        },
+    ])
+}
+
+struct Figures(Vec<Value>);
+
+/// Nanoseconds: the median of the rounds, the lowest and the highest.
+struct Figure {
+    ns: f64,
+    low: f64,
+    high: f64,
+}
+
+impl Figures {
+    fn of(&self, what: &str, who: &str) -> Result<Figure, String> {
+        let line = self.0.iter().find(|line| line["what"] == what && line["who"] == who);
+        let number = |name: &str| line?[name].as_f64();
+        match (number("ns"), number("low"), number("high")) {
+            (Some(ns), Some(low), Some(high)) => Ok(Figure { ns, low, high }),
+            _ => Err(format!("phase6-peers did not say how {who} did at {what}")),
+        }
+    }
+}
+
+impl std::fmt::Display for Figure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:.0} ns ({:.0} to {:.0})", self.ns, self.low, self.high)
+    }
+}

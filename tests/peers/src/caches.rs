@@ -1,0 +1,117 @@
+//! A hit among 1,000 answers, asked for in no order by their path. Ours judges the answer's age and whether it
+//! fits the request, too.
+
+use std::{
+    convert::Infallible,
+    hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
+    hint::black_box,
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, Uri};
+use http_body_util::Full;
+use phase6_cache::{Ask, Cache, CacheLayer, Client, Terms};
+use tower::{Layer, ServiceExt, service_fn};
+
+use crate::{Rival, compete};
+
+const ANSWERS: usize = 1_000;
+/// How often all are asked for in a round.
+const TURNS: usize = 50;
+const BODY: [u8; 250] = [b'x'; 250];
+
+const TERMS: Terms = Terms {
+    ttl: Duration::from_hours(1),
+    stale_while_revalidate: Duration::ZERO,
+    stale_if_error: Duration::ZERO,
+    max_entries: 100_000,
+};
+
+const ASK: Ask = Ask {
+    terms: |_| Some(&TERMS),
+    client: |_| Client { tenant: "", authorised: false },
+    label: |_| 0,
+    set_label: |_, _| {},
+};
+
+async fn fill(cache: &Cache, target: &Uri) {
+    let handler = service_fn(|_: Request<Full<Bytes>>| async {
+        Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(&BODY))))
+    });
+    let mut request = Request::new(Full::default());
+    *request.uri_mut() = target.clone();
+    let Ok(_) = CacheLayer::new(cache.clone(), "bench", ASK).layer(handler).oneshot(request).await;
+}
+
+pub fn run(rounds: usize) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    let order = BuildHasherDefault::<DefaultHasher>::default();
+    let mut numbers: Vec<usize> = (0..ANSWERS).collect();
+    numbers.sort_by_cached_key(|number| order.hash_one(number));
+    let paths: Vec<String> =
+        numbers.iter().map(|number| format!("/api/v1/budget/metrics/cohort-{number:05}")).collect();
+    let targets: Vec<Uri> = paths.iter().map(|path| path.parse().expect("a path")).collect();
+    let (body, hits) = (Arc::new(Bytes::from_static(&BODY)), (ANSWERS * TURNS) as u64);
+
+    let (ours, headers) = (Cache::new(None), HeaderMap::new());
+    runtime.block_on(async {
+        for target in &targets {
+            fill(&ours, target).await;
+        }
+    });
+    let phase6 = || {
+        for target in (0..TURNS).flat_map(|_| &targets) {
+            let found = ours.fresh("", black_box(target), &headers, &TERMS);
+            assert!(black_box(found).is_some());
+        }
+        hits
+    };
+
+    let moka = moka::future::Cache::builder().max_capacity(100_000).time_to_live(TERMS.ttl).build();
+    runtime.block_on(async {
+        for path in &paths {
+            moka.insert(path.clone(), Arc::clone(&body)).await;
+        }
+    });
+    let mokas = || {
+        runtime.block_on(async {
+            for path in (0..TURNS).flat_map(|_| &paths) {
+                assert!(black_box(moka.get(black_box(path.as_str())).await).is_some());
+            }
+        });
+        hits
+    };
+
+    let quick = quick_cache::sync::Cache::new(100_000);
+    paths.iter().for_each(|path| quick.insert(path.clone(), Arc::clone(&body)));
+    let quicks = || {
+        for path in (0..TURNS).flat_map(|_| &paths) {
+            assert!(black_box(quick.get(black_box(path.as_str()))).is_some());
+        }
+        hits
+    };
+
+    let foyer: foyer::Cache<String, Arc<Bytes>> = foyer::CacheBuilder::new(100_000).build();
+    paths.iter().for_each(|path| {
+        foyer.insert(path.clone(), Arc::clone(&body));
+    });
+    let foyers = || {
+        for path in (0..TURNS).flat_map(|_| &paths) {
+            assert!(black_box(foyer.get(black_box(path.as_str()))).is_some());
+        }
+        hits
+    };
+
+    compete(
+        "hit",
+        rounds,
+        vec![
+            Rival::new("phase6", phase6),
+            Rival::new("moka", mokas),
+            Rival::new("quick_cache", quicks),
+            Rival::new("foyer", foyers),
+        ],
+    );
+}
