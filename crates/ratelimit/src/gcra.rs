@@ -147,6 +147,11 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_bucket_fills_in_its_window() {
+        assert_eq!(Limit::new(10, 4.0).window(), Duration::from_millis(2_500));
+    }
+
+    #[test]
     fn denies_request_exceeding_limit() {
         let mut bucket = Bucket::default();
         let limit = Limit::new(10, 1.0);
