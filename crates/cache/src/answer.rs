@@ -6,10 +6,10 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode,
-    header::{AGE, CONTENT_LENGTH, ETAG, IF_NONE_MATCH},
+    header::{AGE, CACHE_CONTROL, CONTENT_LENGTH, ETAG, IF_NONE_MATCH},
 };
 
-use crate::{Entry, ask::Shared};
+use crate::{Entry, Terms, ask::Shared, front};
 
 /// Headers that are added to a stored answer on its way out.
 const ROOM_FOR_HEADERS: usize = 12;
@@ -49,15 +49,16 @@ impl Shared {
         entry: &Entry,
         spare: Option<&Entry>,
         request: &Request<ReqBody>,
+        terms: &Terms,
         told: Told,
     ) -> Response<ResBody> {
         if let Some(spare) = spare.filter(|_| entry.status.is_server_error()) {
-            return self.stand_in(spare, request);
+            return self.stand_in(spare, request, terms);
         }
         let counts = self.cache.counts();
         let count = if matches!(told, Told::Joined) { &counts.joined } else { &counts.misses };
         count.fetch_add(1, Ordering::Relaxed);
-        self.answer(entry, request, self.cache.now_ms(), &told)
+        self.answer(entry, request, terms, self.cache.now_ms(), &told)
     }
 
     /// A stale answer in the place of a failed one.
@@ -65,16 +66,18 @@ impl Shared {
         &self,
         spare: &Entry,
         request: &Request<ReqBody>,
+        terms: &Terms,
     ) -> Response<ResBody> {
         self.cache.counts().stale_hits.fetch_add(1, Ordering::Relaxed);
         let told = Told::Hit { ttl: None, detail: Some("stale-if-error") };
-        self.answer(spare, request, self.cache.now_ms(), &told)
+        self.answer(spare, request, terms, self.cache.now_ms(), &told)
     }
 
     pub(crate) fn answer<ReqBody, ResBody: From<Bytes>>(
         &self,
         entry: &Entry,
         request: &Request<ReqBody>,
+        terms: &Terms,
         now_ms: u64,
         told: &Told,
     ) -> Response<ResBody> {
@@ -102,6 +105,11 @@ impl Shared {
         }
         let age = (entry.age(now_ms) + entry.storable.age).as_secs();
         answer.headers_mut().insert(AGE, HeaderValue::from(age));
+        // A failure says itself what is to be done with it.
+        if !entry.status.is_server_error() {
+            let private = (self.ask.client)(request.extensions()).authorised;
+            answer.headers_mut().insert(CACHE_CONTROL, front::control(entry, private, terms));
+        }
         self.tell(&mut answer, told);
         answer
     }

@@ -146,6 +146,8 @@ pub(crate) mod tests {
             body: Bytes::new(),
             storable: Storable {
                 lifetime: None,
+                max_age: None,
+                public: false,
                 must_revalidate: false,
                 stale_while_revalidate: None,
                 stale_if_error: None,

@@ -101,6 +101,7 @@ impl<S> Fetch<S> {
         let shared = Arc::clone(&self.shared);
         let cache = &shared.cache;
         let mut inner = self.inner.clone();
+        let terms = self.terms;
         let again = bodiless(&request);
         if cache.in_flight() >= MOST_FLIGHTS {
             cache.counts().misses.fetch_add(1, Ordering::Relaxed);
@@ -112,7 +113,7 @@ impl<S> Fetch<S> {
                 if let Ok(Some(Outcome::Answer { entry, mark, fetched_at_ms })) = landed
                     && self.suits(&entry, mark, fetched_at_ms, &request, &wish)
                 {
-                    return Ok(shared.settle(&entry, spare.as_deref(), &request, Told::Joined));
+                    return Ok(shared.settle(&entry, spare.as_deref(), &request, &self.terms, Told::Joined));
                 }
                 cache.counts().misses.fetch_add(1, Ordering::Relaxed);
                 inner.call(request).await
@@ -135,7 +136,7 @@ impl<S> Fetch<S> {
                                 pilot.land(Outcome::Answer { entry: entry_there, mark, fetched_at_ms: None });
                                 let ttl = Some(left.as_secs() as i64);
                                 let told = Told::Hit { ttl, detail: Some("second-level") };
-                                return Ok(shared.answer(&entry, &request, now_ms, &told));
+                                return Ok(shared.answer(&entry, &request, &self.terms, now_ms, &told));
                             }
                             Verdict::Refresh { .. } | Verdict::Spare { .. } => spare = Some(entry),
                             Verdict::Dead => {}
@@ -147,14 +148,14 @@ impl<S> Fetch<S> {
                 let mut answer = match told.await {
                     Ok(Fetched::Entry(entry, stored)) => {
                         let told = Told::Forward { why: forward, stored };
-                        return Ok(shared.settle(&entry, spare.as_deref(), &request, told));
+                        return Ok(shared.settle(&entry, spare.as_deref(), &request, &terms, told));
                     }
                     Ok(Fetched::Answer(answer)) => answer,
                     // The task panicked: this request still gets its own try.
                     Err(_) => inner.call(bodiless(&request)).await?,
                 };
                 if let Some(spare) = spare.filter(|_| answer.status().is_server_error()) {
-                    return Ok(shared.stand_in(&spare, &request));
+                    return Ok(shared.stand_in(&spare, &request, &terms));
                 }
                 cache.counts().misses.fetch_add(1, Ordering::Relaxed);
                 shared.tell(&mut answer, &Told::Forward { why: forward, stored: false });
@@ -312,6 +313,8 @@ fn failure_of_all<ResBody>(authorised: bool, answer: &Response<ResBody>) -> Opti
         && !answer.headers().contains_key(SET_COOKIE);
     Some(Storable {
         lifetime: Some(Duration::ZERO),
+        max_age: None,
+        public: false,
         must_revalidate: true,
         stale_while_revalidate: None,
         stale_if_error: None,

@@ -43,6 +43,12 @@ impl Terms {
         self.ttl + self.stale_while_revalidate.max(self.stale_if_error)
     }
 
+    /// For how long an answer is fresh that says this of itself, before jitter.
+    pub(crate) fn life(&self, own: Option<Duration>, negative: bool) -> Duration {
+        let life = own.map_or(self.ttl, |own| own.min(self.ttl));
+        if negative { life.min(LONGEST_NEGATIVE) } else { life }
+    }
+
     /// Whether nothing that is stored could ever be served.
     pub fn is_off(&self) -> bool {
         self.ttl.is_zero() && self.stale_while_revalidate.is_zero() && self.stale_if_error.is_zero()
@@ -84,10 +90,7 @@ pub fn judge(
     wish: &Wish,
 ) -> Verdict {
     let age = age + stored.age;
-    let mut life = stored.lifetime.map_or(terms.ttl, |own| own.min(terms.ttl));
-    if negative {
-        life = life.min(LONGEST_NEGATIVE);
-    }
+    let life = terms.life(stored.lifetime, negative);
     let life = Duration::from_millis((life.as_millis() as u64 as f64 * jitter.clamp(0.0, 1.0)) as u64);
     let left = life.saturating_sub(age);
     let stale_for = age.saturating_sub(life);
@@ -130,6 +133,8 @@ mod tests {
     fn stored(lifetime: Option<u64>) -> Storable {
         Storable {
             lifetime: lifetime.map(Duration::from_secs),
+            max_age: None,
+            public: false,
             must_revalidate: false,
             stale_while_revalidate: None,
             stale_if_error: None,

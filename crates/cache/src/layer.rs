@@ -28,6 +28,7 @@ use crate::{
     entry::normalised,
     fetch::{Fetch, bodiless},
     flight::Boarding,
+    front,
     judge::Verdict,
     memory::Found,
     rfc9111::{CacheControl, Wish},
@@ -85,24 +86,25 @@ where
             let forget = Forget { shared: Arc::clone(shared), path };
             return CacheFuture::passing(self.inner.call(request), Some(forget));
         }
+        let client = (shared.ask.client)(request.extensions());
+        let private = client.authorised;
         let terms = (shared.ask.terms)(request.extensions()).filter(|terms| !terms.is_off());
         let Some(terms) = terms.filter(|_| method == Method::GET || method == Method::HEAD) else {
-            return CacheFuture::passing(self.inner.call(request), None);
+            return CacheFuture::passing(self.inner.call(request), None).private(private);
         };
         // Parts of an answer, and answers under conditions that only the handler can judge.
         let special = [RANGE, IF_MATCH, IF_UNMODIFIED_SINCE];
         if special.iter().any(|name| request.headers().contains_key(name)) || !request.body().is_end_stream()
         {
-            return CacheFuture::passing(self.inner.call(request), None);
+            return CacheFuture::passing(self.inner.call(request), None).private(private);
         }
         let control = CacheControl::read(request.headers());
         if control.no_store {
             // Its answer is for it alone, so nobody is made to wait for it.
-            return CacheFuture::passing(self.inner.call(request), None);
+            return CacheFuture::passing(self.inner.call(request), None).private(private);
         }
         let terms = shared.cache.keepable(terms);
         shared.cache.obey(&terms);
-        let client = (shared.ask.client)(request.extensions());
         let uri = normalised(request.uri());
         let hash = shared.cache.hash(client.tenant, &uri);
         let wish = Wish::read(request.headers(), &control);
@@ -112,13 +114,13 @@ where
                 Verdict::Fresh { left } => {
                     shared.cache.counts().hits.fetch_add(1, Ordering::Relaxed);
                     let told = Told::Hit { ttl: Some(left.as_secs() as i64), detail: None };
-                    return CacheFuture::answered(shared.answer(&entry, &request, now_ms, &told));
+                    return CacheFuture::answered(shared.answer(&entry, &request, &terms, now_ms, &told));
                 }
                 Verdict::Refresh { stale_for } => {
                     shared.cache.counts().stale_hits.fetch_add(1, Ordering::Relaxed);
                     let ttl = -(stale_for.as_secs() as i64);
                     let told = Told::Hit { ttl: Some(ttl), detail: Some("stale-while-revalidate") };
-                    let answer = shared.answer(&entry, &request, now_ms, &told);
+                    let answer = shared.answer(&entry, &request, &terms, now_ms, &told);
                     if let Boarding::Lead(pilot) = shared.cache.board(hash) {
                         let fetch = self.fetch(entry.key.clone(), hash, terms, control);
                         tokio::spawn(fetch.refresh(bodiless(&request), pilot));
@@ -132,7 +134,7 @@ where
             },
             Found::Pass if method == Method::GET && !wish.only_if_cached => {
                 shared.cache.counts().misses.fetch_add(1, Ordering::Relaxed);
-                return CacheFuture::passing(self.inner.call(request), None);
+                return CacheFuture::passing(self.inner.call(request), None).private(private);
             }
             Found::Pass | Found::Nothing => (None, Forward::UriMiss),
         };
@@ -143,11 +145,11 @@ where
         }
         if method == Method::HEAD {
             shared.cache.counts().misses.fetch_add(1, Ordering::Relaxed);
-            return CacheFuture::passing(self.inner.call(request), None);
+            return CacheFuture::passing(self.inner.call(request), None).private(private);
         }
         let key = Key { tenant: client.tenant.into(), uri: uri.as_ref().into() };
         let fetch = self.fetch(key, hash, terms, control);
-        CacheFuture::waiting(Box::pin(fetch.answer(request, wish, spare, forward)))
+        CacheFuture::waiting(Box::pin(fetch.answer(request, wish, spare, forward))).private(private)
     }
 }
 
@@ -180,6 +182,8 @@ pin_project! {
     pub struct CacheFuture<F, ResBody> {
         #[pin]
         state: State<F, ResBody>,
+        // Whether what the handler answers is kept from caches in front.
+        private: bool,
     }
 }
 
@@ -194,15 +198,19 @@ pin_project! {
 
 impl<F, ResBody> CacheFuture<F, ResBody> {
     fn answered(answer: Response<ResBody>) -> Self {
-        Self { state: State::Answered { answer: Some(answer) } }
+        Self { state: State::Answered { answer: Some(answer) }, private: false }
     }
 
     fn passing(future: F, forget: Option<Forget>) -> Self {
-        Self { state: State::Passing { future, forget } }
+        Self { state: State::Passing { future, forget }, private: false }
     }
 
     fn waiting(future: BoxFuture<'static, Result<Response<ResBody>, Infallible>>) -> Self {
-        Self { state: State::Waiting { future } }
+        Self { state: State::Waiting { future }, private: false }
+    }
+
+    fn private(self, private: bool) -> Self {
+        Self { private, ..self }
     }
 }
 
@@ -213,9 +221,10 @@ where
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project().state.project() {
+        let this = self.project();
+        let mut answer = match this.state.project() {
             StateProjection::Answered { answer } => {
-                Poll::Ready(Ok(answer.take().expect("a future is not polled after it is done")))
+                answer.take().expect("a future is not polled after it is done")
             }
             StateProjection::Passing { future, forget } => {
                 let Ok(answer) = ready!(future.poll(cx));
@@ -224,10 +233,17 @@ where
                 {
                     forget.path = None;
                 }
-                Poll::Ready(Ok(answer))
+                answer
             }
-            StateProjection::Waiting { future } => future.as_mut().poll(cx),
+            StateProjection::Waiting { future } => {
+                let Ok(answer) = ready!(future.as_mut().poll(cx));
+                answer
+            }
+        };
+        if *this.private {
+            front::keep_private(answer.headers_mut());
         }
+        Poll::Ready(Ok(answer))
     }
 }
 

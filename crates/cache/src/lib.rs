@@ -27,6 +27,7 @@ mod disk;
 mod entry;
 mod fetch;
 mod flight;
+mod front;
 mod index;
 mod invalidation;
 pub mod judge;

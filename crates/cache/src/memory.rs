@@ -269,6 +269,8 @@ mod tests {
     fn made(status: StatusCode, path: usize, tags: &[&str], vary: bool, size: usize) -> Arc<Entry> {
         let storable = Storable {
             lifetime: None,
+            max_age: None,
+            public: false,
             must_revalidate: false,
             stale_while_revalidate: None,
             stale_if_error: None,

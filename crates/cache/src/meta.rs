@@ -20,6 +20,8 @@ pub(crate) struct Meta {
     /// What it was chosen by.
     vary: Vec<(String, Option<Vec<u8>>)>,
     lifetime_ms: Option<u64>,
+    max_age_ms: Option<u64>,
+    public: bool,
     must_revalidate: bool,
     stale_while_revalidate_ms: Option<u64>,
     stale_if_error_ms: Option<u64>,
@@ -48,6 +50,8 @@ impl Meta {
                 })
                 .collect(),
             lifetime_ms: entry.storable.lifetime.map(millis),
+            max_age_ms: entry.storable.max_age.map(millis),
+            public: entry.storable.public,
             must_revalidate: entry.storable.must_revalidate,
             stale_while_revalidate_ms: entry.storable.stale_while_revalidate.map(millis),
             stale_if_error_ms: entry.storable.stale_if_error.map(millis),
@@ -79,6 +83,8 @@ impl Meta {
             body,
             storable: Storable {
                 lifetime: self.lifetime_ms.map(Duration::from_millis),
+                max_age: self.max_age_ms.map(Duration::from_millis),
+                public: self.public,
                 must_revalidate: self.must_revalidate,
                 stale_while_revalidate: self.stale_while_revalidate_ms.map(Duration::from_millis),
                 stale_if_error: self.stale_if_error_ms.map(Duration::from_millis),

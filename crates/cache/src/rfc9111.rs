@@ -77,7 +77,7 @@ impl CacheControl {
 }
 
 /// The members of a comma-separated list; commas inside quotes do not separate.
-fn split(text: &str) -> impl Iterator<Item = &str> {
+pub(crate) fn split(text: &str) -> impl Iterator<Item = &str> {
     let mut quoted = false;
     text.split(move |c| {
         quoted ^= c == '"';
@@ -100,6 +100,10 @@ fn seconds(text: &str) -> Duration {
 pub struct Storable {
     /// For how long it says it is fresh; none: it leaves that to the cache.
     pub lifetime: Option<Duration>,
+    /// For how long it says so to the client's own cache.
+    pub max_age: Option<Duration>,
+    /// Whether it says that it is for everybody.
+    pub public: bool,
     /// Whether it must never be used stale.
     pub must_revalidate: bool,
     /// For how long it may be used stale while a new one is fetched, if it says.
@@ -141,6 +145,8 @@ pub fn storable(
     }
     Some(Storable {
         lifetime,
+        max_age: control.max_age,
+        public: control.public,
         must_revalidate: control.must_revalidate || control.s_maxage.is_some(),
         stale_while_revalidate: control.stale_while_revalidate,
         stale_if_error: control.stale_if_error,

@@ -715,6 +715,61 @@ async fn only_if_cached_does_not_ask_the_handler() {
 }
 
 #[tokio::test]
+async fn a_cache_in_front_is_told_no_longer_than_the_policy_and_by_which_names_to_forget() {
+    let rig = rig();
+    for (said, expected) in [
+        ("", "max-age=0, s-maxage=10"),
+        ("public", "public, max-age=0, s-maxage=10"),
+        ("public, max-age=60", "public, max-age=10"),
+        ("max-age=4", "max-age=4"),
+        (
+            "max-age=4, s-maxage=60, stale-if-error=60",
+            "max-age=4, s-maxage=10, stale-if-error=0, must-revalidate",
+        ),
+    ] {
+        let headers = [("cache-control", said), ("surrogate-key", "red blue")];
+        rig.reply(200, &headers[usize::from(said.is_empty())..]);
+        rig.cache.invalidate(Invalidation::All);
+        for got in [rig.get("/a").await, rig.get("/a").await] {
+            assert_eq!((got.header("cache-control"), got.header("surrogate-key")), (expected, "red blue"));
+        }
+    }
+    rig.set_terms(|terms| terms.ttl = Duration::from_secs(2));
+    let retuned = rig.get("/a").await;
+    assert_eq!(retuned.header("cache-control"), "max-age=2, stale-if-error=0, must-revalidate");
+    rig.reply(404, &[]);
+    rig.set_terms(|terms| terms.ttl = Duration::from_mins(1));
+    assert_eq!(rig.get("/b").await.header("cache-control"), "max-age=0, s-maxage=5");
+    rig.reply(200, &[("cache-control", "no-store")]);
+    assert_eq!(rig.get("/c").await.header("cache-control"), "no-store");
+}
+
+#[tokio::test]
+async fn what_a_caller_with_credentials_is_told_is_private_to_a_cache_in_front() {
+    let rig = rig();
+    for (said, expected) in [
+        ("public, max-age=60", "private, max-age=10"),
+        ("public, s-maxage=4", "private, max-age=0, must-revalidate"),
+        ("max-age=60", "private, max-age=60"),
+        ("public, private=\"x, y\", max-age=60", "private, max-age=60"),
+        ("no-store", "private, no-store"),
+    ] {
+        rig.reply(200, &[("cache-control", said)]);
+        rig.cache.invalidate(Invalidation::All);
+        for got in [rig.get_as("red", "/a").await, rig.get_as("red", "/a").await] {
+            assert_eq!(got.header("cache-control"), expected, "{said}");
+        }
+    }
+    rig.reply(200, &[]);
+    rig.set_terms(|terms| terms.ttl = Duration::ZERO);
+    assert_eq!(
+        rig.get_as("red", "/a").await.header("cache-control"),
+        "private",
+        "also where nothing is cached"
+    );
+}
+
+#[tokio::test]
 async fn an_unchanged_answer_is_not_sent_again() {
     let rig = rig();
     rig.get("/a").await;

@@ -229,12 +229,19 @@ impl Sequence {
         let (parts, body) = answer.into_parts();
         let text = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok());
         let status = text("cache-status").unwrap_or_default();
+        let control = text("cache-control").unwrap_or_default();
+        let says = |directive: &str| control.split(", ").any(|said| said == directive);
+        let seconds = |directive: &str| {
+            control.split(", ").find_map(|said| said.strip_prefix(directive)?.strip_prefix('=')?.parse().ok())
+        };
         let answer = Answer {
             call: text("x-call").map(|number| number.parse().unwrap()),
             status: parts.status.as_u16(),
             age: text("age").map(|age| age.parse().unwrap()),
             is_hit: status.contains("; hit"),
             is_stored: status.contains("; stored"),
+            is_kept_from_others: says("private") && !says("public"),
+            says_fresh_for: seconds("s-maxage").or_else(|| seconds("max-age")),
         };
         // Ready, or its gate is closed and it belongs to the one who asked.
         let body = body.collect().now_or_never().and_then(Result::ok).map(Collected::to_bytes);

@@ -103,6 +103,10 @@ pub struct Answer {
     pub age: Option<u64>,
     pub is_hit: bool,
     pub is_stored: bool,
+    /// It tells caches in front to give it to nobody else.
+    pub is_kept_from_others: bool,
+    /// For how many seconds it tells them that it is fresh.
+    pub says_fresh_for: Option<u64>,
 }
 
 /// All that has happened.
@@ -168,6 +172,14 @@ impl History {
             };
         };
         let call = &self.calls[number];
+        let is_safe = matches!(request.method, "GET" | "HEAD");
+        if is_safe && request.who.has_credentials && !answer.is_kept_from_others {
+            return Err("an answer to credentials that a cache in front may give to others");
+        }
+        let life = call.reply.life_ms(&request.terms) / 1_000;
+        if (answer.is_hit || answer.is_stored) && answer.says_fresh_for.is_none_or(|seconds| seconds > life) {
+            return Err("a cache in front may keep it for longer than the policy would");
+        }
         if answer.is_stored && !(call.asker == id && self.may_keep(call)) {
             return Err("stored, and must not be");
         }
