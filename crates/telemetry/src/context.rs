@@ -132,10 +132,15 @@ impl TraceContext {
         if !length_fits {
             return None;
         }
-        let trace_id = hex(&text[3..35]).filter(|id| *id != 0)?;
-        let span_id = hex(&text[36..52]).filter(|id| *id != 0)?;
+        let trace_id = u128::from(hex(&text[3..19])?) << 64 | u128::from(hex(&text[19..35])?);
+        let span_id = hex(&text[36..52])?;
         let flags = hex(&text[53..55])?;
-        Some(Self { trace_id: TraceId(trace_id), span_id: SpanId(span_id as u64), sampled: flags & 1 == 1 })
+        let are_ids = trace_id != 0 && span_id != 0;
+        are_ids.then_some(Self {
+            trace_id: TraceId(trace_id),
+            span_id: SpanId(span_id),
+            sampled: flags & 1 == 1,
+        })
     }
 
     /// A new span of the same trace.
@@ -154,21 +159,31 @@ impl TraceContext {
     }
 }
 
-/// The number written in lower-case hexadecimal digits.
-fn hex(digits: &[u8]) -> Option<u128> {
-    digits.iter().try_fold(0, |sum, digit| {
-        let value = match digit {
-            b'0'..=b'9' => digit - b'0',
-            b'a'..=b'f' => digit - b'a' + 10,
-            _ => return None,
-        };
-        Some(sum << 4 | u128::from(value))
-    })
+const DIGITS: [u8; 16] = *b"0123456789abcdef";
+
+/// The value of each digit; 255 for what is none.
+const VALUES: [u8; 256] = {
+    let mut values = [255; 256];
+    let mut value = 0;
+    while value < DIGITS.len() {
+        values[DIGITS[value] as usize] = value as u8;
+        value += 1;
+    }
+    values
+};
+
+/// The number that at most sixteen lower-case hexadecimal digits write.
+fn hex(digits: &[u8]) -> Option<u64> {
+    // One look at all of them in the end, instead of a decision about each.
+    let (number, seen) = digits.iter().fold((0, 0), |(number, seen), digit| {
+        let value = VALUES[usize::from(*digit)];
+        (number << 4 | u64::from(value & 15), seen | value)
+    });
+    (seen < 16).then_some(number)
 }
 
 /// Writes the last digits of a number, two for each byte.
 fn write_hex(place: &mut [u8], number: u128) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let bytes = number.to_be_bytes();
     let last = &bytes[bytes.len() - place.len() / 2..];
     for (pair, byte) in place.chunks_exact_mut(2).zip(last) {
