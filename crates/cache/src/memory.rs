@@ -26,15 +26,18 @@ use crate::{Entry, Invalidation, entry::sent, index::Index};
 enum Slot {
     Entry(Arc<Entry>),
     /// The answer depends on these request headers: look again with their values.
-    Varies {
-        names: Arc<[HeaderName]>,
-        /// When the making of the newest answer under this key began.
-        made_at_ms: u64,
-    },
+    Varies(Arc<Varying>),
     /// Answers under this key were not storable: do not make others wait for one.
     Pass {
         until_ms: u64,
     },
+}
+
+/// What the answers under a key vary by.
+struct Varying {
+    names: Box<[HeaderName]>,
+    /// When the making of the newest of them began.
+    made_at_ms: u64,
 }
 
 /// What is known of a request.
@@ -156,14 +159,17 @@ impl Memory {
     /// What is stored for a request. The whole key is compared, so two keys of one hash never
     /// answer for each other.
     pub(crate) fn find(&self, hash: u64, tenant: &str, uri: &str, headers: &HeaderMap, now_ms: u64) -> Found {
-        let look = |slots: &Slots| {
-            let slot = slots.get(&hash)?;
-            if let Slot::Varies { names, .. } = &slot {
-                return slots.get(&self.variant(hash, names, headers));
-            }
-            Some(slot)
+        let first = self.slots.get(&hash);
+        // Most requests end here.
+        if let Some(Slot::Entry(entry)) = first {
+            return if entry.answers(tenant, uri, headers) { Found::Entry(entry) } else { Found::Nothing };
+        }
+        let variant = |slots: &Slots, slot: Option<Slot>| match slot {
+            Some(Slot::Varies(varying)) => slots.get(&self.variant(hash, &varying.names, headers)),
+            slot => slot,
         };
-        match look(&self.slots).or_else(|| look(&self.negative)) {
+        let found = variant(&self.slots, first);
+        match found.or_else(|| variant(&self.negative, self.negative.get(&hash))) {
             Some(Slot::Entry(entry)) if entry.answers(tenant, uri, headers) => Found::Entry(entry),
             Some(Slot::Pass { until_ms }) if now_ms < until_ms => Found::Pass,
             _ => Found::Nothing,
@@ -174,7 +180,7 @@ impl Memory {
     pub(crate) fn newest_ms(&self, hash: u64) -> Option<u64> {
         let newest_ms = |slots: &Slots| match slots.peek(&hash)? {
             Slot::Entry(entry) => Some(entry.made_at_ms),
-            Slot::Varies { made_at_ms, .. } => Some(made_at_ms),
+            Slot::Varies(varying) => Some(varying.made_at_ms),
             Slot::Pass { .. } => None,
         };
         newest_ms(&self.slots).max(newest_ms(&self.negative))
@@ -188,14 +194,14 @@ impl Memory {
             Self::clear(&mut index, other, hash, |_| true);
             self.put(&mut index, hash, entry);
         } else {
-            let names: Arc<[HeaderName]> = entry.vary.iter().map(|(name, _)| name.clone()).collect();
+            let names: Box<[HeaderName]> = entry.vary.iter().map(|(name, _)| name.clone()).collect();
             let variant = self.variant(hash, &names, request_headers);
             // An answer for everybody is replaced; others for other values stay.
             for slots in [own, other] {
-                Self::clear(&mut index, slots, hash, |slot| !matches!(slot, Slot::Varies { .. }));
+                Self::clear(&mut index, slots, hash, |slot| !matches!(slot, Slot::Varies(_)));
             }
             Self::clear(&mut index, other, variant, |_| true);
-            own.insert(hash, Slot::Varies { names, made_at_ms: entry.made_at_ms });
+            own.insert(hash, Slot::Varies(Arc::new(Varying { names, made_at_ms: entry.made_at_ms })));
             self.put(&mut index, variant, entry);
         }
     }
