@@ -11,6 +11,7 @@ mod collector;
 mod fleet;
 mod gateway;
 pub mod markdown;
+pub mod namespace;
 mod prometheus;
 mod redis;
 mod redis_kinds;

@@ -22,7 +22,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use phase6_tests::{Redis, RedisCluster, RedisSentinels, Served, client, until};
+use phase6_tests::{
+    Redis, RedisCluster, RedisSentinels, Served, client,
+    namespace::{self, BlackHole},
+    program, until,
+};
 use rustix::process::Signal;
 use serde_json::json;
 use tokio::{
@@ -46,18 +50,10 @@ const RECOVERY: Duration = Duration::from_secs(2);
 const PROMPT: Duration = Duration::from_millis(500);
 const PATH: &str = "/api/v1/providers/policy";
 
-/// How a relay passes bytes on.
-#[derive(Clone, Copy, Debug, Default)]
-struct Wire {
-    delay: Duration,
-    /// Nothing passes; connections stay open.
-    is_cut: bool,
-}
-
-/// A relay between services and a Redis.
+/// A relay between services and a Redis, which passes bytes on after a while.
 struct Relay {
     port: u16,
-    wire: watch::Sender<Wire>,
+    delay: watch::Sender<Duration>,
     accepting: JoinHandle<()>,
 }
 
@@ -65,18 +61,18 @@ impl Relay {
     async fn start(to: u16) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let wire = watch::Sender::new(Wire::default());
-        let of_wire = wire.clone();
+        let delay = watch::Sender::new(Duration::ZERO);
+        let of_relay = delay.clone();
         let accepting = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let Ok(server) = tokio::net::TcpStream::connect(("127.0.0.1", to)).await else { continue };
                 let (from_client, to_client) = client.into_split();
                 let (from_server, to_server) = server.into_split();
-                tokio::spawn(pass(from_client, to_server, of_wire.subscribe()));
-                tokio::spawn(pass(from_server, to_client, of_wire.subscribe()));
+                tokio::spawn(pass(from_client, to_server, of_relay.subscribe()));
+                tokio::spawn(pass(from_server, to_client, of_relay.subscribe()));
             }
         });
-        Self { port, wire, accepting }
+        Self { port, delay, accepting }
     }
 }
 
@@ -89,11 +85,11 @@ impl Drop for Relay {
 async fn pass(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
-    mut wire: watch::Receiver<Wire>,
+    delay: watch::Receiver<Duration>,
 ) {
     let mut bytes = vec![0; 64 * 1024];
     while let Ok(count @ 1..) = from.read(&mut bytes).await {
-        let Ok(delay) = wire.wait_for(|wire| !wire.is_cut).await.map(|wire| wire.delay) else { return };
+        let delay = *delay.borrow();
         tokio::time::sleep(delay).await;
         if to.write_all(&bytes[..count]).await.is_err() {
             return;
@@ -276,24 +272,30 @@ async fn out_of_memory() {
     chaos("full", false, fault, |redis| redis.say("CONFIG SET maxmemory 0")).await;
 }
 
-async fn chaos_on_the_wire(name: &str, fault: Wire) {
-    let redis = Redis::start(&[]);
-    let relay = Relay::start(redis.port).await;
-    let url = format!("redis://127.0.0.1:{}", relay.port);
-    let set = |wire| {
-        relay.wire.send_replace(wire);
-    };
-    chaos_at(name, (redis, url), false, |_| set(fault), |_| set(Wire::default())).await;
-}
-
+/// Packets to and from Redis are lost: what is connected hangs, and nobody is even refused.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn behind_a_wire_that_loses_everything() {
-    chaos_on_the_wire("black hole", Wire { is_cut: true, ..Wire::default() }).await;
+async fn in_a_black_hole() {
+    if !namespace::is_inside() {
+        // Built here: there is no network inside.
+        program();
+        return tokio::task::block_in_place(|| namespace::run_inside("in_a_black_hole", "black hole"));
+    }
+    let redis = Redis::start(&[]);
+    let hole = BlackHole::at(redis.port);
+    let url = format!("redis://127.0.0.1:{}", redis.port);
+    chaos_at("black hole", (redis, url), false, |_| hole.open(), |_| hole.close()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn behind_a_slow_wire() {
-    chaos_on_the_wire("slow", Wire { delay: Duration::from_millis(100), ..Wire::default() }).await;
+    let redis = Redis::start(&[]);
+    let relay = Relay::start(redis.port).await;
+    let url = format!("redis://127.0.0.1:{}", relay.port);
+    let set = |delay| {
+        relay.delay.send_replace(delay);
+    };
+    let slow = Duration::from_millis(100);
+    chaos_at("slow", (redis, url), false, |_| set(slow), |_| set(Duration::ZERO)).await;
 }
 
 /// The one that was killed in the round before is a replica by now.

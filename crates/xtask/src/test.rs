@@ -6,6 +6,7 @@ use std::{
 };
 
 use crate::{
+    chaos,
     cluster::{self, Cluster},
     collector, demo, e2e,
     run::{cargo, succeed},
@@ -36,6 +37,7 @@ pub(crate) fn run(extent: Extent) -> Result<(), String> {
     let redis = servers::redis()?;
     servers::provide("curl", "curl")?;
     servers::provide("promtool", "prometheus")?;
+    chaos::network()?;
     let collector = collector::build()?;
     let mut tally = Tally::default();
     tally.check("format", cargo(&["fmt", "--all", "--check"]));
