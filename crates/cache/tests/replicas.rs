@@ -458,8 +458,15 @@ async fn a_replica_that_dies_while_it_makes_an_answer_is_not_waited_for_longer_t
 
 #[tokio::test]
 async fn an_answer_that_takes_longer_than_a_duty_lasts_is_made_once_all_the_same() {
-    let (prefix, origin) = (own("long"), Origin::slow(Duration::from_millis(4_500)));
-    let replicas = [Replica::start(&prefix, &origin).await, Replica::start(&prefix, &origin).await];
-    let (one, other) = tokio::join!(replicas[0].get("/long"), replicas[1].get("/long"));
-    assert_eq!((one.0, other.0, origin.calls()), ("1".to_owned(), "1".to_owned(), 1));
+    // A machine that is so busy that Redis seems gone for a moment has each replica make it: this says nothing.
+    for _ in 0..3 {
+        let (prefix, origin) = (own("long"), Origin::slow(Duration::from_millis(4_500)));
+        let replicas = [Replica::start(&prefix, &origin).await, Replica::start(&prefix, &origin).await];
+        let (one, other) = tokio::join!(replicas[0].get("/long"), replicas[1].get("/long"));
+        if replicas.iter().all(|replica| replica.level.stats().errors == 0) {
+            assert_eq!((one.0, other.0, origin.calls()), ("1".to_owned(), "1".to_owned(), 1));
+            return;
+        }
+    }
+    panic!("Redis was never there all the time");
 }

@@ -21,7 +21,7 @@ use crate::{
 /// Longest time that a call takes.
 pub const LIMIT: Duration = Duration::from_millis(25);
 /// How often a server that is gone is asked whether it is back.
-const PROBE_EVERY: Duration = Duration::from_millis(250);
+const PROBE_EVERY: Duration = Duration::from_millis(100);
 /// How long a connection may take; also the limit of a probe.
 pub(crate) const CONNECT_LIMIT: Duration = Duration::from_millis(500);
 /// Longest time that a server holds the answer of a command which waits for something to happen.
