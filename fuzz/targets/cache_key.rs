@@ -32,7 +32,7 @@ const ASK: Ask = Ask {
         tenant: extensions.get::<Tenant>().map_or("", |tenant| &tenant.0),
         authorised: false,
     },
-    label: |_| 0,
+    label: |_| Box::default(),
     set_label: |_, _| {},
 };
 

@@ -89,16 +89,18 @@ fn log(reply: Value) {
         body: Bytes::new(),
         storable: Storable {
             lifetime: None,
+            max_age: None,
+            public: false,
             must_revalidate: false,
             stale_while_revalidate: None,
             stale_if_error: None,
             age: Duration::ZERO,
             vary: vec![],
         },
-        stored_at_ms: 0,
+        made_at_ms: 0,
         jitter: 1.0,
         tags: vec!["red".into()],
-        label: 0,
+        label: Box::default(),
     };
     if let Some((remembered, said)) = fuzzing::forgotten(reply, &entry) {
         assert_eq!(remembered, said, "what was said to be forgotten is, and nothing else");

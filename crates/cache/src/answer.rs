@@ -81,7 +81,7 @@ impl Shared {
         now_ms: u64,
         told: &Told,
     ) -> Response<ResBody> {
-        (self.ask.set_label)(request.extensions(), entry.label);
+        (self.ask.set_label)(request.extensions(), &entry.label);
         // Conditions are about what is there (RFC 9110, section 13.2.1).
         let unchanged = entry.status.is_success()
             && request

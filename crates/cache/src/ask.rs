@@ -20,10 +20,10 @@ pub struct Ask {
     pub terms: fn(&Extensions) -> Option<&Terms>,
     /// Who asks.
     pub client: fn(&Extensions) -> Client<'_>,
-    /// A number that the request has after it was answered, kept with the answer.
-    pub label: fn(&Extensions) -> u16,
-    /// Gives the number again to a request that is answered from the cache.
-    pub set_label: fn(&Extensions, u16),
+    /// What the request is counted as after it was answered, kept with the answer wherever that goes.
+    pub label: fn(&Extensions) -> Box<str>,
+    /// Tells it again of a request that is answered from the cache.
+    pub set_label: fn(&Extensions, &str),
 }
 
 /// What everything that answers a request works with.

@@ -94,8 +94,8 @@ pub struct Entry {
     pub jitter: f64,
     /// Names by which it can be invalidated together with others.
     pub tags: Vec<Box<str>>,
-    /// A number that the layer's user gave to the request, to be given again on a hit.
-    pub label: u16,
+    /// What the request was counted as, to be told again on a hit.
+    pub label: Box<str>,
 }
 
 impl Entry {
@@ -157,7 +157,7 @@ pub(crate) mod tests {
             made_at_ms: 0,
             jitter: 1.0,
             tags: tags.iter().map(|tag| (*tag).into()).collect(),
-            label: 0,
+            label: Box::default(),
         }
     }
 

@@ -293,7 +293,7 @@ mod tests {
             made_at_ms: 0,
             jitter: 1.0,
             tags: tags.iter().map(|tag| (*tag).into()).collect(),
-            label: 0,
+            label: Box::default(),
         })
     }
 

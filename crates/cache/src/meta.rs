@@ -30,6 +30,8 @@ pub(crate) struct Meta {
     tags: Vec<Box<str>>,
     /// The length of its body, if that is packed.
     unpacked: Option<u64>,
+    #[serde(default)]
+    label: Box<str>,
 }
 
 impl Meta {
@@ -59,6 +61,7 @@ impl Meta {
             jitter: entry.jitter,
             tags: entry.tags.clone(),
             unpacked: body.length,
+            label: entry.label.clone(),
         }
     }
 
@@ -94,7 +97,7 @@ impl Meta {
             made_at_ms,
             jitter: self.jitter,
             tags: self.tags,
-            label: 0,
+            label: self.label,
         })
     }
 }

@@ -29,10 +29,10 @@ const ASK: Ask = Ask {
         Some(Caller(tenant)) => Client { tenant, authorised: true },
         None => Client { tenant: "", authorised: false },
     },
-    label: |_| 7,
+    label: |_| "7".into(),
     set_label: |extensions, label| {
         if let Some(seen) = extensions.get::<Arc<AtomicUsize>>() {
-            seen.store(label.into(), Ordering::Relaxed);
+            seen.store(label.parse().unwrap(), Ordering::Relaxed);
         }
     },
 };

@@ -6,7 +6,7 @@ use std::{
     convert::Infallible,
     future::Future,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -40,9 +40,17 @@ const ASK: Ask = Ask {
         let tenant = extensions.get::<Caller>().map_or("", |caller| caller.0);
         Client { tenant, authorised: !tenant.is_empty() }
     },
-    label: |_| 0,
-    set_label: |_, _| {},
+    label: |_| "GET /a".into(),
+    set_label: |extensions, label| {
+        if let Some(Counted(seen)) = extensions.get::<Counted>() {
+            label.clone_into(&mut seen.lock().unwrap());
+        }
+    },
 };
+
+/// A request's extension: what it was counted as when it was answered from the cache.
+#[derive(Clone, Default)]
+struct Counted(Arc<Mutex<String>>);
 
 fn redis(prefix: &str) -> Redis {
     let url = std::env::var("PHASE6_TEST_REDIS")
@@ -94,6 +102,7 @@ struct Replica {
     cache: Cache,
     level: Arc<Remote>,
     origin: Origin,
+    counted: Counted,
 }
 
 impl Replica {
@@ -110,7 +119,7 @@ impl Replica {
     fn over(redis: Redis, origin: &Origin) -> Self {
         let level = Arc::new(Remote::new(redis));
         let cache = Cache::new(Some(Arc::clone(&level) as Arc<dyn Level>));
-        Self { cache, level, origin: origin.clone() }
+        Self { cache, level, origin: origin.clone(), counted: Counted::default() }
     }
 
     async fn get(&self, uri: &str) -> (String, String) {
@@ -150,6 +159,7 @@ impl Replica {
                 Ok::<_, Infallible>(answer)
             }
         });
+        request.extensions_mut().insert(self.counted.clone());
         if !tenant.is_empty() {
             request.extensions_mut().insert(Caller(tenant));
         }
@@ -184,6 +194,7 @@ async fn what_one_replica_fetched_another_one_answers_with_its_age() {
     let (body, status) = second.get("/a").await;
     assert_eq!(body, "1");
     assert!(status.contains("hit") && status.contains("second-level"), "{status}");
+    assert_eq!(*second.counted.0.lock().unwrap(), "GET /a", "although it never made it");
     let (body, status) = second.get("/a").await;
     assert!(body == "1" && !status.contains("second-level"), "from memory now: {status}");
     assert_eq!((origin.calls(), second.cache.stats().promoted), (1, 1));
@@ -385,6 +396,7 @@ async fn without_redis_memory_keeps_answers_for_a_second_and_a_burst_costs_one_c
         cache: Cache::new(Some(Arc::clone(&level) as Arc<dyn Level>)),
         level,
         origin: Origin::default(),
+        counted: Counted::default(),
     };
     let begun = Instant::now();
     for _ in 0..50 {

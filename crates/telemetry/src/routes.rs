@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use foldhash::fast::RandomState;
 use http::Method;
 
 pub(crate) const METHODS: [&str; 8] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "other"];
@@ -30,12 +31,12 @@ impl From<u16> for RouteId {
 /// The routes of a service; the first one stands for requests that match none.
 pub(crate) struct Routes {
     templates: Vec<String>,
-    by_template: HashMap<String, RouteId>,
+    by_template: HashMap<String, RouteId, RandomState>,
 }
 
 impl Routes {
     pub(crate) fn new(templates: impl IntoIterator<Item = String>) -> Self {
-        let mut routes = Self { templates: vec!["unmatched".into()], by_template: HashMap::new() };
+        let mut routes = Self { templates: vec!["unmatched".into()], by_template: HashMap::default() };
         for template in templates {
             let id = RouteId(routes.templates.len() as u16);
             if !routes.by_template.contains_key(&template) {

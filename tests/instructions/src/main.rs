@@ -128,7 +128,7 @@ fn cache_hit(times: u64) {
     const ASK: phase6_cache::Ask = phase6_cache::Ask {
         terms: |_| Some(&TERMS),
         client: |_| Client { tenant: "", authorised: false },
-        label: |_| 0,
+        label: |_| Box::default(),
         set_label: |_, _| {},
     };
     let cache = Cache::with_manual_clock(None, Arc::new(AtomicU64::new(1)));

@@ -32,7 +32,7 @@ const TERMS: Terms = Terms {
 const ASK: Ask = Ask {
     terms: |_| Some(&TERMS),
     client: |_| Client { tenant: "", authorised: false },
-    label: |_| 0,
+    label: |_| Box::default(),
     set_label: |_, _| {},
 };
 

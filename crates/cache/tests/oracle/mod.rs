@@ -32,7 +32,7 @@ const ASK: Ask = Ask {
         Some(who) => Client { tenant: who.tenant, authorised: who.has_credentials },
         None => Client { tenant: "", authorised: true },
     },
-    label: |_| 0,
+    label: |_| Box::default(),
     set_label: |_, _| {},
 };
 

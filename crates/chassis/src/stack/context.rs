@@ -10,7 +10,7 @@ use std::{
 
 use axum::response::Response;
 use http::{Extensions, HeaderName, HeaderValue, Request};
-use phase6_telemetry::{Exchange, RouteId};
+use phase6_telemetry::Exchange;
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
@@ -70,10 +70,14 @@ pub(super) const CACHING: phase6_cache::Ask = phase6_cache::Ask {
         },
         None => phase6_cache::Client { tenant: "", authorised: true },
     },
-    label: |extensions| extensions.get::<Arc<Exchange>>().map_or(0, |exchange| exchange.route().get()),
+    // The route, in words: another replica counts its routes in another order.
+    label: |extensions| match extensions.get::<Arc<Exchange>>() {
+        Some(exchange) => exchange.telemetry().metrics().template(exchange.route()).into(),
+        None => Box::default(),
+    },
     set_label: |extensions, label| {
         if let Some(exchange) = extensions.get::<Arc<Exchange>>() {
-            exchange.set_route(RouteId::from(label));
+            exchange.set_route(exchange.telemetry().metrics().route(label));
         }
     },
 };
