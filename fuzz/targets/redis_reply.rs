@@ -59,7 +59,7 @@ fn stored(reply: Value) {
     let key = Key { tenant: "alice".into(), uri: "/a?b".into() };
     let now_ms = 1_000_000;
     let Some((entry, place)) = fuzzing::looked(reply, &key, now_ms) else { return };
-    assert!(entry.key == key && entry.stored_at_ms <= now_ms);
+    assert!(entry.key == key && entry.made_at_ms <= now_ms);
     let verdict = judge(
         &entry.storable,
         entry.is_negative(),

@@ -1,6 +1,9 @@
 //! Doors for `fuzz/`, there only with `--cfg fuzzing`: what reads Redis' replies, without a Redis.
 
+use std::sync::LazyLock;
+
 use phase6_redis::{FromRedisValue, Value};
+use tokio::runtime::{Builder, Runtime};
 
 use super::{
     history::{History, Place},
@@ -12,13 +15,13 @@ use crate::{Entry, Key};
 /// The answer in a reply of `read.lua`, and where the log was when its making began.
 pub fn looked(reply: Value, key: &Key, now_ms: u64) -> Option<(Entry, u64)> {
     let (bytes, left_ms, _, _) = Told::from_redis_value(reply).ok()?;
-    let (entry, Place(place)) = stored::read(bytes?, key, u64::try_from(left_ms).ok()?, now_ms)?;
+    let (entry, Place(place)) = waited(stored::read(bytes?, key, u64::try_from(left_ms).ok()?, now_ms))?;
     Some((entry, place))
 }
 
 /// An answer as bytes.
 pub fn written(entry: &Entry, place: u64, kept: std::time::Duration) -> Vec<u8> {
-    stored::write(entry, Place(place), kept)
+    waited(stored::write(entry, Place(place), kept))
 }
 
 /// What an answer is called.
@@ -43,4 +46,11 @@ pub fn forgotten(reply: Value, entry: &Entry) -> Option<(bool, bool)> {
         history.push(place, said.forgotten().cloned());
     }
     Some((history.has_forgotten(Place(1), entry), meant))
+}
+
+/// Large bodies are packed and unpacked beside the async threads.
+fn waited<T>(work: impl Future<Output = T>) -> T {
+    static RUNTIME: LazyLock<Runtime> =
+        LazyLock::new(|| Builder::new_current_thread().build().expect("nothing that could be missing"));
+    RUNTIME.block_on(work)
 }
