@@ -128,8 +128,7 @@ async fn script_and_model() -> Result<(), RedisError> {
             .arg(report.ahead_us)
             .arg(report.drained_at);
         let answers: Vec<(u32, u64, u64, u64, u32)> = redis.script(&call).await?;
-        let (at, level): (u64, f64) =
-            redis.command(cmd("HMGET").arg(&key).arg("at").arg("level")).await?;
+        let (at, level): (u64, f64) = redis.command(cmd("HMGET").arg(&key).arg("at").arg("level")).await?;
         let grant = model.report(&limit, &report, at.saturating_add_signed(-behind_us));
         let (tokens, first_in_us, retry_in_us, again_in_us, left) = answers[0];
         assert_eq!(

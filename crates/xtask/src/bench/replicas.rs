@@ -14,7 +14,7 @@ pub(super) fn run(effort: Effort) -> Result<Vec<Row>, String> {
     let [within, double, skewed, flood] =
         ["within", "double", "skewed", "flood"].map(|case| limits.case(case));
     let [hit, stampede, forgetting] = ["hit", "stampede", "forgetting"].map(|case| cache.case(case));
-    let trips = |case: &Case| format!("{:.4} calls to Redis for a decision", case.figure("trips"));
+    let trips = |case: &Case<'_>| format!("{:.4} calls to Redis for a decision", case.figure("trips"));
     Ok(vec![
         Row {
             what: "Ten replicas share a limit, 50 times the demand",
