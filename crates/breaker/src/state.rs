@@ -257,7 +257,9 @@ impl State {
 
     /// What the clock has gone forward. A step back is no time: what ends at a moment would end later by as much.
     fn time(&mut self, now_ns: u64) -> u64 {
-        self.stepped_back_ns += self.clock_ns.saturating_sub(now_ns);
+        if now_ns < self.clock_ns {
+            self.stepped_back_ns += self.clock_ns - now_ns;
+        }
         self.clock_ns = now_ns;
         now_ns + self.stepped_back_ns
     }
