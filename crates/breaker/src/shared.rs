@@ -62,7 +62,7 @@ impl Backend for Memory {
 
     fn phase(&self, settings: &Settings) -> (Phase, bool) {
         let now = self.now_ns();
-        let state = self.state.lock();
+        let mut state = self.state.lock();
         (state.phase(settings, now), state.throttled_for(now).is_some())
     }
 }

@@ -6,7 +6,8 @@
 //! * `cluster`: a real Kubernetes to test on.
 //! * `e2e`, `prove`: the product on that cluster.
 //! * `chaos`: services under load while all kinds of things happen to their Redis.
-//! * `simulate`: limits in many worlds and the cache through many sequences, each of which a seed gives again.
+//! * `simulate`: limits and breakers in many worlds and the cache through many sequences, each of which a seed gives
+//!   again.
 //! * `fuzz`: what reads strangers' bytes, under any bytes.
 //! * `instructions`: what a call of each core costs, held against what was accepted.
 //! * `mutants`: the cores, changed in one place at a time, held against their tests.
@@ -47,11 +48,12 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   prove  the same at its full count, which takes longer
   chaos [--rounds N]
          services under load while their Redis is killed, frozen, emptied, slow...; 50 rounds of each
-  simulate [limits|cache] [--seeds N] [--from SEED]
+  simulate [limits|breaker|cache] [--seeds N] [--from SEED]
          limits in many worlds: replicas that start, die and are cut off, a network that loses, clocks that
-         step; 10,000 worlds. The cache through many sequences of requests, each answer held against a model
-         of RFC 9111; 1,000,000 sequences. What breaks a rule is printed with its seed, and --seeds 1 with
-         the part's name replays it
+         step; 10,000 worlds. A breaker in many more, under callers whose answers come late or never, edits
+         and a clock that jumps, held against its model; 100,000. The cache through many sequences of
+         requests, each answer held against a model of RFC 9111; 1,000,000 sequences. What breaks a rule is
+         printed with its seed, and --seeds 1 with the part's name replays it
   fuzz [--seconds N] [TARGET...]
          what reads strangers' bytes, under any bytes; 60 seconds each. An input that fails is named
   instructions [--accept]
@@ -80,10 +82,13 @@ fn main() -> ExitCode {
             Err(_) => Err(format!("--rounds {rounds}: accepted is a whole number")),
         },
         ["simulate", "limits", options @ ..] => seeds(options).and_then(simulate::limits),
+        ["simulate", "breaker", options @ ..] => seeds(options).and_then(simulate::breaker),
         ["simulate", "cache", options @ ..] => seeds(options).and_then(simulate::cache),
-        ["simulate", options @ ..] => {
-            seeds(options).and_then(|seeds| simulate::limits(seeds).and_then(|()| simulate::cache(seeds)))
-        }
+        ["simulate", options @ ..] => seeds(options).and_then(|seeds| {
+            simulate::limits(seeds)?;
+            simulate::breaker(seeds)?;
+            simulate::cache(seeds)
+        }),
         ["fuzz", options @ ..] => fuzz::run(options),
         ["instructions"] => instructions::run(instructions::Purpose::Judge),
         ["instructions", "--accept"] => instructions::run(instructions::Purpose::Accept),

@@ -1,5 +1,5 @@
-//! `cargo xtask simulate`: limits in many worlds and the cache through many sequences, each of which a seed gives
-//! again.
+//! `cargo xtask simulate`: limits and breakers in many worlds and the cache through many sequences, each of which a
+//! seed gives again.
 //!
 //! The tests are those that `cargo test` runs for fewer seeds.
 
@@ -9,6 +9,8 @@ use crate::run::{cargo, succeed};
 
 /// Worlds of a long run.
 const WORLDS: u64 = 10_000;
+/// Worlds of callers whose breaker is held against its model.
+const CALLERS: u64 = 100_000;
 /// Sequences of requests that the cache is held against its model for.
 const SEQUENCES: u64 = 1_000_000;
 
@@ -34,6 +36,12 @@ impl Seeds {
 pub(crate) fn limits(seeds: Seeds) -> Result<(), String> {
     let tests = ["test", "--locked", "--package", "phase6-ratelimit", "--test", "replicas", "in_every_world"];
     succeed(&mut seeds.of(cargo(&tests), WORLDS))
+}
+
+/// Callers of a peer behind a breaker.
+pub(crate) fn breaker(seeds: Seeds) -> Result<(), String> {
+    let tests = ["test", "--locked", "--package", "phase6-breaker", "--test", "callers", "in_every_world"];
+    succeed(&mut seeds.of(cargo(&tests), CALLERS))
 }
 
 /// Sequences of requests to the cache.
