@@ -255,7 +255,8 @@ impl State {
         (now_ns < self.throttled_until_ns).then(|| Duration::from_nanos(self.throttled_until_ns - now_ns))
     }
 
-    /// What the clock has gone forward. A step back is no time: what ends at a moment would end later by as much.
+    /// What the clock has gone forward. A step back is no time, or what waits for a moment would wait that much
+    /// longer.
     fn time(&mut self, now_ns: u64) -> u64 {
         if now_ns < self.clock_ns {
             self.stepped_back_ns += self.clock_ns - now_ns;

@@ -80,7 +80,7 @@ pub fn simulate(seed: u64, tells: bool) -> Sum {
         simulation.check();
     }
     simulation.finish();
-    simulation.sum
+    std::mem::take(&mut simulation.sum)
 }
 
 impl Simulation {
@@ -145,11 +145,11 @@ impl Simulation {
         let answer = self.breaker.admit();
         let expected = self.model.admit(call, &self.rules);
         self.tell(format_args!("call {call}: {:?}", answer.as_ref().err()));
-        assert_eq!(answer.as_ref().err().copied(), expected, "call {call}, {self}");
-        assert_eq!(would_admit, answer.is_ok(), "what it said that it would do, {self}");
+        assert_eq!(answer.as_ref().err().copied(), expected, "call {call}");
+        assert_eq!(would_admit, answer.is_ok(), "what it said that it would do");
         // What follows from the model too, said by the breaker's own words alone.
-        assert!(answer.is_ok() || before.status != "closed" || before.throttled, "closed refuses, {self}");
-        assert!(answer.is_err() || before.status != "open", "open admits, {self}");
+        assert!(answer.is_ok() || before.status != "closed" || before.throttled, "closed refuses");
+        assert!(answer.is_err() || before.status != "open", "open admits");
         match answer {
             Ok(permit) => {
                 self.sum.admitted += 1;
@@ -158,7 +158,7 @@ impl Simulation {
                     self.sum.probes += 1;
                     self.probes.push(call);
                     let (probes, most) = (self.probes.len() as u64, self.rules.probes);
-                    assert!(probes <= most, "{probes} of {most} probes at once, {self}");
+                    assert!(probes <= most, "{probes} of {most} probes at once");
                 }
             }
             Err(_) => self.sum.refused += 1,
@@ -236,11 +236,11 @@ impl Simulation {
         let crowd = self.rules.probes + CROWD;
         let may = if self.status == "closed" { crowd } else { self.rules.probes - self.model.succeeded() };
         (0..crowd).for_each(|_| self.ask());
-        assert_eq!(self.under_way.len() as u64, may, "calls at once after all, {self}");
+        assert_eq!(self.under_way.len() as u64, may, "calls at once after all");
         while !self.under_way.is_empty() {
             self.end(0, Outcome::Success);
         }
-        assert_eq!(self.status, "closed", "{self}");
+        assert_eq!(self.status, "closed", "every probe succeeded");
     }
 
     /// The breaker shows what its model does.
@@ -250,9 +250,9 @@ impl Simulation {
         assert_eq!(
             (shown.status, shown.throttled, shown.call_count, shown.failure_count, shown.rejected_count),
             (model.status(&self.rules), model.is_throttled(), model.calls, model.failures, model.rejected),
-            "{self}"
+            "status, throttled, calls, failures, rejected"
         );
-        assert_eq!(shown.last_failure_time.is_some(), shown.failure_count > 0, "{self}");
+        assert_eq!(shown.last_failure_time.is_some(), shown.failure_count > 0);
         if shown.status != "half-open" {
             self.probes.clear();
         }
@@ -284,9 +284,14 @@ impl Simulation {
     }
 }
 
-/// Where it is, for whoever replays it.
-impl std::fmt::Display for Simulation {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(formatter, "seed {}, step {}, {:?}", self.seed, self.sum.steps, self.rules)
+/// Tells where it ended before its time, for whoever replays it, be it that the breaker itself panicked.
+impl Drop for Simulation {
+    #[allow(clippy::print_stderr, reason = "a seed that nobody sees cannot be replayed")]
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("seed {}, step {}, {:?}", self.seed, self.sum.steps, self.rules);
+            // Told to a breaker that panics, the end of these calls would end the process, and the seed be lost.
+            self.under_way.drain(..).for_each(std::mem::forget);
+        }
     }
 }
