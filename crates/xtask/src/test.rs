@@ -41,8 +41,10 @@ pub(crate) fn run(extent: Extent) -> Result<(), String> {
     let collector = collector::build()?;
     let mut tally = Tally::default();
     tally.check("format", cargo(&["fmt", "--all", "--check"]));
-    // A workspace of its own.
-    tally.check("format of fuzz", cargo(&["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"]));
+    // Workspaces of their own.
+    for manifest in ["fuzz/Cargo.toml", "tests/peers/Cargo.toml"] {
+        tally.check(manifest, cargo(&["fmt", "--manifest-path", manifest, "--check"]));
+    }
     tally.check(
         "lints",
         cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--quiet", "--", "-D", "warnings"]),
