@@ -151,8 +151,14 @@ fn counted(telemetry: &Arc<Telemetry>, traffic: &Arc<Traffic>) -> impl FnMut() +
     let mut now_ns = 1_000_000_000;
     move || {
         now_ns += 10_000;
-        telemetry.metrics().begin();
-        telemetry.metrics().end(black_box(route), &Method::GET, StatusCode::OK, black_box(took), None);
+        telemetry.metrics().requests().begin();
+        telemetry.metrics().requests().end(
+            black_box(route),
+            &Method::GET,
+            StatusCode::OK,
+            black_box(took),
+            None,
+        );
         traffic.record(took, false, now_ns);
     }
 }

@@ -33,6 +33,7 @@ pub use layer::{Ask, TelemetryLayer, Traced, TracedFuture};
 pub use metrics::{EndpointFigures, Metrics};
 pub use openmetrics::CONTENT_TYPE as OPENMETRICS;
 pub use record::{Exchange, OutgoingCall, Telemetry, TracerSnapshot};
+pub use requests::Requests;
 pub use routes::RouteId;
 pub use sample::{Pace, Sampler};
 pub use scrape::{SeriesKind, Values};

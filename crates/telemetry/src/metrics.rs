@@ -3,14 +3,13 @@
 //! [`Metrics`] is the registry: the series of requests ([`crate::requests`]) and those that other parts of
 //! the service add. Label values come from closed sets.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use http::{Method, StatusCode};
 use prometheus::{Encoder, Registry, TextEncoder};
 use serde::Serialize;
 
 use crate::{
-    RouteId, TraceId, openmetrics,
+    RouteId, openmetrics,
     requests::{CLASSES, DURATION, RequestSeries, Requests},
     scrape::{Family, SeriesKind, Values},
 };
@@ -84,26 +83,9 @@ impl Metrics {
         self.requests.routes().template(route)
     }
 
-    /// Counts a request that begins.
-    pub fn begin(&self) {
-        self.requests.begin();
-    }
-
-    /// Counts that a request that began will not be answered.
-    pub fn abandon(&self) {
-        self.requests.abandon();
-    }
-
-    /// Counts an answered request. `sampled` is its trace, if that can be looked at.
-    pub fn end(
-        &self,
-        route: RouteId,
-        method: &Method,
-        status: StatusCode,
-        took: Duration,
-        sampled: Option<TraceId>,
-    ) {
-        self.requests.end(route, method, status, took, sampled);
+    /// The counts of requests.
+    pub fn requests(&self) -> &Requests {
+        &self.requests
     }
 
     /// The endpoints that were asked most, busiest first.
@@ -160,7 +142,12 @@ impl Metrics {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use http::{Method, StatusCode};
+
     use super::*;
+    use crate::TraceId;
 
     fn metrics() -> Metrics {
         let metrics = Metrics::new("budget");
@@ -169,9 +156,9 @@ mod tests {
     }
 
     fn end(metrics: &Metrics, template: &str, status: u16) {
-        metrics.begin();
+        metrics.requests().begin();
         let status = StatusCode::from_u16(status).unwrap();
-        metrics.end(
+        metrics.requests().end(
             metrics.route(template),
             &Method::GET,
             status,

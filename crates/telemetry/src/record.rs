@@ -144,7 +144,7 @@ impl Telemetry {
         if context.sampled {
             telemetry.active.fetch_add(1, Ordering::Relaxed);
         }
-        telemetry.metrics.begin();
+        telemetry.metrics.requests().begin();
         Arc::new(Exchange {
             telemetry: Arc::clone(telemetry),
             running: Running { context, parent: parent.map(|parent| parent.span_id), started },
@@ -257,7 +257,7 @@ impl Exchange {
         let took = now.duration_since(self.running.started);
         let failed = status.is_server_error();
         let sampled = self.context().sampled.then_some(self.context().trace_id);
-        telemetry.metrics.end(self.route(), &self.method, status, took, sampled);
+        telemetry.metrics.requests().end(self.route(), &self.method, status, took, sampled);
         telemetry.traffic.record(took, failed, now.duration_since(telemetry.epoch).as_nanos() as u64);
         let kept = if self.context().sampled {
             telemetry.active.fetch_sub(1, Ordering::Relaxed);
@@ -299,7 +299,7 @@ impl Drop for Exchange {
     /// A request whose client went away before the answer is no longer in flight.
     fn drop(&mut self) {
         if !*self.ended.get_mut() {
-            self.telemetry.metrics.abandon();
+            self.telemetry.metrics.requests().abandon();
             if self.context().sampled {
                 self.telemetry.active.fetch_sub(1, Ordering::Relaxed);
                 // What was done for it must not hang in the trace without its reason.

@@ -44,7 +44,7 @@ const IN_FLIGHT: &str = "phase6_http_requests_in_flight";
 
 /// What is known of the requests of one service.
 #[derive(Default)]
-pub(crate) struct Requests {
+pub struct Requests {
     routes: OnceLock<Routes>,
     parts: Parts<Part>,
     /// Of each pair of route and method that had a sampled request.
@@ -105,17 +105,17 @@ impl Requests {
     }
 
     /// A request begins.
-    pub(crate) fn begin(&self) {
+    pub fn begin(&self) {
         self.parts.mine().begun.add(1);
     }
 
     /// It will never be answered.
-    pub(crate) fn abandon(&self) {
+    pub fn abandon(&self) {
         self.parts.mine().ended.add(1);
     }
 
     /// It was answered. `sampled` is its trace, if that can be looked at.
-    pub(crate) fn end(
+    pub fn end(
         &self,
         route: RouteId,
         method: &Method,
