@@ -1,10 +1,10 @@
 -- Takes reports on buckets, and grants. This is `escrow.rs`, which explains it, for Redis.
 --
 -- KEYS: one hash for each bucket. ARGV: the lease in microseconds, then for each bucket capacity, rate,
--- holder, number, used, heard, held, needed, wanted, wanted ahead, how far in microseconds, and drained at.
+-- holder, number, used, heard, held, needed, wanted, wanted ahead, and how far in microseconds.
 -- Returns for each bucket: tokens, first in, retry in, again in, left.
 --
--- A hash holds `level`, `at`, and for each replica `=HOLDER` with held, used, number and the lease's end.
+-- A hash holds `level`, `at`, `rate`, and for each replica `=HOLDER` with held, used, number and the lease's end.
 
 local EPSILON = 1e-6
 local GIVEN_BACK = 1000000
@@ -14,23 +14,30 @@ local lease = tonumber(ARGV[1])
 local answers = {}
 
 for i, key in ipairs(KEYS) do
-  local first = 2 + (i - 1) * 12
+  local first = 2 + (i - 1) * 11
   local capacity, rate = tonumber(ARGV[first]), tonumber(ARGV[first + 1])
   local holder, number = '=' .. ARGV[first + 2], tonumber(ARGV[first + 3])
   local used, heard = tonumber(ARGV[first + 4]), tonumber(ARGV[first + 5])
   local held, needed = tonumber(ARGV[first + 6]), tonumber(ARGV[first + 7])
   local wanted, wanted_ahead = tonumber(ARGV[first + 8]), tonumber(ARGV[first + 9])
-  local reach, drain = tonumber(ARGV[first + 10]), math.max(rate, tonumber(ARGV[first + 11]))
+  local reach = tonumber(ARGV[first + 10])
 
   local fields = redis.call('HGETALL', key)
-  local level, at = 0, 0
+  local level, at, in_force = 0, 0, 0
   for f = 1, #fields, 2 do
     if fields[f] == 'level' then
       level = tonumber(fields[f + 1])
     elseif fields[f] == 'at' then
       at = tonumber(fields[f + 1])
+    elseif fields[f] == 'rate' then
+      in_force = tonumber(fields[f + 1])
     end
   end
+  -- One that asks for nothing may not know the limit in force.
+  if wanted == 0 and wanted_ahead == 0 and in_force > 0 then
+    rate = in_force
+  end
+  local drain = math.max(rate, in_force)
   -- A clock that stepped back goes on from where it is.
   local now = clock
   at = math.min(at, now)
@@ -115,7 +122,8 @@ for i, key in ipairs(KEYS) do
       redis.call('HDEL', key, holder)
     end
   end
-  redis.call('HSET', key, 'level', string.format('%.17g', level), 'at', string.format('%d', now))
+  redis.call('HSET', key, 'level', string.format('%.17g', level), 'at', string.format('%d', now),
+    'rate', string.format('%.17g', rate))
   redis.call('PEXPIRE', key, math.ceil(level / rate * 1000 + lease / 1000) + 1000)
   answers[#answers + 1] = { tokens, first_in, retry_in, again_in, left }
 end

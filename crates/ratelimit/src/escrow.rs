@@ -31,6 +31,8 @@ const EPSILON: f64 = 1e-6;
 pub struct Escrow {
     level: f64,
     at_us: u64,
+    /// The rate of the limit under which tokens were asked for last.
+    rate: f64,
     leases: BTreeMap<u64, Lease>,
 }
 
@@ -63,9 +65,14 @@ pub struct Report {
     pub ahead: u32,
     /// How far ahead that may reach, in microseconds.
     pub ahead_us: u64,
-    /// The largest rate that was in force since its last report, in tokens per second: what was used under
-    /// another limit has drained at that one's rate.
-    pub drained_at: f64,
+}
+
+impl Report {
+    /// Whether it asks for tokens. One that does comes of a request, and so with the limit in force; another
+    /// one may come of a replica that has not looked at its limit for long.
+    fn asks(&self) -> bool {
+        self.wanted > 0 || self.ahead > 0
+    }
 }
 
 /// The answer.
@@ -104,11 +111,17 @@ impl Grant {
 impl Escrow {
     /// Takes a report at `now_us`, and grants.
     ///
+    /// What was used before an edit drains at the faster of both rates, so that a raise acts at once and a cut
+    /// does not make a large bucket drain for hours; what is used after it, at the new one.
+    ///
     /// A clock that steps back, as after a failover to a server whose clock is behind, goes on from where it
     /// is: what has drained has drained, and nothing waits until that clock has caught up.
     pub fn report(&mut self, limit: &Limit, report: &Report, now_us: u64) -> Grant {
-        let (capacity, rate) = (limit.capacity(), limit.refill_per_second());
-        let drain = rate.max(report.drained_at);
+        let capacity = limit.capacity();
+        // A bucket that nobody has asked has no rate yet.
+        let rate = if report.asks() || self.rate <= 0.0 { limit.refill_per_second() } else { self.rate };
+        let drain = rate.max(self.rate);
+        self.rate = rate;
         self.at_us = self.at_us.min(now_us);
         for lease in self.leases.values_mut() {
             lease.until_us = lease.until_us.min(now_us + LEASE_US);
@@ -210,18 +223,7 @@ mod tests {
 
     /// The first report of a replica that needs and holds nothing.
     fn from(holder: u64) -> Report {
-        Report {
-            holder,
-            number: 1,
-            used: 0,
-            heard: 0,
-            held: 0,
-            needed: 0,
-            wanted: 0,
-            ahead: 0,
-            ahead_us: 0,
-            drained_at: 0.0,
-        }
+        Report { holder, number: 1, used: 0, heard: 0, held: 0, needed: 0, wanted: 0, ahead: 0, ahead_us: 0 }
     }
 
     #[test]
@@ -286,6 +288,27 @@ mod tests {
             let again = bucket.report(&limit, &Report { number: 2, wanted: 1, needed: 1, ..from(3) }, then);
             assert_eq!(again.tokens, 1, "after {} us", refused.retry_in_us);
         }
+    }
+
+    #[test]
+    fn after_a_cut_nothing_drains_at_the_rate_before_it() {
+        let (mut bucket, fast, slow) = (Escrow::default(), Limit::new(100, 1_000.0), Limit::new(10, 0.001));
+        let asks = |holder, number| Report { number, wanted: 9, needed: 9, ..from(holder) };
+        bucket.report(&fast, &asks(1, 1), SECOND);
+        bucket.report(&fast, &Report { wanted: 5, ..from(2) }, SECOND);
+        assert_eq!(
+            bucket.report(&slow, &asks(1, 2), 2 * SECOND).tokens,
+            5,
+            "what was used before has drained"
+        );
+        // One that has had no request since the edit gives back what it held.
+        bucket.report(&fast, &Report { number: 2, ..from(2) }, 3 * SECOND);
+        assert_eq!(
+            bucket.report(&slow, &asks(3, 1), 4 * SECOND).tokens,
+            5,
+            "and what was given back is there"
+        );
+        assert_eq!(bucket.report(&slow, &asks(1, 3), 5 * SECOND).tokens, 0, "and that is all");
     }
 
     #[test]

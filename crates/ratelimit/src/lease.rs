@@ -21,6 +21,8 @@ use crate::{
 const MARGIN_NS: u64 = 500_000_000;
 /// What nobody has spent for so long is given back.
 const IDLE_NS: u64 = 1_000_000_000;
+/// For a key that nobody has asked about for so long nothing more is asked for.
+const PAUSE_NS: u64 = 100_000_000;
 /// What nobody has asked for so long is forgotten.
 const OVER_NS: u64 = 10_000_000_000;
 /// How far ahead tokens are reserved where there are none.
@@ -52,8 +54,6 @@ pub struct Lease {
     demand: f64,
     seen_ns: u64,
     reports: u64,
-    /// The largest rate since the last report.
-    drained_at: f64,
     asking: Option<Asking>,
     /// The share of this replica while the shared state is gone, and when nothing of it is used any more. It
     /// outlives the outage: another one that follows does not give it again.
@@ -103,7 +103,6 @@ impl Lease {
             demand: 0.0,
             seen_ns: 0,
             reports: 0,
-            drained_at: 0.0,
             asking: None,
             alone: Bucket::default(),
             alone_until_ns: 0,
@@ -187,9 +186,12 @@ impl Lease {
         }
         let replicas = f64::from(replicas.max(1));
         let capacity = self.limit.capacity();
-        let is_quiet = needed == 0 && now_ns.saturating_sub(self.seen_ns) > IDLE_NS;
-        let (wanted, ahead) = if is_quiet {
+        let quiet_ns = if needed == 0 { now_ns.saturating_sub(self.seen_ns) } else { 0 };
+        if quiet_ns > IDLE_NS {
             self.held = 0;
+        }
+        // Where no request has brought the limit in force along, nothing is asked for under it.
+        let (wanted, ahead) = if quiet_ns > PAUSE_NS {
             (0, 0)
         } else if capacity < SMALL * replicas {
             (needed, 0)
@@ -219,7 +221,6 @@ impl Lease {
             wanted,
             ahead,
             ahead_us: AHEAD_US,
-            drained_at: std::mem::take(&mut self.drained_at),
         })
     }
 
@@ -243,9 +244,9 @@ impl Lease {
         }
         self.left = grant.left;
         self.ends_ns = asked.left_ns + LEASE_US * 1000 - MARGIN_NS;
+        // What is held now, and no more, counts there as held.
+        self.granted = self.held;
         if asked.only_tells {
-            // What is held now, and no more, counts there as held.
-            self.granted = self.held;
             return 0;
         }
         self.is_alone = false;
@@ -299,7 +300,6 @@ impl Lease {
     /// Drops what belongs to another limit or to a lease that has ended.
     fn keep_up(&mut self, limit: &Limit, now_ns: u64, rename: impl FnOnce() -> u64) {
         if *limit != self.limit {
-            self.drained_at = self.drained_at.max(self.limit.refill_per_second());
             self.limit = *limit;
             self.held = 0;
             self.none_until_ns = 0;
@@ -335,6 +335,27 @@ mod tests {
             Step::Ask => false,
         };
         (0..1_000).filter(decided).count() as u32
+    }
+
+    /// Its limit may have been edited since: whoever asks next brings the new one along.
+    #[test]
+    fn of_a_key_that_nobody_asks_about_what_is_held_is_renewed_and_no_more_is_asked_for() {
+        let limit = Limit::new(1_000, 10.0);
+        let mut lease = Lease::new(limit, 1);
+        assert_eq!(spends(&mut lease, &limit, SECOND), 0);
+        lease.report(1, 3, SECOND);
+        let tokens = lease.asking.unwrap().wanted;
+        lease.granted(&Grant { tokens, ..Grant::default() }, SECOND);
+        let wanted = |lease: &mut Lease, now| lease.report(0, 3, now).map(|told| (told.held, told.wanted));
+        assert!(tokens > 20);
+        assert_eq!(
+            wanted(&mut lease.clone(), SECOND + SECOND / 20),
+            Some((tokens - 1, tokens)),
+            "just asked"
+        );
+        assert_eq!(wanted(&mut lease, SECOND + SECOND / 2), Some((tokens - 1, 0)), "a while ago");
+        lease.granted(&Grant::default(), SECOND + SECOND / 2);
+        assert_eq!(spends(&mut lease, &limit, SECOND + SECOND / 2), tokens - 1, "what is held may be spent");
     }
 
     /// Found by `cargo xtask fuzz redis_reply`: a broken answer was spent, whatever it said.

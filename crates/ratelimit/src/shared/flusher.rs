@@ -105,8 +105,7 @@ impl Inner {
                 .arg(report.needed)
                 .arg(report.wanted)
                 .arg(report.ahead)
-                .arg(report.ahead_us)
-                .arg(report.drained_at);
+                .arg(report.ahead_us);
         }
         self.calls.fetch_add(1, Ordering::Relaxed);
         let answer = self.redis.script::<Vec<Told>>(&call).await;

@@ -16,6 +16,8 @@ pub use world::{Cut, World};
 const MS: u64 = 1_000_000;
 /// When worlds begin, in nanoseconds.
 const START: u64 = 1_000 * MS;
+/// So long after an edit nothing that was sent before it is on its way any more.
+const SETTLED: u64 = 400 * MS;
 
 /// One replica.
 struct Replica {
@@ -23,6 +25,8 @@ struct Replica {
     life: u64,
     lease: Lease,
     contact: Contact,
+    /// The edit whose limit its last request was decided under.
+    edit: Edit,
     /// It is cut off from then on, for so long, and again after so long, in nanoseconds.
     cut: Option<(u64, u64, u64)>,
 }
@@ -35,11 +39,19 @@ impl Replica {
     }
 }
 
+/// A limit, and which edit brought it.
+#[derive(Clone, Copy)]
+struct Edit {
+    number: u64,
+    at: u64,
+    limit: Limit,
+}
+
 /// Nobody's life: the answer to what came late is heard by nobody.
 const NOBODY: u64 = u64::MAX;
 
 enum Message {
-    Report(usize, u64, Report, Limit),
+    Report(usize, u64, Report, Edit),
     Answer(usize, u64, Grant),
     Lost(usize, u64),
 }
@@ -77,7 +89,7 @@ struct Simulation<'a> {
     world: &'a World,
     numbers: Numbers,
     names: u64,
-    limit: Limit,
+    edit: Edit,
     share: Limit,
     shared: Escrow,
     /// What the clock of the shared state shows beside that of the world, in microseconds.
@@ -86,6 +98,8 @@ struct Simulation<'a> {
     /// Messages on their way, and when they arrive.
     network: Vec<(u64, Message)>,
     judge: Judge,
+    /// The same of what was admitted since the last edit, once all that was on its way has arrived.
+    since_edit: Judge,
     outcome: Outcome,
 }
 
@@ -103,6 +117,8 @@ pub fn simulate(world: &World) -> Outcome {
         outcome.history =
             outcome.history.rotate_left(7) ^ level.to_bits() ^ simulation.shared.level().to_bits();
         assert!(level <= most + 1e-3, "{level} in a bucket of {most} after {tick} ms: {world:?}");
+        let Judge { level, most, .. } = simulation.since_edit;
+        assert!(level <= most + 1e-3, "{level} of {most} since the edit, after {tick} ms: {world:?}");
     }
     simulation.outcome
 }
@@ -111,6 +127,7 @@ impl<'a> Simulation<'a> {
     fn new(world: &'a World) -> Self {
         let mut numbers = Numbers(world.seed);
         let limit = Limit::new(world.capacity, world.rate);
+        let edit = Edit { number: 0, at: 0, limit };
         let of = f64::from(world.replicas);
         let share = Limit::new((world.capacity / i64::from(world.replicas)).max(1), world.rate / of);
         let replicas: Vec<Replica> = (0..world.replicas)
@@ -118,6 +135,7 @@ impl<'a> Simulation<'a> {
                 life: 0,
                 lease: Lease::new(limit, u64::from(i)),
                 contact: Contact::default(),
+                edit,
                 cut: world.cut.filter(|cut| numbers.below(100) < cut.percent).map(|cut| {
                     let length = cut.for_ms + if i > 0 { cut.noticed_ms } else { 0 };
                     let period = cut.for_ms + cut.noticed_ms + cut.again_ms;
@@ -149,12 +167,13 @@ impl<'a> Simulation<'a> {
             world,
             numbers,
             names: u64::from(world.replicas),
-            limit,
+            edit,
             share,
             shared: Escrow::default(),
             ahead_us: 3_600_000_000,
             replicas,
             network: Vec::new(),
+            since_edit: Judge { ..judge },
             judge,
             outcome: Outcome::default(),
         }
@@ -165,13 +184,16 @@ impl<'a> Simulation<'a> {
         let Self { world, numbers, .. } = self;
         if numbers.below(1_000) < world.edits {
             let capacity = 1 + numbers.below(2 * world.capacity as u64) as i64;
-            self.limit = Limit::new(capacity, world.rate * (1 + numbers.below(3)) as f64 / 2.0);
-            self.judge.most = self.judge.most.max(self.limit.capacity());
+            let rate = world.rate * [0.002, 0.5, 1.0, 1.5][numbers.below(4) as usize];
+            let (number, at) = (self.edit.number + 1, START + tick * MS);
+            self.edit = Edit { number, at, limit: Limit::new(capacity, rate) };
+            self.judge.most = self.judge.most.max(self.edit.limit.capacity());
+            self.since_edit = Judge { level: 0.0, at, most: self.edit.limit.capacity(), rate };
         }
         if numbers.below(1_000) < world.crashes {
             let victim = &mut self.replicas[numbers.below(u64::from(world.replicas)) as usize];
             self.names += 1;
-            (victim.life, victim.lease) = (victim.life + 1, Lease::new(self.limit, self.names));
+            (victim.life, victim.lease) = (victim.life + 1, Lease::new(self.edit.limit, self.names));
         }
         if numbers.below(10_000) < world.steps {
             self.ahead_us = self.ahead_us.saturating_sub(numbers.below(60_000) * 1_000);
@@ -189,12 +211,12 @@ impl<'a> Simulation<'a> {
         self.outcome.steps += arrived.len() as u64;
         for (_, message) in arrived {
             match message {
-                Message::Report(replica, life, report, limit) => {
-                    let grant = self.shared.report(&limit, &report, now / 1_000 + self.ahead_us);
+                Message::Report(replica, life, report, edit) => {
+                    let grant = self.shared.report(&edit.limit, &report, now / 1_000 + self.ahead_us);
                     self.outcome.calls += 1;
                     // A request that waits is decided about here, whenever it hears of it.
                     for _ in 0..grant.served(report.needed) {
-                        self.judge.admitted(now);
+                        self.admits(edit.number, now);
                     }
                     let due = now + (1 + self.numbers.below(self.world.delay_ms)) * MS;
                     let lost =
@@ -240,12 +262,14 @@ impl<'a> Simulation<'a> {
 
     fn request(&mut self, chosen: usize, now: u64) {
         self.outcome.steps += 1;
+        let edit = self.edit;
         let replica = &mut self.replicas[chosen];
+        replica.edit = edit;
         let name = || {
             self.names += 1;
             self.names
         };
-        let decision = match replica.lease.decide(&self.limit, now, name) {
+        let decision = match replica.lease.decide(&edit.limit, now, name) {
             Step::Decided(decision) => decision,
             Step::Ask if replica.contact.is_alone(now) => replica.lease.decide_alone(&self.share, now),
             // One waits for the answer; others that come meanwhile come again later.
@@ -259,9 +283,17 @@ impl<'a> Simulation<'a> {
         match decision {
             Decision::Admit { .. } => {
                 self.outcome.admitted += 1;
-                self.judge.admitted(now);
+                self.admits(edit.number, now);
             }
             Decision::Refuse { .. } => self.outcome.refused += 1,
+        }
+    }
+
+    /// One more is admitted, under the limit of that edit.
+    fn admits(&mut self, edit: u64, now: u64) {
+        self.judge.admitted(now);
+        if edit == self.edit.number && now >= self.edit.at + SETTLED * u64::from(edit > 0) {
+            self.since_edit.admitted(now);
         }
     }
 
@@ -300,12 +332,12 @@ impl<'a> Simulation<'a> {
             self.network.push(lost);
         } else if numbers.below(100) >= self.world.lost {
             let due = now + (1 + numbers.below(self.world.delay_ms)) * MS;
-            self.network.push((due, Message::Report(chosen, sender.life, report, self.limit)));
+            self.network.push((due, Message::Report(chosen, sender.life, report, sender.edit)));
         } else {
             self.network.push(lost);
             if numbers.below(2) == 0 {
                 let late = now + (25 + numbers.below(300)) * MS;
-                self.network.push((late, Message::Report(chosen, NOBODY, report, self.limit)));
+                self.network.push((late, Message::Report(chosen, NOBODY, report, sender.edit)));
             }
         }
     }
