@@ -1,6 +1,6 @@
 //! Replies of Redis, of any bytes, to what reads them: the limiter's grants, stored answers, and the log of
-//! what was forgotten. A reply that is none gives an error; none gives more tokens than were asked for, an
-//! answer under another key, or an answer that the log forgets.
+//! what was forgotten. A reply that is none gives an error; none gives more tokens than were asked for, makes
+//! a key wait for longer than ten seconds, gives an answer under another key, or an answer that the log forgets.
 
 #![no_main]
 
@@ -50,7 +50,9 @@ fn grants(reply: Value, asks: u32, replicas: u32) {
             }
         }
         assert!(spent <= report.held + report.wanted, "{spent} spent of {report:?}, answered {told:?}");
-        now += 3_000_000_000;
+        // Whatever it said, a key waits for ten seconds at most.
+        now += 12_000_000_000;
+        assert_eq!(lease.decide(&limit, now, || 2), Step::Ask, "answered {told:?}");
     }
 }
 

@@ -23,6 +23,8 @@ const MARGIN_NS: u64 = 500_000_000;
 const IDLE_NS: u64 = 1_000_000_000;
 /// For a key that nobody has asked about for so long nothing more is asked for.
 const PAUSE_NS: u64 = 100_000_000;
+/// A key without tokens is asked about again after so long, whatever the shared state said.
+const TOLD_NS: u64 = 10_000_000_000;
 /// What nobody has asked for so long is forgotten.
 const OVER_NS: u64 = 10_000_000_000;
 /// How far ahead tokens are reserved where there are none.
@@ -254,7 +256,7 @@ impl Lease {
             // A large bucket at a low rate takes longer than a clock can say.
             let then =
                 |in_us: u64| if in_us > 0 { now_ns.saturating_add(in_us.saturating_mul(1000)) } else { 0 };
-            self.none_until_ns = then(grant.again_in_us);
+            self.none_until_ns = then(grant.again_in_us).min(now_ns.saturating_add(TOLD_NS));
             self.told_until_ns = then(grant.retry_in_us);
             return 0;
         }
@@ -348,14 +350,154 @@ mod tests {
         lease.granted(&Grant { tokens, ..Grant::default() }, SECOND);
         let wanted = |lease: &mut Lease, now| lease.report(0, 3, now).map(|told| (told.held, told.wanted));
         assert!(tokens > 20);
+        assert_eq!(wanted(&mut lease.clone(), SECOND + PAUSE_NS), Some((tokens - 1, tokens)), "just asked");
+        assert_eq!(wanted(&mut lease, SECOND + PAUSE_NS + 1), Some((tokens - 1, 0)), "a while ago");
+        lease.granted(&Grant::default(), SECOND + PAUSE_NS + 1);
         assert_eq!(
-            wanted(&mut lease.clone(), SECOND + SECOND / 20),
-            Some((tokens - 1, tokens)),
-            "just asked"
+            spends(&mut lease, &limit, SECOND + PAUSE_NS + 1),
+            tokens - 1,
+            "what is held may be spent"
         );
-        assert_eq!(wanted(&mut lease, SECOND + SECOND / 2), Some((tokens - 1, 0)), "a while ago");
-        lease.granted(&Grant::default(), SECOND + SECOND / 2);
-        assert_eq!(spends(&mut lease, &limit, SECOND + SECOND / 2), tokens - 1, "what is held may be spent");
+    }
+
+    /// A lease that asked for many at one second, and was granted so many.
+    fn holds(limit: Limit, tokens: u32) -> Lease {
+        let mut lease = Lease { demand: 100.0, seen_ns: SECOND, ..Lease::new(limit, 1) };
+        assert!(lease.report(0, 3, SECOND).unwrap().wanted >= tokens);
+        lease.granted(&Grant { tokens, ..Grant::default() }, SECOND);
+        lease
+    }
+
+    #[test]
+    fn as_many_are_wanted_as_come_in_a_second_and_no_more_than_half_a_share() {
+        // Of so many tokens, by one of so many replicas, that is asked so often: wanted, and ahead.
+        for (capacity, replicas, demand, wanted, ahead) in [
+            (1_000, 5, 60.0, 60, 6),
+            (1_000, 5, 61.0, 61, 7),
+            (1_000, 5, 500.0, 100, 50),
+            (20, 5, 500.0, 2, 50),
+            // Shared token by token: those that wait.
+            (19, 5, 500.0, 1, 0),
+            (3, 1, 500.0, 1, 0),
+            (4, 1, 500.0, 2, 50),
+        ] {
+            let limit = Limit::new(capacity, 10.0);
+            let mut lease = Lease { demand, seen_ns: SECOND, ..Lease::new(limit, 1) };
+            let report = lease.report(1, replicas, SECOND + PAUSE_NS).unwrap();
+            assert_eq!(
+                (report.wanted, report.ahead),
+                (wanted, ahead),
+                "{capacity} tokens, {replicas} replicas"
+            );
+        }
+    }
+
+    #[test]
+    fn what_was_told_and_granted_to_those_who_wait_is_not_told_again() {
+        let limit = Limit::new(1_000, 10.0);
+        let mut lease = holds(limit, 40);
+        assert_eq!(spends(&mut lease, &limit, SECOND), 40);
+        assert_eq!(lease.report(2, 3, SECOND).map(|told| (told.used, told.heard)), Some((40, 0)));
+        lease.granted(&Grant { tokens: 2, ..Grant::default() }, SECOND);
+        assert_eq!(lease.report(1, 3, SECOND).map(|told| (told.used, told.heard)), Some((42, 42)));
+    }
+
+    #[test]
+    fn more_is_asked_for_at_a_quarter() {
+        let limit = Limit::new(1_000, 10.0);
+        for (tokens, spent, wants) in [
+            (40, 29, false),
+            (40, 30, true),
+            (40, 39, true),
+            (40, 40, false),
+            (4, 2, false),
+            (4, 3, true),
+            (3, 2, false),
+        ] {
+            let mut lease = holds(limit, tokens);
+            assert_eq!(spends(&mut lease, &limit, SECOND), tokens);
+            let mut lease = holds(limit, tokens);
+            for _ in 0..spent {
+                lease.decide(&limit, SECOND, || 2);
+            }
+            // Of one that holds nothing whoever asks next asks for more.
+            assert_eq!(lease.wants_to_report(SECOND), wants, "{} of {tokens} are left", lease.held);
+            if wants {
+                lease.report(0, 3, SECOND);
+                assert!(!lease.wants_to_report(SECOND), "it is on its way");
+            }
+        }
+    }
+
+    #[test]
+    fn a_lease_is_renewed_in_its_last_second_while_it_is_in_use() {
+        let limit = Limit::new(1_000, 10.0);
+        let mut lease = holds(limit, 40);
+        let ends = SECOND + LEASE_US * 1000 - MARGIN_NS;
+        lease.decide(&limit, ends - IDLE_NS, || 2);
+        assert!(!lease.wants_to_report(ends - IDLE_NS));
+        assert!(lease.wants_to_report(ends - IDLE_NS + 1));
+        assert_eq!(spends(&mut lease, &limit, ends - IDLE_NS + 1), 39);
+        assert!(!lease.wants_to_report(ends - IDLE_NS + 1), "nothing is held any more");
+    }
+
+    #[test]
+    fn what_is_held_is_given_back_and_what_was_used_is_told_after_a_second_without_requests() {
+        let limit = Limit::new(1_000, 10.0);
+        let quiet = SECOND + IDLE_NS + 1;
+        let mut held = holds(limit, 40);
+        assert!(!held.wants_to_report(quiet - 1), "it may be asked again");
+        assert_eq!(held.clone().report(0, 3, quiet - 1).map(|told| told.held), Some(40));
+        assert!(held.wants_to_report(quiet));
+        let told = held.report(0, 3, quiet).unwrap();
+        assert_eq!((told.held, told.wanted, told.ahead), (0, 0, 0));
+        held.granted(&Grant::default(), quiet);
+        assert!(!held.wants_to_report(2 * quiet), "there is nothing to tell");
+
+        let mut used = holds(limit, 40);
+        assert!(!used.has_to_tell());
+        assert_eq!(spends(&mut used, &limit, SECOND), 40);
+        assert!(used.has_to_tell() && used.wants_to_report(quiet));
+        assert_eq!(used.tell(quiet).map(|told| (told.used, told.heard)), Some((40, 0)));
+        assert!(!used.has_to_tell() && !used.wants_to_report(quiet), "it is on its way");
+        used.granted(&Grant::default(), quiet);
+        assert!(!used.has_to_tell() && !used.wants_to_report(2 * quiet), "it was told");
+    }
+
+    #[test]
+    fn tokens_may_be_spent_from_the_nanosecond_on_in_which_they_are_due_until_the_lease_ends() {
+        let limit = Limit::new(100, 10.0);
+        let mut lease = Lease::new(limit, 1);
+        assert_eq!(lease.decide(&limit, SECOND, || 2), Step::Ask);
+        lease.demand = 100.0;
+        lease.report(1, 3, SECOND);
+        lease.asking.as_mut().unwrap().wanted = 3;
+        lease.granted(&Grant { tokens: 3, first_in_us: 50_000, ..Grant::default() }, SECOND);
+        let due = SECOND + 50_000_000;
+        let retry_after =
+            |left| Step::Decided(Decision::Refuse { retry_after: Some(Duration::from_nanos(left)) });
+        assert_eq!(lease.again(due - 1), retry_after(1));
+        assert!(matches!(lease.again(due), Step::Decided(decision) if decision.is_admitted()));
+        assert_eq!(lease.again(due), retry_after(100_000_000), "the next one comes at the bucket's rate");
+        let ends = SECOND + LEASE_US * 1000 - MARGIN_NS;
+        assert!(matches!(lease.clone().again(ends - 1), Step::Decided(decision) if decision.is_admitted()));
+        assert_eq!(lease.again(ends), Step::Ask, "there it ends half a second later");
+    }
+
+    /// Found by `cargo xtask fuzz redis_reply`: a broken answer could make a key wait for as long as it said.
+    #[test]
+    fn a_key_is_asked_about_again_after_ten_seconds_whatever_an_answer_says() {
+        let limit = Limit::new(10, 1.0);
+        let mut lease = Lease::new(limit, 1);
+        lease.report(1, 3, SECOND);
+        let (again_in_us, retry_in_us) = (u64::MAX, 60_000_000);
+        lease.granted(&Grant { again_in_us, retry_in_us, ..Grant::default() }, SECOND);
+        let retry_after = Some(Duration::from_secs(50));
+        assert_eq!(lease.again(11 * SECOND - 1), {
+            let retry_after = retry_after.map(|left| left + Duration::from_nanos(1));
+            Step::Decided(Decision::Refuse { retry_after })
+        });
+        assert_eq!(lease.again(11 * SECOND), Step::Ask);
     }
 
     /// Found by `cargo xtask fuzz redis_reply`: a broken answer was spent, whatever it said.

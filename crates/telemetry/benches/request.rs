@@ -1,7 +1,6 @@
 //! What telemetry costs a request: not sampled, sampled one time in ten, and always, with every span given
-//! to an exporter. And its parts: where the request stands in its trace, and what is counted of it, alone and
-//! with another thread at the same figures. Beside them what OpenTelemetry's own tracer and Prometheus' own
-//! series cost for the same request.
+//! to an exporter. And what is counted of it, alone and with another thread at the same figures, beside
+//! Prometheus' own series for the same request.
 
 #![allow(missing_docs, reason = "criterion's macros make public items")]
 
@@ -17,14 +16,9 @@ use std::{
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use futures_util::FutureExt;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header::CONTENT_TYPE};
-use opentelemetry::trace::{Span as _, Tracer, TracerProvider};
-use opentelemetry_sdk::trace::{Sampler as Standard, SdkTracerProvider};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header::CONTENT_TYPE};
 use phase6_policy::Tracing;
-use phase6_telemetry::{
-    Ask, Exchange, Sampler, Sink, Span, Telemetry, TelemetryLayer, TraceContext, context::TRACEPARENT,
-    traffic::Traffic,
-};
+use phase6_telemetry::{Ask, Exchange, Sampler, Sink, Span, Telemetry, TelemetryLayer, traffic::Traffic};
 use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts};
 use tower::{Layer, Service, service_fn};
 
@@ -118,30 +112,6 @@ fn request(c: &mut Criterion) {
     group.finish();
 }
 
-/// Where a request stands in its trace: the context of its sender read, the decision, an id.
-fn tracing(c: &mut Criterion) {
-    let mut group = c.benchmark_group("tracing");
-    let telemetry = telemetry();
-    let policy = Tracing { sampling_rate: 0.0, ..Tracing::default() };
-    let alone = HeaderMap::new();
-    let parent = HeaderValue::from_static("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00");
-    let joined: HeaderMap = [(TRACEPARENT, parent)].into_iter().collect();
-    for (name, headers) in [("new", &alone), ("joined", &joined)] {
-        group.bench_function(name, |b| {
-            b.iter(|| {
-                let parent = TraceContext::from_headers(black_box(headers));
-                telemetry.place(parent, false, Some(&policy))
-            });
-        });
-    }
-    let provider = SdkTracerProvider::builder().with_sampler(Standard::AlwaysOff).build();
-    let tracer = provider.tracer("bench");
-    group.bench_function("opentelemetry", |b| {
-        b.iter(|| tracer.start(black_box("GET /api/v1/budget")).end());
-    });
-    group.finish();
-}
-
 /// What is counted of a request: that it is on its way, route, method, status and duration, and the figures
 /// of the last minute.
 fn counted(telemetry: &Arc<Telemetry>, traffic: &Arc<Traffic>) -> impl FnMut() + use<> {
@@ -199,5 +169,5 @@ fn metrics(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, request, tracing, metrics);
+criterion_group!(benches, request, metrics);
 criterion_main!(benches);

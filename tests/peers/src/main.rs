@@ -3,11 +3,13 @@
 //!
 //! * A decision about one of 100,000 callers known by name: `governor`, `limitador` in memory.
 //! * A hit among 1,000 answers: `moka`, `quick_cache`, `foyer`.
+//! * A request that is not sampled: OpenTelemetry's own tracer, `tracing-opentelemetry`.
 //!
 //! `peers ROUNDS`.
 
 mod caches;
 mod limits;
+mod traces;
 
 use std::time::Instant;
 
@@ -52,4 +54,5 @@ fn main() {
     let rounds = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(1);
     limits::run(rounds);
     caches::run(rounds);
+    traces::run(rounds);
 }

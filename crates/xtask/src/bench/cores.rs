@@ -13,7 +13,7 @@ pub(super) fn run(effort: Effort) -> Result<Vec<Row>, String> {
     if effort == Effort::Smoke {
         return Ok(vec![]);
     }
-    Ok(vec![cache()?, tracing()?, metrics()?, telemetry()?])
+    Ok(vec![cache()?, metrics()?, telemetry()?])
 }
 
 fn cache() -> Result<Row, String> {
@@ -24,20 +24,6 @@ fn cache() -> Result<Row, String> {
         details: format!(
             "a miss that is fetched and stored takes {:.0} ns",
             nanoseconds("cache_miss/stored")?
-        ),
-    })
-}
-
-fn tracing() -> Result<Row, String> {
-    let (new, joined) = (nanoseconds("tracing/new")?, nanoseconds("tracing/joined")?);
-    Ok(Row {
-        what: "Tracing a request that is not sampled: context, decision, ids",
-        goal: "at most 60 ns",
-        measured: format!("{:.0} ns", new.max(joined)),
-        details: format!(
-            "{new:.0} ns for a new trace, {joined:.0} ns for one that came with the request; OpenTelemetry's own \
-             tracer takes {:.0} ns for a span that is not sampled",
-            nanoseconds("tracing/opentelemetry")?,
         ),
     })
 }

@@ -1,47 +1,45 @@
-//! Whole requests over loopback: our stack beside a bare axum service, our gateway beside nginx.
+//! Whole requests over loopback: our stack beside a bare axum service, our gateway beside nginx, and our stack
+//! with tracing beside itself without.
 //!
 //! The server that is measured has one core to itself, the load and the service behind the
 //! gateway share another. `wrk` keeps 64 connections busy. Beside requests per second stands the
 //! processor time per request, which the idleness of the other core does not touch.
 
+mod rival;
+
 use std::{
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    time::{Duration, Instant},
+    process::Command,
 };
 
+use self::rival::{Rival, body_size, nginx, proxying, wait_for};
 use super::{Effort, Row, median};
 
 const ROUNDS: usize = 9;
 const SECONDS: u32 = 3;
 
-/// A process that ends with this value.
-struct Running(Child);
+/// What a policy says for answers to be kept.
+const CACHED: &str = r#""cache":{"ttl":"1h"},"#;
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        // nginx leaves its worker behind when it is killed, so it is asked.
-        let _ = Command::new("kill").arg(self.0.id().to_string()).status();
-        let _ = self.0.wait();
-    }
-}
-
-/// A server under measurement.
-struct Rival {
-    _process: Running,
-    /// The process that does the work.
-    worker: u32,
-    url: String,
-    /// Requests per second and microseconds of processor time per request, round by round.
-    rounds: Vec<(f64, f64)>,
+/// A file with a policy that limits nobody, keeps answers if `cache` says so, and samples at this rate.
+fn policy(folder: &Path, name: &str, cache: &str, sampled: f64) -> Result<PathBuf, String> {
+    let path = folder.join(format!("{name}.json"));
+    let text = format!(
+        r#"{{"ownerUid":"bench","revision":1,"generation":1,"hash":"","publishedAt":"","policy":{{{cache}
+        "rateLimit":{{"capacity":1000000,"refillPerSecond":1000000}},"tracing":{{"samplingRate":{sampled}}}}}}}"#
+    );
+    std::fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))?;
+    Ok(path)
 }
 
 pub(super) fn run(effort: Effort) -> Result<Vec<Row>, String> {
     let (rounds, seconds) = if effort == Effort::Measure { (ROUNDS, SECONDS) } else { (1, 1) };
     let folder = tempfolder()?;
     let program = |name: &str| effort.programs().join(name);
-    let ports: Vec<u16> = free_ports(7)?;
-    let &[hello, hit, upstream, proxy, gateway, caching_proxy, caching_gateway] = ports.as_slice() else {
+    let ports: Vec<u16> = free_ports(9)?;
+    let &[hello, hit, upstream, proxy, gateway, caching_proxy, caching_gateway, traced, untraced] =
+        ports.as_slice()
+    else {
         return Err("no ports".into());
     };
 
@@ -54,19 +52,9 @@ pub(super) fn run(effort: Effort) -> Result<Vec<Row>, String> {
         ),
     )?;
     wait_for(upstream)?;
-    let policy = |name: &str, text: &str| -> Result<PathBuf, String> {
-        let path = folder.join(name);
-        std::fs::write(&path, text).map_err(|error| error.to_string())?;
-        Ok(path)
-    };
-    let open = r#""rateLimit":{"capacity":1000000,"refillPerSecond":1000000},"tracing":{"samplingRate":0.1}"#;
-    let document = |policy: String| {
-        format!(
-            r#"{{"ownerUid":"bench","revision":1,"generation":1,"hash":"","publishedAt":"","policy":{{{policy}}}}}"#
-        )
-    };
-    let cached = policy("cached.json", &document(format!(r#""cache":{{"ttl":"1h"}},{open}"#)))?;
-    let passing = policy("passing.json", &document(open.to_owned()))?;
+    let (cached, unsampled) =
+        (policy(&folder, "cached", CACHED, 0.1)?, policy(&folder, "unsampled", CACHED, 0.0)?);
+    let passing = policy(&folder, "passing", "", 0.1)?;
     let serve = |name: &str, port: u16, policy: &Path, more: &[&str]| {
         let mut command = Command::new(program("phase6"));
         command.args(["serve", name, "--port", &port.to_string(), "--policy"]).arg(policy);
@@ -95,11 +83,23 @@ pub(super) fn run(effort: Effort) -> Result<Vec<Row>, String> {
     let mut gateway = Rival::start(serve("web", gateway, &passing, &peer), gateway, "/api/v1/budget")?;
     let caching = serve("web", caching_gateway, &cached, &peer);
     let mut caching_gateway = Rival::start(caching, caching_gateway, "/api/v1/budget")?;
+    // The same nginx takes spans: it answers whatever it is asked.
+    let collector = ["--otlp", &format!("http://127.0.0.1:{upstream}")];
+    let mut traced = Rival::start(serve("budget", traced, &cached, &collector), traced, "/api/v1/budget")?;
+    let mut untraced = Rival::start(serve("budget", untraced, &unsampled, &[]), untraced, "/api/v1/budget")?;
 
     for round in 1..=rounds {
         println!("round {round} of {rounds}");
-        for rival in [&mut bare, &mut hit, &mut proxy, &mut gateway, &mut caching_proxy, &mut caching_gateway]
-        {
+        for rival in [
+            &mut bare,
+            &mut hit,
+            &mut proxy,
+            &mut gateway,
+            &mut caching_proxy,
+            &mut caching_gateway,
+            &mut traced,
+            &mut untraced,
+        ] {
             rival.measure(seconds)?;
         }
     }
@@ -120,8 +120,9 @@ pub(super) fn run(effort: Effort) -> Result<Vec<Row>, String> {
             &proxy,
             "nginx",
         ),
+        share_of_tracing(&traced, &untraced)?,
     ];
-    drop((bare, hit, proxy, gateway, caching_proxy, caching_gateway));
+    drop((bare, hit, proxy, gateway, caching_proxy, caching_gateway, traced, untraced));
     let _ = std::fs::remove_dir_all(folder);
     Ok(rows)
 }
@@ -151,123 +152,31 @@ fn row(what: &'static str, goal: &'static str, ours: &Rival, other: &Rival, name
     }
 }
 
-impl Rival {
-    fn start(command: Command, port: u16, path: &str) -> Result<Self, String> {
-        let process = spawn(pinned(command, 0))?;
-        wait_for(port)?;
-        let worker = process.0.id();
-        Ok(Self { _process: process, worker, url: format!("http://127.0.0.1:{port}{path}"), rounds: vec![] })
-    }
-
-    fn of_nginx(process: Running, port: u16, path: &str) -> Result<Self, String> {
-        wait_for(port)?;
-        let children = format!("/proc/{0}/task/{0}/children", process.0.id());
-        let worker = std::fs::read_to_string(children)
-            .ok()
-            .and_then(|ids| ids.split_whitespace().next()?.parse().ok())
-            .ok_or("nginx has no worker")?;
-        Ok(Self { _process: process, worker, url: format!("http://127.0.0.1:{port}{path}"), rounds: vec![] })
-    }
-
-    fn measure(&mut self, seconds: u32) -> Result<(), String> {
-        let before = processor_time(self.worker)?;
-        let mut wrk = Command::new("wrk");
-        wrk.args(["-t1", "-c64", &format!("-d{seconds}s"), &self.url]);
-        let output = pinned(wrk, 1).output().map_err(|error| format!("cannot start wrk: {error}"))?;
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        if said.contains("Non-2xx") || said.contains("Socket errors") {
-            return Err(format!("{}: {said}", self.url));
-        }
-        let requests: f64 = said
-            .lines()
-            .find_map(|line| line.trim().split_once(" requests in ")?.0.parse().ok())
-            .ok_or_else(|| format!("wrk said: {said}"))?;
-        let took = processor_time(self.worker)?.saturating_sub(before);
-        self.rounds.push((requests / f64::from(seconds), took.as_secs_f64() * 1e6 / requests));
-        Ok(())
-    }
-}
-
-/// The same command on one core, if there are more.
-fn pinned(command: Command, core: usize) -> Command {
-    if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
-        return command;
-    }
-    let mut outer = Command::new("taskset");
-    outer.args(["-c", &core.to_string()]).arg(command.get_program()).args(command.get_args());
-    for (name, value) in command.get_envs() {
-        if let Some(value) = value {
-            outer.env(name, value);
-        }
-    }
-    outer
-}
-
-fn spawn(mut command: Command) -> Result<Running, String> {
-    let name = command.get_args().nth(2).unwrap_or_default().to_string_lossy().into_owned();
-    command.stdout(Stdio::null()).stderr(Stdio::null());
-    command.spawn().map(Running).map_err(|error| format!("cannot start {name}: {error}"))
-}
-
-/// An nginx that passes requests on, limited by their client's address as our gateway limits them. `around` stands
-/// beside the server, `more` within it.
-fn proxying(upstream: u16, port: u16, around: &str, more: &str) -> String {
-    format!(
-        "{around}
-         limit_req_zone $binary_remote_addr zone=clients:10m rate=1000000r/s;
-         upstream behind {{ server 127.0.0.1:{upstream}; keepalive 128; keepalive_requests 1000000000; }}
-         server {{
-             listen 127.0.0.1:{port};
-             location / {{
-                 limit_req zone=clients burst=1000000 nodelay;
-                 proxy_pass http://behind; proxy_http_version 1.1; proxy_set_header Connection \"\";
-                 {more}
-             }}
-         }}"
-    )
-}
-
-/// Starts an nginx of one worker with these servers.
-fn nginx(folder: &Path, name: &str, core: usize, servers: &str) -> Result<Running, String> {
-    let path = folder.join(format!("{name}.conf"));
-    let pid = folder.join(format!("{name}.pid"));
-    let text = format!(
-        "worker_processes 1; daemon off; pid {}; error_log /dev/null crit;
-         events {{ worker_connections 4096; }}
-         http {{ access_log off; keepalive_requests 1000000000; {servers} }}\n",
-        pid.display()
-    );
-    std::fs::write(&path, text).map_err(|error| error.to_string())?;
-    let mut command = Command::new("nginx");
-    command.arg("-c").arg(path);
-    spawn(pinned(command, core))
-}
-
-/// User and system time that a process has used.
-fn processor_time(process: u32) -> Result<Duration, String> {
-    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).map_err(|error| error.to_string())?;
-    // The name, in brackets, may hold spaces; ticks are hundredths of a second on every Linux.
-    let fields = stat.rsplit_once(") ").map(|(_, rest)| rest.split(' ').collect::<Vec<_>>());
-    let ticks = fields
-        .and_then(|fields| Some(fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?));
-    ticks.map(|ticks| Duration::from_millis(ticks * 10)).ok_or_else(|| "no processor time".to_owned())
-}
-
-fn wait_for(port: u16) -> Result<(), String> {
-    let due = Instant::now() + Duration::from_secs(20);
-    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-        if Instant::now() > due {
-            return Err(format!("nobody answers at port {port}"));
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
-}
-
-fn body_size(url: &str) -> Result<usize, String> {
-    let output = Command::new("curl").args(["-sf", "--retry", "5", "--retry-all-errors", url]).output();
-    let output = output.map_err(|error| format!("cannot start curl: {error}"))?;
-    if output.status.success() { Ok(output.stdout.len()) } else { Err(format!("{url} does not answer")) }
+/// How much more processor time a request takes when one in ten is sampled and exported.
+fn share_of_tracing(traced: &Rival, untraced: &Rival) -> Result<Row, String> {
+    let mut shares: Vec<f64> = traced
+        .rounds
+        .iter()
+        .zip(&untraced.rounds)
+        .map(|(with, without)| (with.1 / without.1 - 1.0) * 100.0)
+        .collect();
+    shares.sort_by(f64::total_cmp);
+    let cost = |rival: &Rival| median(&rival.rounds.iter().map(|round| round.1).collect::<Vec<_>>());
+    let exported = traced.series("phase6_spans_exported_total")?;
+    let lost = traced.series("phase6_spans_dropped_total")?;
+    Ok(Row {
+        what: "One in ten requests sampled and exported, the full stack on a cache hit",
+        goal: "at most 1 % more processor time",
+        measured: format!("{:.1} %", median(&shares)),
+        details: format!(
+            "{:.2} us of processor beside {:.2}; {} rounds from {:.1} to {:.1} %; {exported} spans arrived, {lost} did not",
+            cost(traced),
+            cost(untraced),
+            shares.len(),
+            shares[0],
+            shares[shares.len() - 1],
+        ),
+    })
 }
 
 pub(super) fn free_ports(count: usize) -> Result<Vec<u16>, String> {

@@ -36,6 +36,10 @@ pub(super) fn run(effort: Effort) -> Result<Vec<Row>, String> {
     let hit = figures.of("hit", "phase6")?;
     let [moka, quick_cache, foyer] = ["moka", "quick_cache", "foyer"].map(|who| figures.of("hit", who));
     let moka = moka?;
+    let [new, joined, tracer, bridged] =
+        ["phase6", "phase6, joined", "opentelemetry", "tracing-opentelemetry"]
+            .map(|who| figures.of("unsampled", who));
+    let (new, joined) = (new?, joined?);
     Ok(vec![
         Row {
             what: "A limiter decision, 100,000 callers known by name",
@@ -53,6 +57,16 @@ pub(super) fn run(effort: Effort) -> Result<Vec<Row>, String> {
             goal: "at most 80 ns, 2.5 times as fast as `moka`",
             measured: format!("{:.0} ns, {:.1} times", hit.ns, moka.ns / hit.ns),
             details: format!("{hit}; `moka` {moka}; `quick_cache` {}; `foyer` {}", quick_cache?, foyer?),
+        },
+        Row {
+            what: "Tracing a request that is not sampled: context, decision, ids",
+            goal: "at most 60 ns",
+            measured: format!("{:.0} ns", new.ns.max(joined.ns)),
+            details: format!(
+                "a new trace {new}, one that came with the request {joined}; OpenTelemetry's own tracer {}; \
+                 `tracing-opentelemetry` {}",
+                tracer?, bridged?
+            ),
         },
     ])
 }
