@@ -403,6 +403,82 @@ mod tests {
     }
 
     #[test]
+    fn what_had_no_answer_is_told_again() {
+        let limit = Limit::new(1_000, 10.0);
+        let mut lease = holds(limit, 40);
+        assert!(lease.may_be_forgotten());
+        spends(&mut lease, &limit, SECOND);
+        let told = lease.report(0, 3, SECOND).unwrap();
+        assert!(!lease.may_be_forgotten());
+        assert_eq!(lease.report(0, 3, SECOND), None, "one is on its way");
+        lease.failed();
+        assert!(lease.may_be_forgotten());
+        assert_eq!(lease.report(0, 3, SECOND), Some(Report { number: told.number + 1, ..told }));
+    }
+
+    #[test]
+    fn a_lease_is_over_when_nobody_asks_nothing_is_held_and_all_is_told() {
+        let limit = Limit::new(1_000, 10.0);
+        let seen = SECOND;
+        let mut lease = holds(limit, 40);
+        assert!(!lease.is_over(seen + OVER_NS + 1), "it holds some");
+        spends(&mut lease, &limit, seen);
+        assert!(!lease.is_over(seen + OVER_NS + 1), "nobody has heard what it used");
+        lease.tell(seen);
+        assert!(!lease.is_over(seen + OVER_NS + 1), "somebody may be about to hear it");
+        lease.granted(&Grant::default(), seen);
+        assert!(!lease.is_over(seen + OVER_NS), "it may be asked again");
+        assert!(lease.is_over(seen + OVER_NS + 1));
+        // A share of ten tokens, of which half are gone and one more, is full again when six have come.
+        let share = Limit::new(10, 0.1);
+        assert!(lease.decide_alone(&share, seen).is_admitted());
+        lease.tell(seen);
+        lease.granted(&Grant::default(), seen);
+        assert!(!lease.is_over(seen + 60 * SECOND - 1), "its share would be given again");
+        assert!(lease.is_over(seen + 60 * SECOND));
+    }
+
+    #[test]
+    fn demand_is_what_was_asked_for_in_the_last_second() {
+        let limit = Limit::new(1_000, 10.0);
+        let mut lease = Lease::new(limit, 1);
+        for request in 0..400 {
+            lease.decide(&limit, SECOND + request * SECOND / 50, || 2);
+        }
+        assert!((lease.demand - 50.0).abs() < 0.1, "{}", lease.demand);
+        assert_eq!(lease.seen_ns(), SECOND + 399 * SECOND / 50);
+        lease.decide(&limit, SECOND, || 2);
+        assert_eq!(lease.seen_ns(), SECOND + 399 * SECOND / 50, "a clock that stepped back");
+        lease.decide(&limit, 60 * SECOND, || 2);
+        assert!((lease.demand - 1.0).abs() < 1e-6, "{}", lease.demand);
+    }
+
+    #[test]
+    fn after_its_end_a_lease_has_another_name_and_tells_only_what_was_used_beyond_it() {
+        let limit = Limit::new(1_000, 10.0);
+        let mut fresh = Lease::new(limit, 1);
+        fresh.decide(&limit, SECOND, || 2);
+        assert_eq!(fresh.report(1, 3, SECOND).map(|told| told.holder), Some(1), "nothing has ended");
+        let ends = SECOND + LEASE_US * 1000 - MARGIN_NS;
+        for (alone, beyond) in [(0, 0), (34, 0), (45, 11)] {
+            let mut lease = holds(limit, 40);
+            // Of the forty six are spent, and some more while the shared state is gone.
+            for _ in 0..5 {
+                lease.decide(&limit, SECOND, || 2);
+            }
+            for _ in 0..alone {
+                assert!(lease.decide_alone(&limit, SECOND).is_admitted());
+            }
+            lease.decide(&limit, ends - 1, || 2);
+            assert_eq!((lease.holder, lease.held), (1, 34));
+            assert_eq!(lease.decide(&limit, ends, || 2), Step::Ask);
+            let told = lease.report(1, 3, ends).unwrap();
+            // There all forty count as spent.
+            assert_eq!((told.holder, told.held, told.used, told.heard), (2, 0, beyond, 0));
+        }
+    }
+
+    #[test]
     fn more_is_asked_for_at_a_quarter() {
         let limit = Limit::new(1_000, 10.0);
         for (tokens, spent, wants) in [
