@@ -479,6 +479,18 @@ mod tests {
     }
 
     #[test]
+    fn an_admission_says_what_is_left_here_and_to_all_and_when_the_bucket_is_full() {
+        let limit = Limit::new(1_000, 10.0);
+        let mut lease = holds(limit, 0);
+        lease.report(1, 3, SECOND);
+        let (served, told) = lease.granted(&Grant { tokens: 41, left: 100, ..Grant::default() }, SECOND);
+        let left =
+            |remaining, full_in_ms| Decision::Admit { remaining, full_in: Duration::from_millis(full_in_ms) };
+        assert_eq!((served, told), (1, left(140, 86_000)));
+        assert_eq!(lease.again(SECOND), Step::Decided(left(139, 86_100)));
+    }
+
+    #[test]
     fn more_is_asked_for_at_a_quarter() {
         let limit = Limit::new(1_000, 10.0);
         for (tokens, spent, wants) in [
