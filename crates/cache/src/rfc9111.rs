@@ -248,6 +248,18 @@ mod tests {
     }
 
     #[test]
+    fn pragma_counts_where_there_is_no_cache_control() {
+        let reloads = |pairs: &[(&str, &str)]| {
+            let headers = headers(pairs);
+            Wish::read(&headers, &CacheControl::read(&headers)).reload
+        };
+        assert!(reloads(&[("pragma", "No-Cache")]));
+        assert!(!reloads(&[("pragma", "no-cache"), ("cache-control", "max-age=5")]));
+        assert!(!reloads(&[("pragma", "something-else")]) && !reloads(&[]));
+        assert!(reloads(&[("cache-control", "no-cache")]) && reloads(&[("cache-control", "no-store")]));
+    }
+
+    #[test]
     fn what_forbids_storing_is_obeyed() {
         for (name, value) in [
             ("cache-control", "no-store"),

@@ -4,7 +4,8 @@
 -- holder, number, used, heard, held, needed, wanted, wanted ahead, and how far in microseconds.
 -- Returns for each bucket: tokens, first in, retry in, again in, left.
 --
--- A hash holds `level`, `at`, `rate`, and for each replica `=HOLDER` with held, used, number and the lease's end.
+-- A hash holds `level`, `at`, `limit` with capacity, rate, what is beyond and edits, and for each replica
+-- `=HOLDER` with held, used, number, the lease's end and the edits before it.
 
 local EPSILON = 1e-6
 local GIVEN_BACK = 1000000
@@ -23,50 +24,62 @@ for i, key in ipairs(KEYS) do
   local reach = tonumber(ARGV[first + 10])
 
   local fields = redis.call('HGETALL', key)
-  local level, at, in_force = 0, 0, 0
+  local level, at, beyond, edits = 0, 0, 0, 0
+  local old_capacity, old_rate = 0, 0
   for f = 1, #fields, 2 do
     if fields[f] == 'level' then
       level = tonumber(fields[f + 1])
     elseif fields[f] == 'at' then
       at = tonumber(fields[f + 1])
-    elseif fields[f] == 'rate' then
-      in_force = tonumber(fields[f + 1])
+    elseif fields[f] == 'limit' then
+      local c, r, b, d = fields[f + 1]:match('^(%S+) (%S+) (%S+) (%S+)$')
+      old_capacity, old_rate, beyond, edits = tonumber(c), tonumber(r), tonumber(b), tonumber(d)
     end
   end
-  -- One that asks for nothing may not know the limit in force.
-  if wanted == 0 and wanted_ahead == 0 and in_force > 0 then
-    rate = in_force
-  end
-  local drain = math.max(rate, in_force)
   -- A clock that stepped back goes on from where it is.
   local now = clock
   at = math.min(at, now)
 
-  local known, others, all, ended = nil, 0, 0, {}
+  local known, others, all, newest, ended = nil, 0, 0, 0, {}
   for f = 1, #fields, 2 do
     local name = fields[f]
     if name:sub(1, 1) == '=' then
-      local h, u, n, e = fields[f + 1]:match('^(%S+) (%S+) (%S+) (%S+)$')
-      h, e = tonumber(h), tonumber(e)
+      local h, u, n, e, d = fields[f + 1]:match('^(%S+) (%S+) (%S+) (%S+) (%S+)$')
+      h, e, d = tonumber(h), tonumber(e), tonumber(d)
       all = all + h
+      if d == edits then
+        newest = newest + h
+      end
       if e > now + lease then
         e = now + lease
-        redis.call('HSET', key, name, string.format('%d %d %d %d', h, u, n, e))
+        redis.call('HSET', key, name, string.format('%d %d %d %d %d', h, u, n, e, d))
       end
       if e <= now then
-        ended[#ended + 1] = { name = name, held = h, at = e }
+        ended[#ended + 1] = { name = name, held = h, at = e, edits = d }
       elseif name == holder then
-        known = { held = h, used = tonumber(u), number = tonumber(n) }
+        known = { held = h, used = tonumber(u), number = tonumber(n), edits = d }
       else
         others = others + h
       end
     end
   end
 
+  local late = known and known.number >= number
+  -- One that asks for nothing may not know the limit in force.
+  if (late or (wanted == 0 and wanted_ahead == 0)) and old_rate > 0 then
+    capacity, rate = old_capacity, old_rate
+  end
+  local drain = math.max(rate, old_rate)
+
   -- What is held is used, and does not drain.
   local function drain_to(time)
     -- In the order of escrow.rs, so that both round alike.
-    level = math.max(level - drain * (math.max(0, time - at) / 1e6), all)
+    local drained = drain * (math.max(0, time - at) / 1e6)
+    level = math.max(level, all - beyond)
+    local used = math.min(level + beyond - all, drained)
+    local of_the_level = math.min(used, math.max(level - newest, 0))
+    level = level - of_the_level
+    beyond = math.max(beyond - (used - of_the_level), 0)
     at = math.max(at, time)
   end
   table.sort(ended, function(a, b)
@@ -75,17 +88,38 @@ for i, key in ipairs(KEYS) do
   for _, lease_ended in ipairs(ended) do
     drain_to(lease_ended.at)
     all = all - lease_ended.held
+    if lease_ended.edits == edits then
+      newest = newest - lease_ended.held
+    end
     redis.call('HDEL', key, lease_ended.name)
   end
   drain_to(now)
 
   local tokens, first_in, retry_in, again_in, left = 0, 0, 0, 0, 0
-  if not (known and known.number >= number) then
+  if not late then
+    if old_capacity ~= capacity then
+      local whole = level + beyond
+      level = math.min(whole, capacity)
+      beyond = whole - level
+      if old_capacity > 0 then
+        edits = edits + 1
+      end
+    end
     local seen = known and known.used or heard
     local accounted = known and known.held or 0
     local difference = math.max(0, used - seen) + held - accounted
+    local granted_after = known and known.edits or edits
+    if granted_after < edits and difference < 0 then
+      -- It was granted before an edit, and may be beside the bucket since.
+      local back = math.min(beyond, -difference)
+      beyond = beyond - back
+      difference = difference + back
+    end
     local highest = math.max(level, 2 * capacity)
     level = math.min(math.max(level + difference, 0), highest)
+    if held == 0 then
+      granted_after = edits
+    end
 
     local function share(room, wanted, needed)
       room = math.floor(room)
@@ -116,15 +150,18 @@ for i, key in ipairs(KEYS) do
     left = math.max(0, math.floor(room - tokens))
     if held > 0 or used > heard then
       local until_us = now + lease
+      if tokens > 0 then
+        granted_after = edits
+      end
       redis.call('HSET', key, holder,
-        string.format('%d %d %d %d', held, used, number, until_us))
+        string.format('%d %d %d %d %d', held, used, number, until_us, granted_after))
     elseif known then
       redis.call('HDEL', key, holder)
     end
   end
   redis.call('HSET', key, 'level', string.format('%.17g', level), 'at', string.format('%d', now),
-    'rate', string.format('%.17g', rate))
-  redis.call('PEXPIRE', key, math.ceil(level / rate * 1000 + lease / 1000) + 1000)
+    'limit', string.format('%.17g %.17g %.17g %d', capacity, rate, beyond, edits))
+  redis.call('PEXPIRE', key, math.ceil((level + beyond) / rate * 1000 + lease / 1000) + 1000)
   answers[#answers + 1] = { tokens, first_in, retry_in, again_in, left }
 end
 return answers

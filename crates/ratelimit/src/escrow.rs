@@ -10,6 +10,8 @@
 //!   next one puts it right.
 //! * A replica that falls silent keeps its tokens until its lease ends, and from then on counts as having
 //!   spent them.
+//! * What no longer fits after an edit is remembered beside the bucket: a smaller one is empty then, fills at
+//!   its rate, and a larger one that follows has it again.
 //!
 //! The price is that tokens of a quiet replica are not there for a busy one, until they are given back.
 //!
@@ -31,8 +33,13 @@ const EPSILON: f64 = 1e-6;
 pub struct Escrow {
     level: f64,
     at_us: u64,
-    /// The rate of the limit under which tokens were asked for last.
+    /// Used or held, and more than fits into the capacity.
+    beyond: f64,
+    /// The limit under which tokens were asked for last; 0: none were.
     rate: f64,
+    capacity: f64,
+    /// How often the capacity was another one.
+    edits: u64,
     leases: BTreeMap<u64, Lease>,
 }
 
@@ -42,6 +49,8 @@ struct Lease {
     used: u64,
     number: u64,
     until_us: u64,
+    /// After how many edits what is held was granted.
+    edits: u64,
 }
 
 /// What a replica says of a bucket, and what it asks for.
@@ -117,9 +126,14 @@ impl Escrow {
     /// A clock that steps back, as after a failover to a server whose clock is behind, goes on from where it
     /// is: what has drained has drained, and nothing waits until that clock has caught up.
     pub fn report(&mut self, limit: &Limit, report: &Report, now_us: u64) -> Grant {
-        let capacity = limit.capacity();
-        // A bucket that nobody has asked has no rate yet.
-        let rate = if report.asks() || self.rate <= 0.0 { limit.refill_per_second() } else { self.rate };
+        let known = self.leases.get(&report.holder).filter(|lease| lease.until_us > now_us).copied();
+        let is_late = known.is_some_and(|lease| lease.number >= report.number);
+        // A bucket that nobody has asked has no limit yet.
+        let (capacity, rate) = if (report.asks() && !is_late) || self.rate <= 0.0 {
+            (limit.capacity(), limit.refill_per_second())
+        } else {
+            (self.capacity, self.rate)
+        };
         let drain = rate.max(self.rate);
         self.rate = rate;
         self.at_us = self.at_us.min(now_us);
@@ -136,19 +150,27 @@ impl Escrow {
         }
         self.drain(drain, now_us);
 
-        let known = self.leases.get(&report.holder).copied();
-        if known.is_some_and(|lease| lease.number >= report.number) {
+        if is_late {
             return Grant::default();
         }
+        self.fit(capacity);
         let seen = known.map_or(report.heard, |lease| lease.used);
         let accounted = known.map_or(0.0, |lease| lease.held);
         let spent = report.used.saturating_sub(seen) as f64;
         let held = f64::from(report.held);
         // Less than was held: given back, or granted in an answer that was lost. More: spent while the
         // shared state was gone, or held since before it forgot. A debt ends at one bucket.
-        let difference = spent + held - accounted;
+        let mut difference = spent + held - accounted;
+        let edits = known.map_or(self.edits, |lease| lease.edits);
+        if edits < self.edits && difference < 0.0 {
+            // It was granted before an edit, and may be beside the bucket since.
+            let back = self.beyond.min(-difference);
+            self.beyond -= back;
+            difference += back;
+        }
         let highest = self.level.max(2.0 * capacity);
         self.level = (self.level + difference).clamp(0.0, highest);
+        let edits = if held > 0.0 { edits } else { self.edits };
 
         let room = capacity - self.level + EPSILON;
         // Reserved ahead is only what is there when its time comes even if nobody spends before: all that
@@ -169,7 +191,8 @@ impl Escrow {
         let served = grant.served(report.needed);
         let held = held + f64::from(tokens - served);
         let (used, number) = (report.used + u64::from(served), report.number);
-        let lease = Lease { held, used, number, until_us: now_us + LEASE_US };
+        let edits = if tokens > 0 { self.edits } else { edits };
+        let lease = Lease { held, used, number, until_us: now_us + LEASE_US, edits };
         if held > 0.0 || used > report.heard {
             self.leases.insert(report.holder, lease);
         } else {
@@ -188,9 +211,28 @@ impl Escrow {
 
     /// What is held is used, and does not drain.
     fn drain(&mut self, rate: f64, to_us: u64) {
-        let elapsed = to_us.saturating_sub(self.at_us) as f64 / 1e6;
-        self.level = (self.level - rate * elapsed).max(self.held());
+        let drained = rate * (to_us.saturating_sub(self.at_us) as f64 / 1e6);
+        let all_held = self.held();
+        self.level = self.level.max(all_held - self.beyond);
+        let used = (self.level + self.beyond - all_held).min(drained);
+        let held: f64 =
+            self.leases.values().filter(|lease| lease.edits == self.edits).map(|lease| lease.held).sum();
+        let of_the_level = used.min((self.level - held).max(0.0));
+        self.level -= of_the_level;
+        self.beyond = (self.beyond - (used - of_the_level)).max(0.0);
         self.at_us = self.at_us.max(to_us);
+    }
+
+    /// Divides what is used and held anew between the bucket and what is remembered beside it, if the capacity is
+    /// another one.
+    fn fit(&mut self, capacity: f64) {
+        if self.capacity.to_bits() != capacity.to_bits() {
+            let level = self.level + self.beyond;
+            self.level = level.min(capacity);
+            self.beyond = level - self.level;
+            self.edits += u64::from(self.capacity > 0.0);
+            self.capacity = capacity;
+        }
     }
 
     /// Tokens that replicas hold.
@@ -201,6 +243,11 @@ impl Escrow {
     /// Tokens that are used or held.
     pub fn level(&self) -> f64 {
         self.level
+    }
+
+    /// As many more as do not fit since an edit.
+    pub fn beyond(&self) -> f64 {
+        self.beyond
     }
 }
 
@@ -309,6 +356,39 @@ mod tests {
             "and what was given back is there"
         );
         assert_eq!(bucket.report(&slow, &asks(1, 3), 5 * SECOND).tokens, 0, "and that is all");
+    }
+
+    /// It was refused for as long as the small bucket would have taken to let the large one drain.
+    #[test]
+    fn after_a_cut_whoever_used_more_gets_the_new_rate_at_once_and_a_raise_gives_nothing_back() {
+        let (mut bucket, large, small) = (Escrow::default(), Limit::new(1_000, 100.0), Limit::new(10, 1.0));
+        // Three replicas: what the first needs is spent, the others hold what they got.
+        bucket.report(&large, &Report { wanted: 500, needed: 500, ..from(1) }, SECOND);
+        bucket.report(&large, &Report { wanted: 250, ..from(2) }, SECOND);
+        bucket.report(&large, &Report { wanted: 250, needed: 250, ..from(3) }, SECOND);
+        assert_eq!(bucket.held().to_bits(), 250.0_f64.to_bits());
+        let asks = |holder, number| Report { number, wanted: 999, needed: 999, ..from(holder) };
+        let refused = bucket.report(&small, &asks(1, 2), SECOND);
+        assert_eq!(
+            (refused.tokens, refused.retry_in_us.div_ceil(1000), bucket.level() as u32),
+            (0, 4_000, 10)
+        );
+        // The second one has spent 100 of what it held, and drops the rest.
+        let refused = bucket.report(&small, &Report { used: 100, ..asks(2, 2) }, SECOND);
+        assert_eq!(
+            (refused.tokens, refused.retry_in_us.div_ceil(1000), bucket.beyond() as u32),
+            (0, 1_000, 840)
+        );
+        for second in 2..=5 {
+            let granted = bucket.report(&small, &asks(2 + second % 2, second + 1), second * SECOND).tokens;
+            assert_eq!(granted, 1, "at {second}");
+        }
+        assert_eq!(
+            bucket.report(&large, &asks(1, 9), 5 * SECOND).tokens,
+            150,
+            "what was not used of a thousand"
+        );
+        assert_eq!(bucket.report(&small, &asks(1, 10), 5 * SECOND).tokens, 0);
     }
 
     #[test]

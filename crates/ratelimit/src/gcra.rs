@@ -1,13 +1,15 @@
 //! The decision about one bucket: the generic cell rate algorithm in its continuous-state
 //! leaky-bucket form (ITU-T I.371, annex A).
 //!
-//! The state is what is used of the bucket and when that was true. It drains with time and no
-//! limit is stored in it, so a decision can bring a new limit at any time. Guarantees:
+//! The state is what is used of the bucket and when that was true. It drains with time, and a decision can
+//! bring a new limit at any time. What no longer fits into a smaller bucket is remembered beside it: the smaller
+//! one is empty then, and fills at its rate, and a larger one that follows has it again. Guarantees:
 //!
 //! * In every window of length `w` at most `B + R * w` tokens are admitted, where `B` is the
 //!   largest capacity and `R` the largest rate in force during the window, however often the
 //!   limit changed in between.
-//! * A larger capacity or rate acts on the next decision, and so does a smaller one.
+//! * A larger capacity or rate acts on the next decision, and so does a smaller one: whoever used much more than
+//!   the new limit gets what it gives from then on, no more, and does not wait for longer.
 //! * The wait that a refusal names is exact: a key that nobody else uses is admitted after it.
 //!
 //! Why not one arrival time per key, the form most often seen: `docs/decisions/limiter-state.md`.
@@ -76,11 +78,17 @@ impl Decision {
     }
 }
 
-/// The state of one bucket. The default is a full one.
+/// The state of one bucket, in few bytes: a table of them is as fast as it is small. The default is a full one.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Bucket {
     used: f64,
     at_ns: u64,
+    /// What was used and does not fit into the capacity, to seven digits.
+    beyond: f32,
+    /// Tells the capacity of the last decision from others.
+    capacity: u16,
+    /// About how long it took to be full again after the last decision: the upper half of an `f32`, nanoseconds.
+    full_in: u16,
 }
 
 impl Bucket {
@@ -90,14 +98,19 @@ impl Bucket {
     /// last one.
     pub fn decide(&mut self, limit: &Limit, cost: u32, now_ns: u64) -> Decision {
         self.drain(limit, now_ns);
+        self.fit(limit);
         let cost = f64::from(cost);
         let wanted = self.used + cost;
-        if wanted <= limit.capacity + EPSILON {
+        let fits = wanted <= limit.capacity + EPSILON;
+        if fits {
             self.used = wanted;
-            Decision::Admit {
-                remaining: (limit.capacity - wanted + EPSILON).max(0.0) as u64,
-                full_in: self.full_in(limit),
-            }
+        }
+        let full_in_ns = self.full_in_ns(limit);
+        self.full_in = ((full_in_ns as f32).to_bits() >> 16) as u16 + 1;
+        if fits {
+            let full_in = Duration::from_nanos(full_in_ns as u64);
+            let remaining = (limit.capacity - wanted + EPSILON).max(0.0) as u64;
+            Decision::Admit { remaining, full_in }
         } else if cost > limit.capacity {
             Decision::Refuse { retry_after: None }
         } else {
@@ -110,20 +123,45 @@ impl Bucket {
     fn drain(&mut self, limit: &Limit, now_ns: u64) {
         let elapsed = now_ns.saturating_sub(self.at_ns);
         if elapsed > 0 {
-            self.used = (self.used - limit.refill_per_second * (elapsed as f64 / 1e9)).max(0.0);
+            let left = self.used - limit.refill_per_second * (elapsed as f64 / 1e9);
+            self.used = left.max(0.0);
+            if self.beyond > 0.0 {
+                self.beyond = (f64::from(self.beyond) + left.min(0.0)).max(0.0) as f32;
+            }
             self.at_ns = now_ns;
+        }
+    }
+
+    /// Divides what is used anew between the bucket and what is remembered beside it, if the limit is another one.
+    fn fit(&mut self, limit: &Limit) {
+        let capacity = (limit.capacity.to_bits().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48) as u16;
+        if self.capacity != capacity {
+            let used = self.used + f64::from(self.beyond);
+            self.used = used.min(limit.capacity);
+            self.beyond = (used - self.used) as f32;
+            self.capacity = capacity;
         }
     }
 
     /// Counts at least so many tokens as used.
     pub fn at_least(&mut self, used: f64, limit: &Limit, now_ns: u64) {
         self.drain(limit, now_ns);
+        self.fit(limit);
         self.used = self.used.max(used);
+    }
+
+    /// When the bucket is full again under the limit of its last decision, or a hundredth later.
+    pub fn full_at_ns(&self) -> u64 {
+        self.at_ns.saturating_add(f32::from_bits(u32::from(self.full_in) << 16) as u64)
     }
 
     /// Time until the bucket is full again, counted from its last decision.
     pub fn full_in(&self, limit: &Limit) -> Duration {
-        Duration::from_nanos((self.used * limit.ns_per_token) as u64)
+        Duration::from_nanos(self.full_in_ns(limit) as u64)
+    }
+
+    fn full_in_ns(&self, limit: &Limit) -> f64 {
+        (self.used + f64::from(self.beyond)) * limit.ns_per_token
     }
 }
 
@@ -187,6 +225,23 @@ mod tests {
         assert_eq!(admitted(&mut bucket, &limit, 20, 10 * SECOND), 10);
         assert_eq!(admitted(&mut bucket, &limit, 20, 5 * SECOND), 0);
         assert_eq!(admitted(&mut bucket, &limit, 20, 10 * SECOND), 0);
+    }
+
+    /// It was refused for as long as the small bucket would have taken to let the large one drain: here for more
+    /// than a quarter of an hour.
+    #[test]
+    fn after_a_cut_whoever_used_more_gets_the_new_rate_at_once_and_a_raise_gives_nothing_back() {
+        let (mut bucket, large, small) = (Bucket::default(), Limit::new(1_000, 100.0), Limit::new(10, 1.0));
+        assert_eq!(admitted(&mut bucket, &large, 2_000, SECOND), 1_000);
+        for second in 1..=5 {
+            assert_eq!(admitted(&mut bucket, &small, 99, second * SECOND), u32::from(second > 1));
+        }
+        assert_eq!(admitted(&mut bucket, &small, 99, 8 * SECOND), 3, "what came in three seconds");
+        assert_eq!(admitted(&mut bucket, &large, 99, 8 * SECOND), 0, "all of it is still used");
+        assert_eq!(admitted(&mut bucket, &small, 99, 8 * SECOND), 0);
+        // A quiet client's use drains as a whole.
+        assert_eq!(admitted(&mut bucket, &small, 99, 508 * SECOND), 10);
+        assert_eq!(admitted(&mut bucket, &large, 999, 508 * SECOND), 490);
     }
 
     #[test]

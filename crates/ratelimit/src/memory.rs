@@ -50,13 +50,7 @@ struct Line(Mutex<Set>);
 struct Set {
     /// Hash of each key; 0 marks a free place.
     keys: [u64; WAYS],
-    slots: [Slot; WAYS],
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Slot {
-    bucket: Bucket,
-    full_at_ns: u64,
+    buckets: [Bucket; WAYS],
 }
 
 /// How full the table is.
@@ -92,21 +86,14 @@ impl Memory {
         let mut set = sets[(key >> 32) as usize & (sets.len() - 1)].0.lock();
         let way = set.keys.iter().position(|held| *held == key).unwrap_or_else(|| {
             let way = set.room();
-            if set.keys[way] != 0 && set.slots[way].full_at_ns > now_ns {
+            if set.keys[way] != 0 && set.buckets[way].full_at_ns() > now_ns {
                 self.table.displaced.fetch_add(1, Ordering::Relaxed);
             }
             set.keys[way] = key;
-            set.slots[way] = Slot::default();
+            set.buckets[way] = Bucket::default();
             way
         });
-        let slot = &mut set.slots[way];
-        let decision = slot.bucket.decide(limit, cost, now_ns);
-        let full_in = match decision {
-            Decision::Admit { full_in, .. } => full_in,
-            Decision::Refuse { .. } => slot.bucket.full_in(limit),
-        };
-        slot.full_at_ns = now_ns + full_in.as_nanos() as u64;
-        decision
+        set.buckets[way].decide(limit, cost, now_ns)
     }
 
     /// How full the table is now. Looks at every set.
@@ -114,7 +101,8 @@ impl Memory {
         let now = self.now_ns();
         let active = |line: &Line| {
             let set = line.0.lock();
-            set.keys.iter().zip(&set.slots).filter(|(key, slot)| **key != 0 && slot.full_at_ns > now).count()
+            let used = |(key, bucket): &(&u64, &Bucket)| **key != 0 && bucket.full_at_ns() > now;
+            set.keys.iter().zip(&set.buckets).filter(used).count()
         };
         Stats {
             active_buckets: self.table.sets.get().map_or(0, |sets| sets.iter().map(active).sum()),
@@ -138,7 +126,7 @@ impl Set {
     /// The place to give to a new key.
     fn room(&self) -> usize {
         (0..WAYS)
-            .min_by_key(|way| if self.keys[*way] == 0 { 0 } else { self.slots[*way].full_at_ns.max(1) })
+            .min_by_key(|way| if self.keys[*way] == 0 { 0 } else { self.buckets[*way].full_at_ns().max(1) })
             .expect("a set has ways")
     }
 }

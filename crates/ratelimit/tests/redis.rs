@@ -69,8 +69,8 @@ for f = 1, #fields, 2 do
   if name == 'at' then
     redis.call('HSET', KEYS[1], name, string.format('%d', value + ARGV[1]))
   elseif name:sub(1, 1) == '=' then
-    local rest, e = value:match('^(.*) (%S+)$')
-    redis.call('HSET', KEYS[1], name, rest .. string.format(' %d', e + ARGV[1]))
+    local rest, e, d = value:match('^(.*) (%S+) (%S+)$')
+    redis.call('HSET', KEYS[1], name, rest .. string.format(' %d ', e + ARGV[1]) .. d)
   end
 end";
 
@@ -99,13 +99,16 @@ async fn script_and_model() -> Result<(), RedisError> {
         (seed >> 33) % end
     };
     let (shift, mut behind_us) = (Script::new(SHIFT), 0_i64);
+    let mut limit = Limit::new(20, 5.0);
     for number in 1..=2_000 {
         if number % 50 == 0 {
             let step_us = (below(20_000_000) as i64 - 10_000_000) * i64::from(number % 100 == 0);
             redis.script::<()>(shift.prepare_invoke().key(&key).arg(step_us)).await?;
             behind_us += step_us;
         }
-        let limit = Limit::new(1 + below(50) as i64, (1 + below(2_000)) as f64 / 4.0);
+        if below(20) == 0 {
+            limit = Limit::new(1 + below(50) as i64, (1 + below(2_000)) as f64 / 4.0);
+        }
         // Some ask for nothing.
         let (used, wanted) = (below(40), below(28).saturating_sub(8) as u32);
         let report = Report {
@@ -124,7 +127,8 @@ async fn script_and_model() -> Result<(), RedisError> {
         call.arg(report.holder).arg(report.number).arg(report.used).arg(report.heard).arg(report.held);
         call.arg(report.needed).arg(report.wanted).arg(report.ahead).arg(report.ahead_us);
         let answers: Vec<(u32, u64, u64, u64, u32)> = redis.script(&call).await?;
-        let (at, level): (u64, f64) = redis.command(cmd("HMGET").arg(&key).arg("at").arg("level")).await?;
+        let (at, level, told): (u64, f64, String) =
+            redis.command(cmd("HMGET").arg(&key).arg("at").arg("level").arg("limit")).await?;
         let grant = model.report(&limit, &report, at.saturating_add_signed(-behind_us));
         let (tokens, first_in_us, retry_in_us, again_in_us, left) = answers[0];
         assert_eq!(
@@ -133,6 +137,8 @@ async fn script_and_model() -> Result<(), RedisError> {
             "{number}: {report:?}"
         );
         assert!((model.level() - level).abs() < 1e-6, "{number}: {} and {level}", model.level());
+        let beyond: f64 = told.split(' ').nth(2).unwrap().parse().unwrap();
+        assert!((model.beyond() - beyond).abs() < 1e-6, "{number}: {} and {beyond}", model.beyond());
     }
     let expires: i64 = redis.command(cmd("PTTL").arg(&key)).await?;
     assert!(expires > 0, "every key ends by itself");
@@ -234,6 +240,32 @@ async fn what_was_used_drains_at_the_rate_that_was_in_force() {
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     replica.limits = limits(json!({"capacity": 30, "refillPerSecond": 0.01}), 3);
     assert!(replica.decide("alice").await.is_admitted());
+}
+
+/// It was refused for 20 s: for as long as the small bucket would have taken to let the large one drain.
+#[tokio::test]
+async fn after_a_cut_under_a_flood_the_new_rate_is_there_at_once_and_no_more() {
+    let (prefix, large) = (own("flood-cut"), json!({"capacity": 1_000, "refillPerSecond": 1_000}));
+    let mut replicas: Vec<Replica> = (0..3).map(|_| Replica::new(&prefix, large.clone(), 3)).collect();
+    let mut refused = 0;
+    while refused < 100 {
+        for replica in &replicas {
+            refused += u32::from(!replica.decide("alice").await.is_admitted());
+        }
+    }
+    for replica in &mut replicas {
+        replica.limits = limits(json!({"capacity": 10, "refillPerSecond": 50}), 3);
+    }
+    let (begun, mut admitted) = (Instant::now(), 0);
+    while begun.elapsed() < Duration::from_secs(3) {
+        for replica in &replicas {
+            admitted += u32::from(replica.decide("alice").await.is_admitted());
+        }
+        tokio::time::sleep(Duration::from_micros(500)).await;
+    }
+    let most = 10.0 + 50.0 * begun.elapsed().as_secs_f64();
+    assert!(f64::from(admitted) <= most, "{admitted} of {most}");
+    assert!(f64::from(admitted) >= 0.6 * most, "{admitted} of {most}");
 }
 
 /// In CI a limit of 30 was admitted 31 times after a cut: the first request of each replica had the bucket

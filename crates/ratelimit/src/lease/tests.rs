@@ -126,7 +126,11 @@ fn after_its_end_a_lease_has_another_name_and_tells_only_what_was_used_beyond_it
     assert_eq!(fresh.report(1, 3, SECOND).map(|told| told.holder), Some(1), "nothing has ended");
     let ends = SECOND + LEASE_US * 1000 - MARGIN_NS;
     for (alone, beyond) in [(0, 0), (34, 0), (45, 11)] {
-        let mut lease = holds(limit, 40);
+        // Twenty that it had before were used, and told.
+        let mut lease = holds(limit, 20);
+        spends(&mut lease, &limit, SECOND);
+        lease.report(0, 3, SECOND);
+        lease.granted(&Grant { tokens: 40, ..Grant::default() }, SECOND);
         // Of the forty six are spent, and some more while the shared state is gone.
         for _ in 0..5 {
             lease.decide(&limit, SECOND, || 2);
