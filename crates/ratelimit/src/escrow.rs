@@ -4,7 +4,7 @@
 //! token that was granted and not spent still occupies the bucket. What follows, whatever the timing and
 //! the number of replicas:
 //!
-//! * `level >= held`: what replicas hold is part of what is used. So in every window of length `w` at
+//! * `level + beyond >= held`: what replicas hold is part of what is used. So in every window of length `w` at
 //!   most `B + R * w` requests are admitted, as from a bucket of one process.
 //! * A report says what is, not what changed: it may be lost, or arrive and its answer be lost, and the
 //!   next one puts it right.
