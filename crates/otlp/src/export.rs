@@ -1,7 +1,6 @@
 //! The queue between requests and the collector.
 
 use std::{
-    future::Future,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -13,7 +12,10 @@ use opentelemetry::InstrumentationScope;
 use opentelemetry_otlp::SpanExporter;
 use opentelemetry_sdk::trace::SpanExporter as _;
 use phase6_telemetry::{Sink, Span};
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{
+    sync::{Notify, mpsc},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{Otlp, OtlpError, convert::convert, target::EXPORT};
@@ -29,6 +31,8 @@ const GATHER: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Exporter {
     queue: mpsc::Sender<Span>,
+    /// There are as many as go into one message.
+    enough: Arc<Notify>,
     counters: Arc<Counters>,
     closing: CancellationToken,
     task: parking_lot::Mutex<Option<JoinHandle<()>>>,
@@ -61,7 +65,7 @@ impl Otlp {
     pub fn exporter(&self, service: &'static str, version: &'static str) -> Result<Exporter, OtlpError> {
         let sender = self.sender(service, version)?;
         let (queue, waiting) = mpsc::channel(QUEUE);
-        let counters = Arc::<Counters>::default();
+        let (counters, enough) = (Arc::<Counters>::default(), Arc::<Notify>::default());
         let closing = CancellationToken::new();
         let pump = Pump {
             service,
@@ -70,11 +74,12 @@ impl Otlp {
             sender,
             scope: InstrumentationScope::builder("phase6").with_version(version).build(),
             waiting,
+            enough: Arc::clone(&enough),
             counters: Arc::clone(&counters),
             closing: closing.clone(),
         };
         let task = parking_lot::Mutex::new(Some(tokio::spawn(pump.run())));
-        Ok(Exporter { queue, counters, closing, task })
+        Ok(Exporter { queue, enough, counters, closing, task })
     }
 }
 
@@ -82,6 +87,9 @@ impl Sink for Exporter {
     fn record(&self, span: Span) {
         if self.queue.try_send(span).is_err() {
             self.counters.full.fetch_add(1, Ordering::Relaxed);
+        }
+        if QUEUE - self.queue.capacity() >= BATCH {
+            self.enough.notify_one();
         }
     }
 }
@@ -123,6 +131,7 @@ struct Pump {
     sender: SpanExporter,
     scope: InstrumentationScope,
     waiting: mpsc::Receiver<Span>,
+    enough: Arc<Notify>,
     counters: Arc<Counters>,
     closing: CancellationToken,
 }
@@ -165,24 +174,33 @@ impl Pump {
     /// The next spans: as many as there are within a moment. None at the end.
     async fn gather(&mut self) -> Vec<Span> {
         let mut batch = Vec::new();
-        self.more(&mut batch, std::future::pending()).await;
-        let moment = tokio::time::sleep(GATHER);
-        tokio::pin!(moment);
-        while !batch.is_empty() && batch.len() < BATCH && self.more(&mut batch, moment.as_mut()).await {}
+        if !self.first(&mut batch).await || batch.len() == BATCH {
+            return batch;
+        }
+        // The others come into the queue and wake nobody: a request that is sampled has no more to do.
+        tokio::select! {
+            biased;
+            () = self.closing.cancelled() => {}
+            () = self.enough.notified() => {}
+            () = tokio::time::sleep(GATHER) => {}
+        }
+        while batch.len() < BATCH
+            && let Ok(span) = self.waiting.try_recv()
+        {
+            batch.push(span);
+        }
         batch
     }
 
-    /// Adds spans to a batch; false if there are none until `enough`, or none at all any more.
-    async fn more(&mut self, batch: &mut Vec<Span>, enough: impl Future<Output = ()>) -> bool {
-        let room = BATCH - batch.len();
+    /// Waits for spans; false if there will be none any more.
+    async fn first(&mut self, batch: &mut Vec<Span>) -> bool {
         tokio::select! {
             biased;
             () = self.closing.cancelled(), if !self.waiting.is_closed() => {
                 self.waiting.close();
-                self.waiting.recv_many(batch, room).await > 0
+                self.waiting.recv_many(batch, BATCH).await > 0
             }
-            added = self.waiting.recv_many(batch, room) => added > 0,
-            () = enough => false,
+            added = self.waiting.recv_many(batch, BATCH) => added > 0,
         }
     }
 }

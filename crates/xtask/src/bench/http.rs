@@ -3,7 +3,7 @@
 //!
 //! The server that is measured has one core to itself, the load and the service behind the
 //! gateway share another. `wrk` keeps 64 connections busy. Beside requests per second stands the
-//! processor time per request, which the idleness of the other core does not touch.
+//! processor time per request, of which waking the other core is a part where that has nothing to do.
 
 mod rival;
 
