@@ -192,6 +192,9 @@ impl RedisCluster {
         let replica = pair.into_iter().find(|node| has(node, "INFO replication", "role:slave")).unwrap();
         replica.say("CLUSTER FAILOVER");
         until("the replica is promoted", || has(replica, "INFO replication", "role:master"));
+        until("the other one follows it", || {
+            pair.iter().any(|node| has(node, "INFO replication", "role:slave"))
+        });
     }
 }
 

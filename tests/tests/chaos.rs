@@ -318,6 +318,6 @@ async fn the_node_of_a_cluster_is_killed_and_its_replica_has_the_keys() {
     const NAME: &str = "cluster-failover";
     let redis = RedisCluster::start();
     let url = redis.url();
-    let key = format!("{{phase6:1:limit:{NAME}}}");
+    let key = format!("{{phase6:2:limit:{NAME}}}");
     chaos_at(NAME, (redis, url), false, |redis| redis.kill_master(&key), |redis| redis.fail_over(&key)).await;
 }

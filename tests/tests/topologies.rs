@@ -89,9 +89,10 @@ async fn share(name: &str, url: &str, change: impl FnOnce()) {
 async fn replicas_share_through_the_node_of_a_cluster_that_has_their_keys_also_when_it_becomes_another() {
     let cluster = RedisCluster::start();
     let url = cluster.url();
-    share("in-a-cluster", &url, || {
-        cluster.hand_over("{phase6:1:limit:in-a-cluster}");
-        cluster.hand_over("{phase6:1:cache:in-a-cluster}");
+    // A name by which limits and answers are on different servers.
+    share("of-a-cluster", &url, || {
+        cluster.hand_over("{phase6:2:limit:of-a-cluster}");
+        cluster.hand_over("{phase6:1:cache:of-a-cluster}");
     })
     .await;
 }

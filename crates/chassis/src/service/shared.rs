@@ -10,7 +10,7 @@ use super::{Host, StartError};
 /// Begins the keys of shared answers; the number is that of what is stored under them.
 const CACHE_KEYS: &str = "phase6:1:cache";
 /// Begins the keys of shared limits; likewise.
-const LIMIT_KEYS: &str = "phase6:1:limit";
+const LIMIT_KEYS: &str = "phase6:2:limit";
 /// Bytes that a service's cache may take on disk.
 const CACHE_ON_DISK: u64 = 256 * 1024 * 1024;
 
