@@ -134,6 +134,7 @@ impl Bucket {
 
     /// Divides what is used anew between the bucket and what is remembered beside it, if the limit is another one.
     fn fit(&mut self, limit: &Limit) {
+        // A mark of the capacity. Of 65,536 others one has the same: then all stays where it is, until the next edit.
         let capacity = (limit.capacity.to_bits().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48) as u16;
         if self.capacity != capacity {
             let used = self.used + f64::from(self.beyond);

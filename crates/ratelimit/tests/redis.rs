@@ -42,6 +42,24 @@ impl Replica {
         }
     }
 
+    /// Waits until all that was used of a client's bucket is told, and has drained at `rate`.
+    async fn drained(&self, prefix: &str, client: &str, rate: f64) {
+        let rule = self.limits.rule("GET", "/");
+        let address = "10.0.0.1".parse().unwrap();
+        let name = self.limits.bucket(rule, Some(client), address, |_| None, &self.hasher).name();
+        let (redis, script) = (redis(prefix), Script::new(DRAINED));
+        let due = Instant::now() + Duration::from_secs(10);
+        loop {
+            let mut call = script.prepare_invoke();
+            call.key(redis.key(&name)).arg(rate);
+            match redis.script::<bool>(&call).await {
+                Ok(true) => return,
+                asked => assert!(Instant::now() < due, "{asked:?}"),
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     async fn decide(&self, client: &str) -> Decision {
         let rule = self.limits.rule("GET", "/");
         let address = "10.0.0.1".parse().unwrap();
@@ -60,6 +78,19 @@ fn limits(policy: Value, replicas: u32) -> Limits {
     let policy: RateLimit = serde_json::from_value(policy).unwrap();
     Limits::new(&policy, replicas, true)
 }
+
+/// Whether nobody holds anything of a bucket any more, and what was used has drained.
+const DRAINED: &str = "
+local fields = redis.call('HGETALL', KEYS[1])
+local level, at = 0, 0
+for f = 1, #fields, 2 do
+  local name, value = fields[f], fields[f + 1]
+  if name == 'level' then level = tonumber(value) end
+  if name == 'at' then at = tonumber(value) end
+  if name:sub(1, 1) == '=' and value:match('^%S+') ~= '0' then return false end
+end
+local time = redis.call('TIME')
+return (time[1] * 1000000 + time[2] - at) * ARGV[1] >= level * 1000000";
 
 /// Moves all that a bucket knows of time: as if the server's clock had stepped the other way.
 const SHIFT: &str = "
@@ -231,13 +262,13 @@ async fn an_edit_acts_at_once_and_flipping_gives_nothing_extra() {
 /// What was used under a fast limit has drained at its rate, and does not block a slow one that follows.
 #[tokio::test]
 async fn what_was_used_drains_at_the_rate_that_was_in_force() {
-    let mut replica =
-        Replica::new(&own("drained"), json!({"capacity": 100_000, "refillPerSecond": 10_000}), 3);
+    let prefix = own("drained");
+    let mut replica = Replica::new(&prefix, json!({"capacity": 100_000, "refillPerSecond": 10_000}), 3);
     for _ in 0..200 {
         assert!(replica.decide("alice").await.is_admitted());
     }
-    // A quiet replica has told everything after a second; what it has not told counts as used just now.
-    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    // What a replica has not told counts as used just now.
+    replica.drained(&prefix, "alice", 10_000.0).await;
     replica.limits = limits(json!({"capacity": 30, "refillPerSecond": 0.01}), 3);
     assert!(replica.decide("alice").await.is_admitted());
 }
@@ -277,7 +308,7 @@ async fn what_is_used_after_a_cut_does_not_drain_at_the_rate_before_it() {
     for replica in &replicas {
         assert!(replica.decide("alice").await.is_admitted());
     }
-    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    replicas[0].drained(&prefix, "alice", 10_000.0).await;
     for replica in &mut replicas {
         replica.limits = limits(json!({"capacity": 6, "refillPerSecond": 0.001}), 3);
     }
