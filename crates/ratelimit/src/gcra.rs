@@ -87,8 +87,8 @@ pub struct Bucket {
     beyond: f32,
     /// Tells the capacity of the last decision from others.
     capacity: u16,
-    /// About how long it took to be full again after the last decision: the upper half of an `f32`, nanoseconds.
-    full_in: u16,
+    /// About how long after the last decision nothing is used any more: the upper half of an `f32`, nanoseconds.
+    forgotten_in: u16,
 }
 
 impl Bucket {
@@ -105,10 +105,9 @@ impl Bucket {
         if fits {
             self.used = wanted;
         }
-        let full_in_ns = self.full_in_ns(limit);
-        self.full_in = ((full_in_ns as f32).to_bits() >> 16) as u16 + 1;
+        self.forgotten_in = ((self.forgotten_in_ns(limit) as f32).to_bits() >> 16) as u16 + 1;
         if fits {
-            let full_in = Duration::from_nanos(full_in_ns as u64);
+            let full_in = Duration::from_nanos((self.used * limit.ns_per_token) as u64);
             let remaining = (limit.capacity - wanted + EPSILON).max(0.0) as u64;
             Decision::Admit { remaining, full_in }
         } else if cost > limit.capacity {
@@ -151,18 +150,19 @@ impl Bucket {
         self.used = self.used.max(used);
     }
 
-    /// When the bucket is full again under the limit of its last decision, or a hundredth later.
-    pub fn full_at_ns(&self) -> u64 {
-        self.at_ns.saturating_add(f32::from_bits(u32::from(self.full_in) << 16) as u64)
+    /// Time until nothing is used of it any more, counted from its last decision.
+    pub fn forgotten_in(&self, limit: &Limit) -> Duration {
+        Duration::from_nanos(self.forgotten_in_ns(limit) as u64)
     }
 
-    /// Time until the bucket is full again, counted from its last decision.
-    pub fn full_in(&self, limit: &Limit) -> Duration {
-        Duration::from_nanos(self.full_in_ns(limit) as u64)
-    }
-
-    fn full_in_ns(&self, limit: &Limit) -> f64 {
+    fn forgotten_in_ns(&self, limit: &Limit) -> f64 {
         (self.used + f64::from(self.beyond)) * limit.ns_per_token
+    }
+
+    /// When nothing is used of it any more, under the limit of its last decision, or a hundredth of that time
+    /// later: a new bucket is the same then.
+    pub fn forgotten_at_ns(&self) -> u64 {
+        self.at_ns.saturating_add(f32::from_bits(u32::from(self.forgotten_in) << 16) as u64)
     }
 }
 
@@ -234,9 +234,15 @@ mod tests {
     fn after_a_cut_whoever_used_more_gets_the_new_rate_at_once_and_a_raise_gives_nothing_back() {
         let (mut bucket, large, small) = (Bucket::default(), Limit::new(1_000, 100.0), Limit::new(10, 1.0));
         assert_eq!(admitted(&mut bucket, &large, 2_000, SECOND), 1_000);
-        for second in 1..=5 {
+        for second in 1..=4 {
             assert_eq!(admitted(&mut bucket, &small, 99, second * SECOND), u32::from(second > 1));
         }
+        let decision = bucket.decide(&small, 1, 5 * SECOND);
+        assert_eq!(
+            decision,
+            Decision::Admit { remaining: 0, full_in: Duration::from_secs(10) },
+            "of the small one"
+        );
         assert_eq!(admitted(&mut bucket, &small, 99, 8 * SECOND), 3, "what came in three seconds");
         assert_eq!(admitted(&mut bucket, &large, 99, 8 * SECOND), 0, "all of it is still used");
         assert_eq!(admitted(&mut bucket, &small, 99, 8 * SECOND), 0);

@@ -148,7 +148,7 @@ impl Lease {
             self.alone.at_least((share.capacity() / 2.0).ceil(), share, now_ns);
         }
         let decision = self.alone.decide(share, 1, now_ns);
-        self.alone_until_ns = now_ns.saturating_add(self.alone.full_in(share).as_nanos() as u64);
+        self.alone_until_ns = now_ns.saturating_add(self.alone.forgotten_in(share).as_nanos() as u64);
         self.used += u64::from(decision.is_admitted());
         decision
     }

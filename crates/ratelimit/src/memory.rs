@@ -86,7 +86,7 @@ impl Memory {
         let mut set = sets[(key >> 32) as usize & (sets.len() - 1)].0.lock();
         let way = set.keys.iter().position(|held| *held == key).unwrap_or_else(|| {
             let way = set.room();
-            if set.keys[way] != 0 && set.buckets[way].full_at_ns() > now_ns {
+            if set.keys[way] != 0 && set.buckets[way].forgotten_at_ns() > now_ns {
                 self.table.displaced.fetch_add(1, Ordering::Relaxed);
             }
             set.keys[way] = key;
@@ -101,7 +101,7 @@ impl Memory {
         let now = self.now_ns();
         let active = |line: &Line| {
             let set = line.0.lock();
-            let used = |(key, bucket): &(&u64, &Bucket)| **key != 0 && bucket.full_at_ns() > now;
+            let used = |(key, bucket): &(&u64, &Bucket)| **key != 0 && bucket.forgotten_at_ns() > now;
             set.keys.iter().zip(&set.buckets).filter(used).count()
         };
         Stats {
@@ -126,7 +126,9 @@ impl Set {
     /// The place to give to a new key.
     fn room(&self) -> usize {
         (0..WAYS)
-            .min_by_key(|way| if self.keys[*way] == 0 { 0 } else { self.buckets[*way].full_at_ns().max(1) })
+            .min_by_key(
+                |way| if self.keys[*way] == 0 { 0 } else { self.buckets[*way].forgotten_at_ns().max(1) },
+            )
             .expect("a set has ways")
     }
 }
