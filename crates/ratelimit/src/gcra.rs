@@ -51,6 +51,11 @@ impl Limit {
     pub fn window(&self) -> Duration {
         Duration::from_secs_f64(self.capacity / self.refill_per_second)
     }
+
+    /// Time in which so many tokens come.
+    pub(crate) fn time_for(&self, tokens: f64) -> Duration {
+        Duration::from_nanos((tokens * self.ns_per_token) as u64)
+    }
 }
 
 /// What was decided about a request.
@@ -107,7 +112,7 @@ impl Bucket {
         }
         self.forgotten_in = ((self.forgotten_in_ns(limit) as f32).to_bits() >> 16) as u16 + 1;
         if fits {
-            let full_in = Duration::from_nanos((self.used * limit.ns_per_token) as u64);
+            let full_in = limit.time_for(self.used);
             let remaining = (limit.capacity - wanted + EPSILON).max(0.0) as u64;
             Decision::Admit { remaining, full_in }
         } else if cost > limit.capacity {

@@ -7,10 +7,17 @@
 //!   else              -> ask the shared state
 //! ```
 //!
+//! What it holds, or that there is nothing, it lends as a [`Purse`], by which requests are decided without it.
+//!
 //! The shared state is [`crate::escrow::Escrow`]. A lease that was not renewed ends here before it ends
 //! there: what this replica still held then counts as spent, and is not spent again.
 
+mod purse;
+
 use std::time::Duration;
+
+pub(crate) use purse::admitted;
+pub use purse::{Loan, Purse, Said};
 
 use crate::{
     escrow::{Grant, LEASE_US, Report},
@@ -116,7 +123,7 @@ impl Lease {
     ///
     /// `rename` gives a new name when the lease has ended.
     pub fn decide(&mut self, limit: &Limit, now_ns: u64, rename: impl FnOnce() -> u64) -> Step {
-        self.count(now_ns);
+        self.count(1, now_ns);
         self.keep_up(limit, now_ns, rename);
         self.again(now_ns)
     }
@@ -293,10 +300,17 @@ impl Lease {
         self.seen_ns
     }
 
-    fn count(&mut self, now_ns: u64) {
-        let elapsed = now_ns.saturating_sub(self.seen_ns) as f64 / 1e9;
-        self.demand = self.demand * (1.0 - elapsed).max(0.0) + 1.0;
-        self.seen_ns = self.seen_ns.max(now_ns);
+    /// Counts requests that came since the last one was counted, evenly.
+    fn count(&mut self, requests: u32, now_ns: u64) {
+        if requests > 0 {
+            let elapsed = now_ns.saturating_sub(self.seen_ns) as f64 / 1e9;
+            // Of what was counted before, each request leaves so much, and adds itself.
+            let gone = (elapsed / f64::from(requests)).min(1.0);
+            let left = (1.0 - gone).powf(f64::from(requests));
+            let added = if gone > 0.0 { (1.0 - left) / gone } else { f64::from(requests) };
+            self.demand = self.demand * left + added;
+        }
+        self.was_seen(now_ns);
     }
 
     /// Drops what belongs to another limit or to a lease that has ended.
@@ -318,10 +332,7 @@ impl Lease {
     }
 
     fn admitted(&self) -> Decision {
-        let remaining = u64::from(self.held) + u64::from(self.left);
-        let missing = (self.limit.capacity() - remaining as f64).max(0.0);
-        let full_in = Duration::from_secs_f64(missing / self.limit.refill_per_second());
-        Decision::Admit { remaining, full_in }
+        admitted(&self.limit, u64::from(self.held) + u64::from(self.left))
     }
 }
 

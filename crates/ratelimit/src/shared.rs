@@ -1,8 +1,9 @@
 //! Buckets that all replicas of a service share, through Redis.
 //!
 //! ```text
-//! request -> lease of its key: decided here, as a rule
-//!              '-- ask --> queue -> one script call for many keys -> grants -> those who wait
+//! request -> purse of its key: decided without a lock, as a rule
+//!              '-- says nothing --> lease of its key
+//!                                     '-- ask --> queue -> one script call for many keys -> grants -> those who wait
 //! ```
 //!
 //! * A request waits only for a key of which nothing is known here, and at most [`phase6_redis::LIMIT`].
@@ -11,7 +12,9 @@
 //! * Keys are bounded: the one that was not asked for longest makes room. What it held comes back when its
 //!   lease ends.
 
+mod clock;
 mod flusher;
+mod slots;
 mod table;
 
 use std::{
@@ -19,7 +22,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use phase6_policy::BackendFailure;
@@ -28,6 +31,7 @@ use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{Backend, Bucketed, Terms, Verdict, contact::Contact, gcra::Decision, lease::Step};
+use clock::Clock;
 use table::{Entry, Table};
 
 /// Keys that wait for the next call.
@@ -43,7 +47,7 @@ pub struct Shared {
 
 struct Inner {
     redis: Redis,
-    started: Instant,
+    clock: Clock,
     names: AtomicU64,
     table: Table,
     queue: mpsc::Sender<u64>,
@@ -82,7 +86,7 @@ impl Shared {
         let (queue, queued) = mpsc::channel(QUEUE);
         let inner = Arc::new(Inner {
             redis,
-            started: Instant::now(),
+            clock: Clock::start(),
             // Unique among all replicas that ever were, and exact as a number of 53 bits.
             names: AtomicU64::new(rand::random::<u64>() >> 11),
             table: Table::with_room_for(keys),
@@ -115,10 +119,14 @@ impl Shared {
 impl Backend for Shared {
     fn decide(&self, bucket: &Bucketed<'_>, terms: &Terms) -> Verdict {
         let inner = &self.inner;
+        if let Some(decision) = inner.table.decide(bucket.hash, &terms.limit, &inner.clock) {
+            return Verdict::Now(decision);
+        }
         let now = inner.now_ns();
         inner.table.with(
             bucket,
             terms,
+            now,
             || inner.name(),
             |entry| match entry.lease.decide(&terms.limit, now, || inner.name()) {
                 Step::Decided(decision) => {
@@ -141,7 +149,7 @@ impl Backend for Shared {
 
 impl Inner {
     fn now_ns(&self) -> u64 {
-        self.started.elapsed().as_nanos() as u64
+        self.clock.now_ns()
     }
 
     fn name(&self) -> u64 {
@@ -186,7 +194,7 @@ impl Inner {
             }
             let in_time = told.is_ok();
             let now = self.now_ns();
-            let decided = self.table.with_known(hash, |entry| match entry.lease.again(now) {
+            let decided = self.table.with_known(hash, now, |entry| match entry.lease.again(now) {
                 Step::Decided(decision) => Ok(decision),
                 Step::Ask if in_time => match self.wait_for(hash, entry, now) {
                     Some(next) => Err(next),

@@ -6,8 +6,13 @@
 
 mod simulation;
 
+use phase6_ratelimit::{
+    Limit,
+    escrow::Grant,
+    lease::{Lease, Step},
+};
 use proptest::prelude::*;
-use simulation::{Cut, World, simulate};
+use simulation::{Cut, Desk, World, simulate};
 
 fn worlds() -> impl Strategy<Value = World> {
     (
@@ -32,6 +37,80 @@ fn worlds() -> impl Strategy<Value = World> {
                 seconds: 6,
             },
         )
+}
+
+/// What happens to a lease.
+#[derive(Clone, Debug)]
+enum Event {
+    /// So many requests come.
+    Requests(u32),
+    /// A report, and its answer: tokens, when the first is due, when to ask again.
+    Report(u32, u64, u64),
+    /// A report without an answer.
+    Unanswered,
+    /// Milliseconds go by.
+    Pause(u64),
+    Edit(i64),
+}
+
+fn events() -> impl Strategy<Value = Vec<(Event, u64)>> {
+    let event = prop_oneof![
+        4 => (1..40_u32).prop_map(Event::Requests),
+        3 => (0..60_u32, prop_oneof![Just(0_u64), 1..40_000_u64], 0..40_000_u64)
+            .prop_map(|(tokens, first, again)| Event::Report(tokens, first, again)),
+        1 => Just(Event::Unanswered),
+        2 => (0..6_000_u64).prop_map(Event::Pause),
+        1 => (100..200_i64).prop_map(Event::Edit),
+    ];
+    proptest::collection::vec((event, 0..5_000_000_u64), 1..60)
+}
+
+proptest! {
+    /// Request by request, through reports, edits and ends.
+    #[test]
+    fn with_a_purse_a_lease_decides_and_tells_what_it_would_without(events in events()) {
+        let mut limit = Limit::new(150, 100.0);
+        let (mut desk, mut lease) = (Desk::new(Lease::new(limit, 1)), Lease::new(limit, 1));
+        let mut now = 1_000_000_000;
+        for (event, nanoseconds) in events {
+            now += nanoseconds;
+            match event {
+                Event::Requests(count) => for _ in 0..count {
+                    let admits = |lease: &mut Lease| match lease.decide(&limit, now, || 2) {
+                        Step::Decided(decision) => Some(decision.is_admitted()),
+                        Step::Ask => None,
+                    };
+                    let by_purse = desk.decide(&limit, now).or_else(|| desk.with(now, admits));
+                    prop_assert_eq!(by_purse, admits(&mut lease));
+                },
+                Event::Report(tokens, first_in_us, again_in_us) => {
+                    let reports = [desk.with(now, |lease| lease.report(1, 1, now)), lease.report(1, 1, now)];
+                    if let [Some(one), Some(other)] = reports {
+                        // What is wanted follows from how often they were asked, of which a purse knows less.
+                        let tokens = tokens.min(one.wanted).min(other.wanted);
+                        prop_assert_eq!(
+                            (one.holder, one.used, one.heard, one.held),
+                            (other.holder, other.used, other.heard, other.held)
+                        );
+                        let grant = Grant { tokens, first_in_us, again_in_us, ..Grant::default() };
+                        let served = desk.with(now, |lease| lease.granted(&grant, now).0);
+                        prop_assert_eq!(served, lease.granted(&grant, now).0);
+                    }
+                    prop_assert_eq!(reports[0].is_some(), reports[1].is_some());
+                }
+                Event::Unanswered => {
+                    let tells = |lease: &mut Lease| {
+                        let told = lease.tell(now).map(|told| (told.used, told.heard, told.held));
+                        lease.failed();
+                        told
+                    };
+                    prop_assert_eq!(desk.with(now, tells), tells(&mut lease));
+                }
+                Event::Pause(ms) => now += ms * 1_000_000,
+                Event::Edit(capacity) => limit = Limit::new(capacity, 100.0),
+            }
+        }
+    }
 }
 
 proptest! {

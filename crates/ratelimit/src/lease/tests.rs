@@ -273,3 +273,71 @@ fn a_grant_of_more_than_was_asked_for_gives_no_more() {
         assert_eq!(served + spends(&mut lease, &limit, SECOND), tokens.min(16));
     }
 }
+
+#[test]
+fn all_but_what_more_is_asked_for_with_is_lent_until_the_lease_ends() {
+    let limit = Limit::new(1_000, 10.0);
+    let mut lease = holds(limit, 40);
+    let loan = lease.lend(SECOND).unwrap();
+    assert_eq!((loan.purse.tokens(), loan.beside, loan.limit), (29, 11, limit));
+    assert!(
+        loan.purse.decide(lease.ends_ns - 2_000_000).is_some() && loan.purse.decide(lease.ends_ns).is_none()
+    );
+    lease.settle(29, 0, SECOND);
+    assert!(!lease.wants_to_report(SECOND) && lease.lend(SECOND).is_none());
+    assert_eq!(lease.decide(&limit, SECOND, || 2), Step::Decided(admitted(&limit, 10)));
+    assert!(lease.wants_to_report(SECOND), "the token with which more is asked for is spent");
+    lease.report(0, 3, SECOND);
+    assert_eq!(
+        lease.lend(SECOND).map(|loan| loan.purse.tokens()),
+        Some(10),
+        "nothing more is to be asked for"
+    );
+    // Of so few nothing is kept: they are asked for one by one.
+    let few = holds(limit, 3);
+    assert_eq!(few.lend(SECOND).map(|loan| loan.purse.tokens()), Some(3));
+    assert!(few.lend(few.ends_ns).is_none(), "the lease has ended");
+}
+
+#[test]
+fn what_is_reserved_ahead_is_not_lent_and_until_it_is_due_requests_are_refused() {
+    let limit = Limit::new(1_000, 10.0);
+    let mut lease = Lease { demand: 100.0, seen_ns: SECOND, ..Lease::new(limit, 1) };
+    lease.report(0, 3, SECOND);
+    lease.granted(&Grant { tokens: 5, first_in_us: 50_000, ..Grant::default() }, SECOND);
+    let due = SECOND + 50_000_000;
+    let loan = lease.lend(SECOND).unwrap();
+    assert_eq!((loan.purse.decide(SECOND), loan.told_until_ns), (Some(Said::Refuse), due));
+    assert_eq!(loan.purse.decide(due), None);
+    assert!(lease.lend(due).is_none(), "each is spent by the lease");
+}
+
+#[test]
+fn until_there_are_tokens_again_requests_are_refused_and_told_when_to_come() {
+    let limit = Limit::new(1_000, 10.0);
+    let mut lease = Lease { demand: 100.0, seen_ns: SECOND, ..Lease::new(limit, 1) };
+    assert!(lease.lend(SECOND).is_none(), "nothing is known");
+    lease.report(0, 3, SECOND);
+    lease.granted(&Grant { again_in_us: 30_000, retry_in_us: 90_000, ..Grant::default() }, SECOND);
+    let loan = lease.lend(SECOND).unwrap();
+    assert_eq!((loan.purse.decide(SECOND), loan.told_until_ns), (Some(Said::Refuse), SECOND + 90_000_000));
+    assert!(lease.lend(SECOND + 30_000_000).is_none());
+}
+
+#[test]
+fn what_was_decided_by_a_purse_is_counted_when_it_is_taken_back() {
+    let limit = Limit::new(1_000, 10.0);
+    let mut lease = holds(limit, 40);
+    lease.demand = 0.0;
+    lease.settle(20, 30, 2 * SECOND);
+    assert_eq!((lease.held, lease.used, lease.seen_ns()), (20, 20, 2 * SECOND));
+    // As many as would be counted one by one.
+    let mut one_by_one = Lease { demand: 0.0, seen_ns: SECOND, ..Lease::new(limit, 2) };
+    (1..=50).for_each(|i| one_by_one.count(1, SECOND + i * SECOND / 50));
+    assert!((lease.demand - one_by_one.demand).abs() < 1e-6, "{} {}", lease.demand, one_by_one.demand);
+    lease.settle(0, 0, SECOND);
+    assert_eq!(lease.seen_ns(), 2 * SECOND, "time does not go back");
+    let demand = lease.demand;
+    lease.settle(0, 0, 3 * SECOND);
+    assert!(lease.seen_ns() == 3 * SECOND && (lease.demand - demand).abs() < 1e-9, "nobody asked");
+}

@@ -76,7 +76,7 @@ impl Inner {
 
     fn asks(&self, hash: u64) -> Option<Asked> {
         let now = self.now_ns();
-        let asked = self.table.with_known(hash, |entry| {
+        let asked = self.table.with_known(hash, now, |entry| {
             entry.queued = false;
             entry.waiting.retain(|waiting| !waiting.is_closed());
             let report = if self.contact.is_alone(now) {
@@ -130,7 +130,7 @@ impl Inner {
             }
         };
         for (i, asked) in asked.iter().enumerate() {
-            self.table.with_known(asked.hash, |entry| {
+            self.table.with_known(asked.hash, now, |entry| {
                 let mut served = None;
                 match answers.as_ref().map(|answers| answers[i]) {
                     Some(told) => served = Some(entry.lease.granted(&told.into(), now)),

@@ -1,15 +1,17 @@
 //! A world of replicas, requests, a network and a shared bucket, in steps of a millisecond. A seed gives the
 //! same world again.
 
+mod desk;
 mod world;
 
 use phase6_ratelimit::{
-    Decision, Limit,
+    Limit,
     contact::Contact,
     escrow::{Escrow, Grant, Report},
     lease::{Lease, Step},
 };
 
+pub use desk::Desk;
 use world::Numbers;
 pub use world::{Cut, World};
 
@@ -23,7 +25,7 @@ const SETTLED: u64 = 400 * MS;
 struct Replica {
     /// Tells one life of it from the next.
     life: u64,
-    lease: Lease,
+    desk: Desk,
     contact: Contact,
     /// The edit whose limit its last request was decided under.
     edit: Edit,
@@ -133,7 +135,7 @@ impl<'a> Simulation<'a> {
         let replicas: Vec<Replica> = (0..world.replicas)
             .map(|i| Replica {
                 life: 0,
-                lease: Lease::new(limit, u64::from(i)),
+                desk: Desk::new(Lease::new(limit, u64::from(i))),
                 contact: Contact::default(),
                 edit,
                 cut: world.cut.filter(|cut| numbers.below(100) < cut.percent).map(|cut| {
@@ -193,7 +195,8 @@ impl<'a> Simulation<'a> {
         if numbers.below(1_000) < world.crashes {
             let victim = &mut self.replicas[numbers.below(u64::from(world.replicas)) as usize];
             self.names += 1;
-            (victim.life, victim.lease) = (victim.life + 1, Lease::new(self.edit.limit, self.names));
+            (victim.life, victim.desk) =
+                (victim.life + 1, Desk::new(Lease::new(self.edit.limit, self.names)));
         }
         if numbers.below(10_000) < world.steps {
             self.ahead_us = self.ahead_us.saturating_sub(numbers.below(60_000) * 1_000);
@@ -229,11 +232,12 @@ impl<'a> Simulation<'a> {
                 }
                 Message::Answer(replica, life, grant) if self.replicas[replica].life == life => {
                     self.replicas[replica].contact.answered(now);
-                    let (served, _) = self.replicas[replica].lease.granted(&grant, now);
+                    let (served, _) =
+                        self.replicas[replica].desk.with(now, |lease| lease.granted(&grant, now));
                     self.outcome.admitted += u64::from(served);
                 }
                 Message::Lost(replica, life) if self.replicas[replica].life == life => {
-                    self.replicas[replica].lease.failed();
+                    self.replicas[replica].desk.with(now, Lease::failed);
                     // A message that is lost while nobody is cut off is just told again.
                     if self.world.cut.is_some() {
                         self.replicas[replica].contact.failed(now);
@@ -269,23 +273,28 @@ impl<'a> Simulation<'a> {
             self.names += 1;
             self.names
         };
-        let decision = match replica.lease.decide(&edit.limit, now, name) {
-            Step::Decided(decision) => decision,
-            Step::Ask if replica.contact.is_alone(now) => replica.lease.decide_alone(&self.share, now),
-            // One waits for the answer; others that come meanwhile come again later.
-            Step::Ask => {
-                if let Some(report) = replica.lease.report(1, self.world.replicas, now) {
-                    self.send(chosen, report, now);
+        let is_admitted = replica.desk.decide(&edit.limit, now).or_else(|| {
+            replica.desk.with(now, |lease| match lease.decide(&edit.limit, now, name) {
+                Step::Decided(decision) => Some(decision.is_admitted()),
+                Step::Ask if replica.contact.is_alone(now) => {
+                    Some(lease.decide_alone(&self.share, now).is_admitted())
                 }
-                return;
-            }
-        };
-        match decision {
-            Decision::Admit { .. } => {
+                Step::Ask => None,
+            })
+        });
+        match is_admitted {
+            Some(true) => {
                 self.outcome.admitted += 1;
                 self.admits(edit.number, now);
             }
-            Decision::Refuse { .. } => self.outcome.refused += 1,
+            Some(false) => self.outcome.refused += 1,
+            // One waits for the answer; others that come meanwhile come again later.
+            None => {
+                let asks = |lease: &mut Lease| lease.report(1, self.world.replicas, now);
+                if let Some(report) = replica.desk.with(now, asks) {
+                    self.send(chosen, report, now);
+                }
+            }
         }
     }
 
@@ -309,13 +318,13 @@ impl<'a> Simulation<'a> {
                     replica.contact.failed(now);
                 }
             }
+            let lease = replica.desk.looked_at();
             let report = if replica.contact.is_alone(now) {
-                let tells =
-                    tick.is_multiple_of(50) && !replica.contact.is_gone() && replica.lease.has_to_tell();
-                tells.then(|| replica.lease.tell(now))
+                let tells = tick.is_multiple_of(50) && !replica.contact.is_gone() && lease.has_to_tell();
+                tells.then(|| replica.desk.with(now, |lease| lease.tell(now)))
             } else {
-                let wants = replica.lease.wants_to_report(now);
-                wants.then(|| replica.lease.report(0, self.world.replicas, now))
+                let wants = lease.wants_to_report(now);
+                wants.then(|| replica.desk.with(now, |lease| lease.report(0, self.world.replicas, now)))
             };
             if let Some(report) = report.flatten() {
                 self.send(chosen, report, now);
