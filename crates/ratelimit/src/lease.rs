@@ -270,8 +270,13 @@ impl Lease {
         self.none_until_ns = 0;
         self.held += grant.tokens - served;
         self.granted = self.held;
-        self.gap_ns = if grant.first_in_us > 0 { (1e9 / self.limit.refill_per_second()) as u64 } else { 0 };
-        self.due_ns = now_ns.saturating_add(grant.first_in_us.saturating_mul(1000));
+        // What may be spent at once may be spent by a request that looked at the clock before the answer came.
+        (self.due_ns, self.gap_ns) = if grant.first_in_us > 0 {
+            let due_ns = now_ns.saturating_add(grant.first_in_us.saturating_mul(1000));
+            (due_ns, (1e9 / self.limit.refill_per_second()) as u64)
+        } else {
+            (0, 0)
+        };
         served
     }
 

@@ -2,13 +2,15 @@
 //! the machine meets all. Prints one line of JSON for each: the median of the rounds, and the lowest and highest.
 //!
 //! * A decision about one of 100,000 callers known by name: `governor`, `limitador` in memory.
+//! * A decision about a limit that replicas share: `limitador` with Redis, asked each time or cached.
 //! * A hit among 1,000 answers: `moka`, `quick_cache`, `foyer`.
 //! * A request that is not sampled: OpenTelemetry's own tracer, `tracing-opentelemetry`.
 //!
-//! `peers ROUNDS`.
+//! `peers ROUNDS`. `PHASE6_TEST_REDIS` names a server; without it what needs one is left out.
 
 mod caches;
 mod limits;
+mod shared;
 mod traces;
 
 use std::time::Instant;
@@ -53,6 +55,9 @@ pub fn compete(what: &str, rounds: usize, mut rivals: Vec<Rival<'_>>) {
 fn main() {
     let rounds = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(1);
     limits::run(rounds);
+    if let Ok(redis) = std::env::var("PHASE6_TEST_REDIS") {
+        shared::run(rounds, &redis);
+    }
     caches::run(rounds);
     traces::run(rounds);
 }

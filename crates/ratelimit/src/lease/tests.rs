@@ -341,3 +341,12 @@ fn what_was_decided_by_a_purse_is_counted_when_it_is_taken_back() {
     lease.settle(0, 0, 3 * SECOND);
     assert!(lease.seen_ns() == 3 * SECOND && (lease.demand - demand).abs() < 1e-9, "nobody asked");
 }
+
+/// It was refused: its thread had to wait between the look at the clock and the lock, and the answer came first.
+#[test]
+fn a_request_that_looked_at_the_clock_before_the_answer_came_gets_a_token() {
+    let limit = Limit::new(1_000, 10.0);
+    let lease = holds(limit, 40);
+    assert_eq!(spends(&mut lease.clone(), &limit, SECOND - 1_000_000), 40);
+    assert!(matches!(lease.lend(SECOND - 1_000_000), Some(loan) if loan.purse.tokens() > 0));
+}

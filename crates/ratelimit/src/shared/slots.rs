@@ -108,8 +108,8 @@ pub(super) struct Slots {
 
 impl Slots {
     pub(super) fn with_room_for(keys: usize) -> Self {
-        // Half of them are free: few keys find none.
-        Self { slots: OnceLock::new(), count: (2 * keys).next_power_of_two().max(WAYS) }
+        // Of the keys that a replica knows few are busy at a time.
+        Self { slots: OnceLock::new(), count: keys.div_ceil(2).next_power_of_two().max(WAYS) }
     }
 
     /// Decides about a request, if its key has a purse that can.
@@ -205,7 +205,7 @@ mod tests {
 
     #[test]
     fn threads_spend_exactly_what_is_lent_while_it_is_taken_back_and_lent_again() {
-        let (slots, clock) = (Slots::with_room_for(8), Clock::start());
+        let (slots, clock) = (Slots::with_room_for(32), Clock::start());
         let mut lease = holds(200_000, clock.now_ns());
         let mut place = slots.claim(7).unwrap();
         let (admitted, done) = (AtomicU64::new(0), AtomicBool::new(false));
@@ -218,18 +218,21 @@ mod tests {
                     }
                 });
             }
-            while admitted.load(Relaxed) < 50_000 {
+            let due = std::time::Instant::now() + Duration::from_secs(10);
+            while admitted.load(Relaxed) < 50_000 && std::time::Instant::now() < due {
                 slots.lend(&mut place, &lease, clock.now_ns());
                 slots.take(&mut place, &mut lease);
             }
             done.store(true, Relaxed);
         });
-        assert_eq!(lease.tell(clock.now_ns()).unwrap().used, admitted.into_inner());
+        let admitted = admitted.into_inner();
+        assert!(admitted >= 50_000, "{admitted}");
+        assert_eq!(lease.tell(clock.now_ns()).unwrap().used, admitted);
     }
 
     #[test]
     fn a_purse_speaks_only_for_its_key_and_of_the_limit_that_it_was_lent_under() {
-        let (slots, clock) = (Slots::with_room_for(8), Clock::start());
+        let (slots, clock) = (Slots::with_room_for(32), Clock::start());
         let lease = holds(100, clock.now_ns());
         let mut place = slots.claim(7).unwrap();
         assert!(slots.decide(7, &limit(), &clock).is_none(), "nothing is lent yet");
@@ -248,7 +251,7 @@ mod tests {
 
     #[test]
     fn a_key_whose_places_are_all_taken_has_none_until_one_is_given_up() {
-        let slots = Slots::with_room_for(8);
+        let slots = Slots::with_room_for(32);
         let taken: Vec<Place> = (1..=4).map(|i| slots.claim(16 * i + 3).unwrap()).collect();
         assert!(slots.claim(16 * 9 + 3).is_none());
         assert!(slots.claim(16 * 9 + 8).is_some(), "others have theirs");
@@ -260,7 +263,7 @@ mod tests {
 
     #[test]
     fn refusals_are_told_when_to_come_and_are_counted() {
-        let (slots, clock) = (Slots::with_room_for(8), Clock::start());
+        let (slots, clock) = (Slots::with_room_for(32), Clock::start());
         let mut lease = Lease::new(limit(), 1);
         let now = clock.now_ns();
         lease.report(1, 1, now).unwrap();

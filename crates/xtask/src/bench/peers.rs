@@ -5,7 +5,10 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use super::{Effort, Row};
-use crate::run::{cargo, root, succeed};
+use crate::{
+    run::{cargo, root, succeed},
+    servers,
+};
 
 const ROUNDS: &str = "15";
 
@@ -22,8 +25,9 @@ pub(super) fn run(effort: Effort) -> Result<Vec<Row>, String> {
         return Ok(vec![]);
     }
     succeed(&mut with(&["build", "--locked", "--release"]))?;
+    let redis = servers::redis()?;
     let mut program = Command::new(target.join("release/phase6-peers"));
-    let output = program.arg(ROUNDS).stderr(Stdio::inherit()).output();
+    let output = program.arg(ROUNDS).env("PHASE6_TEST_REDIS", &redis.url).stderr(Stdio::inherit()).output();
     let output = output.map_err(|error| format!("{}: {error}", program.get_program().display()))?;
     let said = String::from_utf8_lossy(&output.stdout);
     print!("{said}");
@@ -33,6 +37,9 @@ pub(super) fn run(effort: Effort) -> Result<Vec<Row>, String> {
         figures.of("decision", "governor")?,
         figures.of("decision", "limitador")?,
     );
+    let [shared, each, cached] =
+        ["phase6", "limitador, Redis", "limitador, cached"].map(|who| figures.of("shared decision", who));
+    let (shared, each, cached) = (shared?, each?, cached?);
     let hit = figures.of("hit", "phase6")?;
     let [moka, quick_cache, foyer] = ["moka", "quick_cache", "foyer"].map(|who| figures.of("hit", who));
     let moka = moka?;
@@ -51,6 +58,16 @@ pub(super) fn run(effort: Effort) -> Result<Vec<Row>, String> {
                 limitador.ns / ours.ns
             ),
             details: format!("{ours}; `governor` {governor}; `limitador` {limitador}"),
+        },
+        Row {
+            what: "A limiter decision shared through Redis, 1,000 callers known by name",
+            goal: "",
+            measured: format!(
+                "{:.0} ns, {:.0} times as fast as `limitador` with Redis",
+                shared.ns,
+                each.ns / shared.ns
+            ),
+            details: format!("{shared}; `limitador` {each}, where it caches {cached} and admits more"),
         },
         Row {
             what: "A cache hit in memory, 1,000 answers",
