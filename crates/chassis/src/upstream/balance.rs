@@ -53,11 +53,16 @@ const LEAST_SHARE: f64 = 0.1;
 /// Latency below which endpoints count as equally fast, in milliseconds: differences below it say
 /// more of the scheduler than of the endpoint.
 const FLOOR_MS: f64 = 1.0;
+/// And so do those that are apart by a smaller factor: the faster of two equal ones would otherwise get all
+/// calls that come one after another.
+const ALIKE: f64 = 1.5;
 /// Weight of the newest latency in the mean.
 const NEWEST: f64 = 0.2;
 /// A latency is believed half as much after each such time without a call. One slow call would
 /// otherwise keep an endpoint idle for ever, because only a call can show that it has recovered.
 const HALF_LIFE: Duration = Duration::from_secs(2);
+/// Or after so many times itself: the sooner a call is over, the less it costs to see.
+const HALF_AFTER: f64 = 10.0;
 
 /// An exponentially weighted mean of the latencies of an endpoint's calls.
 #[derive(Clone, Copy, Debug)]
@@ -71,7 +76,7 @@ impl Latency {
     pub(crate) fn with(before: Option<(Self, Duration)>, took: Duration) -> Self {
         let newest = took.as_secs_f64() * 1e3;
         let mean_ms = before.map_or(newest, |(before, since)| {
-            let weight = (1.0 - NEWEST) * left_after(since);
+            let weight = (1.0 - NEWEST) * left_after(since, HALF_LIFE);
             before.mean_ms * weight + newest * (1.0 - weight)
         });
         Self { mean_ms }
@@ -83,12 +88,13 @@ impl Latency {
 
     /// What is still believed of it so long after the last call.
     pub(crate) fn believed_ms(self, since: Duration) -> f64 {
-        self.mean_ms * left_after(since)
+        let half_life = HALF_LIFE.min(Duration::from_secs_f64(HALF_AFTER * self.mean_ms.max(FLOOR_MS) / 1e3));
+        self.mean_ms * left_after(since, half_life)
     }
 }
 
-fn left_after(since: Duration) -> f64 {
-    (-since.as_secs_f64() / HALF_LIFE.as_secs_f64()).exp2()
+fn left_after(since: Duration, half_life: Duration) -> f64 {
+    (-since.as_secs_f64() / half_life.as_secs_f64()).exp2()
 }
 
 /// What is known of an endpoint.
@@ -103,9 +109,12 @@ pub(crate) struct Candidate {
 }
 
 impl Candidate {
-    fn cost(&self, unmeasured_ms: f64) -> f64 {
-        let latency = self.latency_ms.unwrap_or(unmeasured_ms).max(FLOOR_MS);
-        (self.in_flight + 1) as f64 * latency
+    /// Whether it is as good as the other one, or better.
+    fn is_no_worse(&self, other: &Self, unmeasured_ms: f64) -> bool {
+        let latency = |of: &Self| of.latency_ms.unwrap_or(unmeasured_ms).max(FLOOR_MS);
+        let ratio = latency(self) / latency(other);
+        let ratio = if (1.0 / ALIKE..=ALIKE).contains(&ratio) { 1.0 } else { ratio };
+        (self.in_flight + 1) as f64 * ratio <= (other.in_flight + 1) as f64
     }
 
     /// Whether it is ready for so short a time that it leaves this draw to others.
@@ -129,7 +138,7 @@ pub(crate) fn choose(candidates: &[Candidate], draws: [f64; 3]) -> Option<usize>
     let first_is_better = match [first, second].map(|index| candidates[index].stands_back(draws[2])) {
         [true, false] => false,
         [false, true] => true,
-        _ => candidates[first].cost(mean) <= candidates[second].cost(mean),
+        _ => candidates[first].is_no_worse(&candidates[second], mean),
     };
     Some(if first_is_better { first } else { second })
 }
@@ -219,6 +228,16 @@ mod tests {
         assert!(shares(&[candidate(0, 50.0), candidate(0, 5.0)])[1] > 0.7);
     }
 
+    /// Of two equal ones the one that happened to be faster got all of fifty calls in a row.
+    #[test]
+    fn a_target_that_is_a_little_faster_does_not_get_everything() {
+        for (slower, share) in [(5.0, 0.5), (7.4, 0.5), (7.6, 0.0)] {
+            let shares = shares(&[candidate(0, slower), candidate(0, 5.0)]);
+            assert!((shares[0] - share).abs() < 0.05, "{slower} ms: {shares:?}");
+        }
+        assert!(shares(&[candidate(1, 5.0), candidate(0, 6.0)])[1] > 0.99, "the one that is less busy");
+    }
+
     /// The original sent everything to any target that had not been measured.
     #[test]
     fn a_target_without_measurements_does_not_get_everything() {
@@ -227,13 +246,20 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_latency_weighs_a_fifth_and_half_is_believed_after_two_seconds() {
+    fn the_newest_latency_weighs_a_fifth_and_half_is_believed_after_ten_times_itself_or_two_seconds() {
         let first = Latency::with(None, Duration::from_millis(10));
         let latency = Latency::with(Some((first, Duration::ZERO)), Duration::from_millis(20));
         assert!((latency.mean_ms() - 12.0).abs() < 1e-9, "{latency:?}");
-        for (secs, believed) in [(0, 12.0), (2, 6.0), (4, 3.0)] {
-            let left = latency.believed_ms(Duration::from_secs(secs));
-            assert!((left - believed).abs() < 1e-9, "{left} ms after {secs} s");
+        let slow = Latency::with(None, Duration::from_millis(900));
+        for (of, millis, believed) in [
+            (latency, 0, 12.0),
+            (latency, 120, 6.0),
+            (latency, 240, 3.0),
+            (slow, 2_000, 450.0),
+            (slow, 4_000, 225.0),
+        ] {
+            let left = of.believed_ms(Duration::from_millis(millis));
+            assert!((left - believed).abs() < 1e-9, "{left} ms after {millis} ms");
         }
     }
 
