@@ -38,6 +38,7 @@ mod meta;
 mod packed;
 mod remote;
 pub mod rfc9111;
+pub mod turn;
 
 pub use ask::{Ask, Client};
 pub use cache::{Cache, Stats};

@@ -44,6 +44,12 @@ pub(crate) fn breaker(seeds: Seeds) -> Result<(), String> {
     succeed(&mut seeds.of(cargo(&tests), CALLERS))
 }
 
+/// Replicas that want an answer which none of them has.
+pub(crate) fn flights(seeds: Seeds) -> Result<(), String> {
+    let tests = ["test", "--locked", "--package", "phase6-cache", "--test", "flights", "in_every_world"];
+    succeed(&mut seeds.of(cargo(&tests), WORLDS))
+}
+
 /// Sequences of requests to the cache.
 pub(crate) fn cache(seeds: Seeds) -> Result<(), String> {
     succeed(&mut sequences(seeds))

@@ -1,12 +1,8 @@
-//! One replica makes an answer while the others wait for it.
+//! One replica makes an answer while the others wait for it: [`crate::turn`] over Redis, which calls a turn a
+//! duty.
 //!
-//! ```text
-//!   first to ask  -> duty, prolonged while it lasts -> answer stored -> "landed" in the log
-//!   others        -> wait for that word in the log, without asking again
-//! ```
-//!
-//! A duty that is not prolonged, because its replica died, ends by itself. Who waits is also woken when this
-//! replica loses touch, and then makes the answer itself.
+//! The word that an answer has landed is in the log. Who waits for it is also woken when this replica loses
+//! touch, and then makes the answer itself.
 
 use std::{
     collections::HashMap,
@@ -19,10 +15,7 @@ use phase6_redis::Script;
 use tokio::sync::oneshot;
 
 use super::{LOG_LENGTH, Shared, stored::Said};
-
-/// How long a duty lasts if nobody prolongs it; nobody waits longer.
-pub(super) const LASTS: Duration = Duration::from_secs(3);
-const PROLONGED: Duration = Duration::from_secs(1);
+use crate::turn::{LASTS, PROLONGED};
 
 /// Between attempts to say that it has landed.
 const AGAIN: Duration = Duration::from_millis(100);

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, LazyLock},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use phase6_redis::{RedisError, Script};
@@ -10,17 +10,17 @@ use tokio::sync::oneshot;
 
 use super::{
     Shared,
-    duty::{self, Duty},
+    duty::Duty,
     history::Place,
     stored::{self, Logged, logged},
 };
-use crate::{Asked, Entry, Found, Ticket};
+use crate::{
+    Asked, Entry, Found, Ticket,
+    turn::{LASTS, Next, Search, Seen, Wanted},
+};
 
 /// News that one look takes into account; more: it counts as not found.
 const NEWS: usize = 100;
-/// Nobody waits longer for another replica's answer, however long that works on it.
-const PATIENCE: Duration = Duration::from_mins(1);
-
 static READ: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("read.lua")));
 
 /// As `read.lua` tells it: the answer, for how long it will be there, the news, and whether the duty was given.
@@ -35,15 +35,13 @@ struct Read {
     landing: Option<oneshot::Receiver<()>>,
 }
 
-impl From<Read> for Found {
-    fn from(read: Read) -> Self {
-        Self { answer: read.answer, ticket: read.ticket }
-    }
-}
-
 impl Read {
-    fn will_do(&self, asked: &Asked<'_>) -> bool {
-        self.answer.as_ref().is_some_and(|(entry, _)| (asked.will_do)(entry))
+    fn seen(&self, asked: &Asked<'_>) -> Seen {
+        Seen {
+            will_do: self.answer.as_ref().is_some_and(|(entry, _)| (asked.will_do)(entry)),
+            is_own_turn: self.ticket.is_some(),
+            is_others_turn: self.landing.is_some(),
+        }
     }
 }
 
@@ -51,48 +49,45 @@ impl Shared {
     /// Finds an answer that will do, or the duty to make one, or waits for whoever has that duty, if it may.
     /// What will not do is found too: it may stand in for one that fails.
     pub(super) async fn find(self: &Arc<Self>, asked: &Asked<'_>, may_wait: bool) -> Found {
-        let name = stored::name(asked.key);
-        let Some(mut read) = self.read(asked, &name, may_wait.then_some(false)).await else {
-            return Found::default();
-        };
-        if may_wait && !read.will_do(asked) && read.ticket.is_none() && read.landing.is_none() {
-            // There is one that will not do: whoever makes another one may be done by now.
-            read = match self.read(asked, &name, Some(true)).await {
-                Some(second) => second,
-                None => return read.into(),
+        let (name, begun) = (stored::name(asked.key), Instant::now());
+        let (mut search, mut wanted) = Search::begin(may_wait);
+        let mut found = Found::default();
+        while let Some(read) = self.read(asked, &name, wanted).await {
+            let next = search.looked(read.seen(asked), begun.elapsed());
+            found = Found { answer: read.answer.or(found.answer), ticket: read.ticket };
+            wanted = match (next, read.landing) {
+                (Next::Look(wanted), _) => wanted,
+                (Next::Wait, Some(landing)) => {
+                    let had_word = tokio::time::timeout(LASTS, landing).await.is_ok();
+                    self.waiting.landed(&name);
+                    search.waited(had_word)
+                }
+                (Next::End | Next::Wait, landing) => {
+                    if landing.is_some() {
+                        self.waiting.landed(&name);
+                    }
+                    break;
+                }
             };
         }
-        let begun = Instant::now();
-        while let Some(landing) = read.landing.take() {
-            if read.will_do(asked) || begun.elapsed() > PATIENCE {
-                self.waiting.landed(&name);
-                break;
-            }
-            let is_late = tokio::time::timeout(duty::LASTS, landing).await.is_err();
-            self.waiting.landed(&name);
-            // If it landed and there is still nothing, it cannot be shared: everybody makes it for itself. If
-            // there was no word of it, it is still worked on, or the duty has ended.
-            let Some(again) = self.read(asked, &name, is_late.then_some(true)).await else { break };
-            let before = read.answer.take();
-            read = Read { answer: again.answer.or(before), ..again };
-        }
-        read.into()
+        found
     }
 
-    /// Looks for an answer. `duty` asks for the duty to make one: even if there is one, or only if not.
-    async fn read(self: &Arc<Self>, asked: &Asked<'_>, name: &str, duty: Option<bool>) -> Option<Read> {
+    /// Looks for an answer, or for the turn to make one.
+    async fn read(self: &Arc<Self>, asked: &Asked<'_>, name: &str, wanted: Wanted) -> Option<Read> {
         // Before the read: what is carried out meanwhile is judged again by the caller.
         let pending = self.pending.lock().oldest();
         let carried_out = pending.map_or(asked.mark, |oldest| oldest.min(asked.mark));
         let at = self.history.lock().as_ref()?.at();
-        let landing = duty.map(|_| self.waiting.for_landing(name));
+        let (may_take, takes_anyway) = (wanted != Wanted::Answer, wanted == Wanted::Turn);
+        let landing = may_take.then(|| self.waiting.for_landing(name));
         let mut call = READ.prepare_invoke();
         call.key(self.answer_key(name))
             .key(self.log_key())
             .key(self.duty_key(name))
             .key(self.waiting_key(name));
-        call.arg(at.to_string()).arg(NEWS).arg(u8::from(duty == Some(true)));
-        call.arg(if duty.is_some() { &*self.origin } else { "" }).arg(duty::LASTS.as_millis() as u64);
+        call.arg(at.to_string()).arg(NEWS).arg(u8::from(takes_anyway));
+        call.arg(if may_take { &*self.origin } else { "" }).arg(LASTS.as_millis() as u64);
         let answer = self.redis.script::<Told>(&call).await;
         let own_duty = || Some(Box::new(Duty::taken(self, name.to_owned())) as Box<_>);
         let (bytes, left_ms, news, taken) = match answer {
@@ -101,8 +96,7 @@ impl Shared {
                 self.failed();
                 self.waiting.landed(name);
                 // The call may have run, and others wait for what this replica does not know that it owes them.
-                let may_have_run =
-                    duty.is_some() && !matches!(error, RedisError::Gone | RedisError::Elsewhere(_));
+                let may_have_run = may_take && !matches!(error, RedisError::Gone | RedisError::Elsewhere(_));
                 return may_have_run.then(|| Read { ticket: own_duty(), ..Read::default() });
             }
         };
@@ -115,7 +109,7 @@ impl Shared {
         let answer =
             stored.filter(|(entry, made)| answers(entry) && !self.was_forgotten(entry, *made, &news));
         let taken = taken == 1;
-        let others_make_it = !taken && (duty == Some(true) || !is_there);
+        let others_make_it = !taken && (takes_anyway || !is_there);
         if !others_make_it {
             self.waiting.landed(name);
         }
