@@ -307,9 +307,11 @@ impl Lease {
 
     /// Counts requests that came since the last one was counted, evenly.
     fn count(&mut self, requests: u32, now_ns: u64) {
-        if requests > 0 {
-            let elapsed = now_ns.saturating_sub(self.seen_ns) as f64 / 1e9;
-            // Of what was counted before, each request leaves so much, and adds itself.
+        let elapsed = now_ns.saturating_sub(self.seen_ns) as f64 / 1e9;
+        // Of what was counted before, each request leaves so much, and adds itself.
+        if requests == 1 {
+            self.demand = self.demand * (1.0 - elapsed).max(0.0) + 1.0;
+        } else if requests > 1 {
             let gone = (elapsed / f64::from(requests)).min(1.0);
             let left = (1.0 - gone).powf(f64::from(requests));
             let added = if gone > 0.0 { (1.0 - left) / gone } else { f64::from(requests) };
