@@ -20,6 +20,12 @@ pub(super) fn run(effort: Effort) -> Result<Vec<Row>, String> {
         command.arg("--manifest-path").arg(&manifest).env("CARGO_TARGET_DIR", &target);
         command
     };
+    // limitador's client of Redis wants OpenSSL.
+    servers::provide("pkg-config", "pkg-config")?;
+    if !Command::new("pkg-config").args(["--exists", "openssl"]).status().is_ok_and(|status| status.success())
+    {
+        servers::install("libssl-dev")?;
+    }
     if effort == Effort::Smoke {
         succeed(&mut with(&["check", "--locked", "--quiet"]))?;
         return Ok(vec![]);
