@@ -24,6 +24,7 @@ mod answer;
 mod ask;
 mod cache;
 mod disk;
+pub mod duty;
 mod entry;
 mod fetch;
 mod flight;
@@ -38,7 +39,6 @@ mod meta;
 mod packed;
 mod remote;
 pub mod rfc9111;
-pub mod turn;
 
 pub use ask::{Ask, Client};
 pub use cache::{Cache, Stats};

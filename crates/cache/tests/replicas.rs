@@ -15,8 +15,8 @@ use std::{
 use bytes::Bytes;
 use http::{Extensions, Method, Request, Response};
 use http_body_util::{BodyExt, Full};
-use phase6_cache::{Ask, Cache, CacheLayer, Client, Invalidation, Level, Remote, Terms, turn::Turn};
-use phase6_redis::{Redis, Script, cmd};
+use phase6_cache::{Ask, Cache, CacheLayer, Client, Invalidation, Level, Remote, Terms};
+use phase6_redis::{Redis, cmd};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::oneshot,
@@ -481,52 +481,4 @@ async fn an_answer_that_takes_longer_than_a_duty_lasts_is_made_once_all_the_same
         }
     }
     panic!("Redis was never there all the time");
-}
-
-#[tokio::test]
-async fn the_scripts_give_turns_as_the_model_does() {
-    const LASTS_MS: u64 = 60_000;
-    let redis = redis(&own("turns"));
-    let [read, prolong, landed] = [
-        include_str!("../src/remote/read.lua"),
-        include_str!("../src/remote/prolong.lua"),
-        include_str!("../src/remote/landed.lua"),
-    ]
-    .map(Script::new);
-    let [answer, log, duty, waiting] = ["answer", "log", "duty", "waiting"].map(|key| redis.key(key));
-    let mut length = cmd("XLEN");
-    length.arg(&log);
-    let (mut turn, mut told, mut numbers) = (Turn::default(), 0, 7_u64);
-    for step in 0..1_000 {
-        numbers = numbers.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let (who, what) = (numbers >> 33 & 3, numbers >> 35 & 3);
-        let expected = match what {
-            0 | 1 => turn.ask(who, LASTS_MS, step),
-            2 => turn.prolong(who, LASTS_MS, step),
-            _ => turn.landed(who, step),
-        };
-        let did = match what {
-            0 | 1 => {
-                let mut call = read.prepare_invoke();
-                call.key(&answer).key(&log).key(&duty).key(&waiting);
-                call.arg("0-0").arg(1).arg(1).arg(who).arg(LASTS_MS);
-                let told: (Option<Vec<u8>>, i64, Vec<String>, u8) = redis.script(&call).await.unwrap();
-                told.3 == 1
-            }
-            2 => {
-                let mut call = prolong.prepare_invoke();
-                call.key(&duty).arg(who).arg(LASTS_MS);
-                redis.script::<u64>(&call).await.unwrap() == 1
-            }
-            _ => {
-                let mut call = landed.prepare_invoke();
-                call.key(&duty).key(&waiting).key(&log).arg(who).arg(1_000).arg("landed");
-                redis.script::<u64>(&call).await.unwrap();
-                let before = std::mem::replace(&mut told, redis.command::<u64>(&length).await.unwrap());
-                told > before
-            }
-        };
-        assert_eq!(did, expected, "{turn:?} after {what} by {who}, step {step}");
-    }
-    assert!(told > 20, "{told}");
 }

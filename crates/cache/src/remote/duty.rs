@@ -1,5 +1,4 @@
-//! One replica makes an answer while the others wait for it: [`crate::turn`] over Redis, which calls a turn a
-//! duty.
+//! One replica makes an answer while the others wait for it: [`crate::duty`] over Redis.
 //!
 //! The word that an answer has landed is in the log. Who waits for it is also woken when this replica loses
 //! touch, and then makes the answer itself.
@@ -15,7 +14,7 @@ use phase6_redis::Script;
 use tokio::sync::oneshot;
 
 use super::{LOG_LENGTH, Shared, stored::Said};
-use crate::turn::{LASTS, PROLONGED};
+use crate::duty::{LASTS, PROLONGED};
 
 /// Between attempts to say that it has landed.
 const AGAIN: Duration = Duration::from_millis(100);
@@ -23,12 +22,12 @@ const AGAIN: Duration = Duration::from_millis(100);
 static PROLONG: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("prolong.lua")));
 static LANDED: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("landed.lua")));
 
-/// The duty to make an answer. It ends when this is dropped.
-pub(super) struct Duty {
+/// This replica makes an answer. Its duty ends when this is dropped.
+pub(super) struct OnDuty {
     _end: oneshot::Sender<()>,
 }
 
-impl Duty {
+impl OnDuty {
     /// Takes over what Redis has given to this replica, or may have: nobody else's duty is touched.
     pub(super) fn taken(shared: &Arc<Shared>, name: String) -> Self {
         let (end, mut ended) = oneshot::channel::<()>();

@@ -10,17 +10,18 @@ use tokio::sync::oneshot;
 
 use super::{
     Shared,
-    duty::Duty,
+    duty::OnDuty,
     history::Place,
     stored::{self, Logged, logged},
 };
 use crate::{
     Asked, Entry, Found, Ticket,
-    turn::{LASTS, Next, Search, Seen, Wanted},
+    duty::{LASTS, Next, Search, Seen, Wanted},
 };
 
 /// News that one look takes into account; more: it counts as not found.
 const NEWS: usize = 100;
+
 static READ: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("read.lua")));
 
 /// As `read.lua` tells it: the answer, for how long it will be there, the news, and whether the duty was given.
@@ -39,8 +40,8 @@ impl Read {
     fn seen(&self, asked: &Asked<'_>) -> Seen {
         Seen {
             will_do: self.answer.as_ref().is_some_and(|(entry, _)| (asked.will_do)(entry)),
-            is_own_turn: self.ticket.is_some(),
-            is_others_turn: self.landing.is_some(),
+            is_own_duty: self.ticket.is_some(),
+            is_others_duty: self.landing.is_some(),
         }
     }
 }
@@ -73,13 +74,13 @@ impl Shared {
         found
     }
 
-    /// Looks for an answer, or for the turn to make one.
+    /// Looks for an answer, or for the duty to make one.
     async fn read(self: &Arc<Self>, asked: &Asked<'_>, name: &str, wanted: Wanted) -> Option<Read> {
         // Before the read: what is carried out meanwhile is judged again by the caller.
         let pending = self.pending.lock().oldest();
         let carried_out = pending.map_or(asked.mark, |oldest| oldest.min(asked.mark));
         let at = self.history.lock().as_ref()?.at();
-        let (may_take, takes_anyway) = (wanted != Wanted::Answer, wanted == Wanted::Turn);
+        let (may_take, takes_anyway) = (wanted != Wanted::Answer, wanted == Wanted::Duty);
         let landing = may_take.then(|| self.waiting.for_landing(name));
         let mut call = READ.prepare_invoke();
         call.key(self.answer_key(name))
@@ -89,7 +90,7 @@ impl Shared {
         call.arg(at.to_string()).arg(NEWS).arg(u8::from(takes_anyway));
         call.arg(if may_take { &*self.origin } else { "" }).arg(LASTS.as_millis() as u64);
         let answer = self.redis.script::<Told>(&call).await;
-        let own_duty = || Some(Box::new(Duty::taken(self, name.to_owned())) as Box<_>);
+        let own_duty = || Some(Box::new(OnDuty::taken(self, name.to_owned())) as Box<_>);
         let (bytes, left_ms, news, taken) = match answer {
             Ok(answer) => answer,
             Err(error) => {

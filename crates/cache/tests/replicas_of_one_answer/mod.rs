@@ -3,14 +3,17 @@
 //! In a replica one caller searches and the others wait for it, as they do in a cache; the answer's edition goes
 //! up when it is forgotten.
 
+mod parts;
 mod world;
 
 use std::time::Duration;
 
-use phase6_cache::turn::{LASTS, Next, PROLONGED, Search, Seen, Turn, Wanted};
+use phase6_cache::duty::{Duty, LASTS, Next, PROLONGED, Search, Seen, Wanted};
 
-use world::Numbers;
+use parts::{Doing, Held, Message, Replica};
 pub use world::{Sum, World};
+
+use crate::numbers::Numbers;
 
 const LASTS_MS: u64 = LASTS.as_millis() as u64;
 const PROLONGED_MS: u64 = PROLONGED.as_millis() as u64;
@@ -19,55 +22,6 @@ const LIMIT_MS: u64 = 25;
 /// Between attempts to say that an answer has landed, and how often it is said.
 const AGAIN_MS: u64 = 100;
 const SAID: u64 = LASTS_MS / AGAIN_MS;
-
-#[derive(Clone, Copy, Debug)]
-enum Doing {
-    Nothing,
-    /// A look is on its way.
-    Looking(Search, u64),
-    /// Until the word comes, or so long.
-    Waiting(Search, u64, u64),
-    /// The answer of this edition, until then.
-    Making(u64, u64),
-    /// It is on its way to the shared state.
-    Storing,
-}
-
-#[derive(Debug)]
-struct Replica {
-    /// Its name, which nobody had before.
-    name: u64,
-    doing: Doing,
-    /// A word came since it looked with a view to waiting.
-    had_word: bool,
-    /// The edition of the answer in its memory; 0: none.
-    knows: u64,
-}
-
-/// The turn that a replica has, or may have.
-#[derive(Debug)]
-struct Held {
-    name: u64,
-    prolonged_at: u64,
-    /// The answer is stored: the word is said so often still, the next time then.
-    says: Option<(u64, u64)>,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Message {
-    Look(u64, Wanted),
-    Found(u64, Wanted, u64, bool),
-    /// No reply came.
-    Failed(u64, Wanted),
-    Prolong(u64),
-    /// The edition.
-    Store(u64, u64),
-    Stored(u64),
-    Landed(u64),
-    Said(u64),
-    /// To everybody that lives when it comes.
-    Word,
-}
 
 struct Simulation<'a> {
     world: &'a World,
@@ -78,7 +32,7 @@ struct Simulation<'a> {
     edition: u64,
     stored: u64,
     stored_at: u64,
-    turn: Turn,
+    duty: Duty,
     replicas: Vec<Replica>,
     held: Vec<Held>,
     network: Vec<(u64, Message)>,
@@ -101,7 +55,7 @@ pub fn simulate(world: &World) -> Sum {
         edition: 1,
         stored: 0,
         stored_at: 0,
-        turn: Turn::default(),
+        duty: Duty::default(),
         replicas: (0..world.replicas).map(replica).collect(),
         held: Vec::new(),
         network: Vec::new(),
@@ -178,7 +132,7 @@ impl Simulation<'_> {
         match message {
             Message::Look(name, wanted) => {
                 if self.numbers.below(2) == 0 && wanted != Wanted::Answer {
-                    self.turn.ask(name, LASTS_MS, self.now);
+                    self.duty.ask(name, LASTS_MS, self.now);
                 }
                 self.network.push((gone_at, Message::Failed(name, wanted)));
             }
@@ -202,17 +156,17 @@ impl Simulation<'_> {
             match message {
                 Message::Look(name, wanted) => {
                     let is_there = self.stored > 0 && self.stored == self.edition;
-                    let takes = wanted == Wanted::Turn || wanted == Wanted::TurnIfNone && self.stored == 0;
-                    let is_own = takes && self.turn.ask(name, LASTS_MS, now);
+                    let takes = wanted == Wanted::Duty || wanted == Wanted::DutyIfNone && self.stored == 0;
+                    let is_own = takes && self.duty.ask(name, LASTS_MS, now);
                     let found = if is_there { self.stored } else { 0 };
-                    // Whether it is another's turn is what is left.
+                    // Whether it is another's duty is what is left.
                     let wanted = if takes { wanted } else { Wanted::Answer };
                     self.send(Message::Found(name, wanted, found, is_own));
                 }
                 Message::Found(name, wanted, edition, is_own) => self.found(name, wanted, edition, is_own),
                 Message::Failed(name, wanted) => self.fails(name, wanted),
                 Message::Prolong(name) => {
-                    self.turn.prolong(name, LASTS_MS, now);
+                    self.duty.prolong(name, LASTS_MS, now);
                 }
                 Message::Store(name, edition) => {
                     if self.world.is_shareable && edition >= self.stored {
@@ -231,7 +185,7 @@ impl Simulation<'_> {
                     }
                 }
                 Message::Landed(name) => {
-                    if self.turn.landed(name, now) {
+                    if self.duty.landed(name, now) {
                         self.send(Message::Word);
                     }
                     self.send(Message::Said(name));
@@ -252,8 +206,8 @@ impl Simulation<'_> {
         }
         let Some(replica) = self.replica(name) else { return };
         let Doing::Looking(mut search, begun) = replica.doing else { return };
-        let is_others_turn = wanted != Wanted::Answer && !is_own;
-        let seen = Seen { will_do: edition > 0, is_own_turn: is_own, is_others_turn };
+        let is_others_duty = wanted != Wanted::Answer && !is_own;
+        let seen = Seen { will_do: edition > 0, is_own_duty: is_own, is_others_duty };
         match search.looked(seen, Duration::from_millis(now - begun)) {
             Next::Look(wanted) => self.looks(name, search, begun, wanted),
             Next::Wait => {
@@ -278,7 +232,7 @@ impl Simulation<'_> {
         let now = self.now;
         let Some(replica) = self.replica(name) else { return };
         if matches!(replica.doing, Doing::Looking(..)) {
-            // It may be its turn, and it goes on as if it were.
+            // It may be its duty, and it goes on as if it were.
             if wanted != Wanted::Answer {
                 self.held.push(Held { name, prolonged_at: now, says: None });
             }
@@ -377,7 +331,7 @@ impl Simulation<'_> {
                 // What cannot be shared everybody makes as soon as that is known.
                 let known = world.makes_ms + 2 * soon;
                 assert!(world.is_shareable || !is_calm || since(0) <= known, "waits in vain: {told}");
-                // A turn ends although nobody says so.
+                // A duty ends although nobody says so.
                 assert!(since(self.busy_at) <= 2 * LASTS_MS + soon, "nobody makes it: {told}");
             }
             let code = match replica.doing {

@@ -1,5 +1,7 @@
 //! What a world is like, which one follows from a seed, and what came of it.
 
+use crate::numbers::Numbers;
+
 /// What the replicas and the network are like.
 #[derive(Clone, Debug)]
 pub struct World {
@@ -77,15 +79,5 @@ impl std::ops::Add for Sum {
             faults: self.faults + other.faults,
             history: self.history.rotate_left(7) ^ other.history,
         }
-    }
-}
-
-/// Numbers that follow from a seed.
-pub struct Numbers(pub u64);
-
-impl Numbers {
-    pub fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % end
     }
 }

@@ -1,32 +1,32 @@
-//! Whose turn it is to make an answer that several replicas want. Pure, with an explicit clock.
+//! Whose duty it is to make an answer that several replicas want. Pure, with an explicit clock.
 //!
 //! ```text
-//!   nobody makes it -> the first to ask is to, prolongs its turn while that lasts, and says when it has landed
+//!   nobody makes it -> the first to ask is to, prolongs its duty while that lasts, and says when it has landed
 //!   somebody does   -> wait for that word, without asking again
 //! ```
 //!
-//! [`Turn`] is what the shared state knows of it, and decides as the scripts in `remote/` do; [`Search`] is what
-//! a replica does that looks for the answer. A turn that is not prolonged, because its replica died, ends by
+//! [`Duty`] is what the shared state knows of it, and decides as the scripts in `remote/` do; [`Search`] is what
+//! a replica does that looks for the answer. A duty that is not prolonged, because its replica died, ends by
 //! itself.
 
 use std::time::Duration;
 
-/// How long a turn lasts if nobody prolongs it; nobody waits longer for the word.
+/// How long a duty lasts if nobody prolongs it; nobody waits longer for the word.
 pub const LASTS: Duration = Duration::from_secs(3);
 /// How often it is prolonged.
 pub const PROLONGED: Duration = Duration::from_secs(1);
 /// Nobody waits longer for another replica's answer, however long that works on it.
 pub const PATIENCE: Duration = Duration::from_mins(1);
 
-/// One answer's turn, in the shared state.
+/// The duty to make one answer, in the shared state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Turn {
+pub struct Duty {
     /// Who makes the answer, and until when that holds, in milliseconds.
     maker: Option<(u64, u64)>,
     awaited_until_ms: u64,
 }
 
-impl Turn {
+impl Duty {
     /// Whether `who` is to make the answer, and for so long if nothing more is heard of it. If not, it waits
     /// for whoever does.
     pub fn ask(&mut self, who: u64, lasts_ms: u64, now_ms: u64) -> bool {
@@ -38,7 +38,7 @@ impl Turn {
         true
     }
 
-    /// Goes on, if it is still the turn of `who`.
+    /// Goes on, if it is still the duty of `who`.
     pub fn prolong(&mut self, who: u64, lasts_ms: u64, now_ms: u64) -> bool {
         let holds = self.is_of(now_ms) == Some(who);
         if holds {
@@ -47,7 +47,7 @@ impl Turn {
         holds
     }
 
-    /// Ends, if it is still the turn of `who`. True: others wait, and are to be told.
+    /// Ends, if it is still the duty of `who`. True: others wait, and are to be told.
     pub fn landed(&mut self, who: u64, now_ms: u64) -> bool {
         let holds = self.is_of(now_ms) == Some(who);
         if holds {
@@ -66,10 +66,10 @@ impl Turn {
 pub enum Wanted {
     /// Nothing more.
     Answer,
-    /// The turn to make one, if there is none.
-    TurnIfNone,
-    /// The turn to make one, even if there is one.
-    Turn,
+    /// The duty to make one, if there is none.
+    DutyIfNone,
+    /// The duty to make one, even if there is one.
+    Duty,
 }
 
 /// What a look at the shared state found.
@@ -77,10 +77,10 @@ pub enum Wanted {
 pub struct Seen {
     /// An answer that will do.
     pub will_do: bool,
-    /// It is this replica's turn.
-    pub is_own_turn: bool,
+    /// It is this replica's duty.
+    pub is_own_duty: bool,
     /// It is another one's.
-    pub is_others_turn: bool,
+    pub is_others_duty: bool,
 }
 
 /// What to do next.
@@ -102,32 +102,32 @@ pub struct Search {
 }
 
 impl Search {
-    /// Begins. One that may not wait, because it would not hear the word, takes no turn either.
+    /// Begins. One that may not wait, because it would not hear the word, takes no duty either.
     pub fn begin(may_wait: bool) -> (Self, Wanted) {
-        let wanted = if may_wait { Wanted::TurnIfNone } else { Wanted::Answer };
+        let wanted = if may_wait { Wanted::DutyIfNone } else { Wanted::Answer };
         (Self { may_wait, looks: 0 }, wanted)
     }
 
     /// Goes on after a look, `searched` after its begin.
     pub fn looked(&mut self, seen: Seen, searched: Duration) -> Next {
         self.looks += 1;
-        let Seen { will_do, is_own_turn, is_others_turn } = seen;
-        if will_do || is_own_turn {
+        let Seen { will_do, is_own_duty, is_others_duty } = seen;
+        if will_do || is_own_duty {
             Next::End
-        } else if is_others_turn {
+        } else if is_others_duty {
             if searched > PATIENCE { Next::End } else { Next::Wait }
         } else if self.looks == 1 && self.may_wait {
             // There is one that will not do: whoever makes another one may be done by now.
-            Next::Look(Wanted::Turn)
+            Next::Look(Wanted::Duty)
         } else {
             Next::End
         }
     }
 
     /// Goes on after waiting. If it landed and there is still nothing, it cannot be shared: everybody makes it
-    /// for itself. If there was no word of it, it is still worked on, or the turn has ended.
+    /// for itself. If there was no word of it, it is still worked on, or the duty has ended.
     pub fn waited(&self, had_word: bool) -> Wanted {
-        if had_word { Wanted::Answer } else { Wanted::Turn }
+        if had_word { Wanted::Answer } else { Wanted::Duty }
     }
 }
 
@@ -136,40 +136,40 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_to_ask_has_the_turn_until_it_ends_and_the_others_are_told() {
-        let mut turn = Turn::default();
-        assert!(turn.ask(1, 3_000, 0) && !turn.ask(2, 3_000, 10) && !turn.ask(1, 3_000, 10));
-        assert!(!turn.landed(2, 20), "it is not its turn");
-        assert!(turn.landed(1, 20) && !turn.landed(1, 21), "told once");
-        assert!(turn.ask(2, 3_000, 30));
-        assert!(!turn.landed(2, 40), "nobody waits");
+    fn the_first_to_ask_has_the_duty_until_it_ends_and_the_others_are_told() {
+        let mut duty = Duty::default();
+        assert!(duty.ask(1, 3_000, 0) && !duty.ask(2, 3_000, 10) && !duty.ask(1, 3_000, 10));
+        assert!(!duty.landed(2, 20), "it is not its duty");
+        assert!(duty.landed(1, 20) && !duty.landed(1, 21), "told once");
+        assert!(duty.ask(2, 3_000, 30));
+        assert!(!duty.landed(2, 40), "nobody waits");
     }
 
     #[test]
-    fn a_turn_that_is_not_prolonged_ends_by_itself() {
-        let mut turn = Turn::default();
-        assert!(turn.ask(1, 3_000, 0) && turn.prolong(1, 3_000, 1_000) && !turn.prolong(2, 3_000, 1_000));
-        assert!(!turn.ask(2, 3_000, 3_999) && turn.ask(2, 3_000, 4_000));
-        assert!(!turn.prolong(1, 3_000, 4_001) && !turn.landed(1, 4_001), "it is the other one's now");
+    fn a_duty_that_is_not_prolonged_ends_by_itself() {
+        let mut duty = Duty::default();
+        assert!(duty.ask(1, 3_000, 0) && duty.prolong(1, 3_000, 1_000) && !duty.prolong(2, 3_000, 1_000));
+        assert!(!duty.ask(2, 3_000, 3_999) && duty.ask(2, 3_000, 4_000));
+        assert!(!duty.prolong(1, 3_000, 4_001) && !duty.landed(1, 4_001), "it is the other one's now");
     }
 
     #[test]
-    fn a_search_ends_with_an_answer_or_a_turn_and_else_waits_for_who_has_it() {
-        let seen = |will_do, is_own_turn, is_others_turn| Seen { will_do, is_own_turn, is_others_turn };
+    fn a_search_ends_with_an_answer_or_a_duty_and_else_waits_for_who_has_it() {
+        let seen = |will_do, is_own_duty, is_others_duty| Seen { will_do, is_own_duty, is_others_duty };
         let (mut search, wanted) = Search::begin(true);
-        assert_eq!(wanted, Wanted::TurnIfNone);
+        assert_eq!(wanted, Wanted::DutyIfNone);
         for (seen, next) in [
             (seen(true, false, false), Next::End),
             (seen(false, true, false), Next::End),
             (seen(false, false, true), Next::Wait),
             (seen(true, false, true), Next::End),
-            (seen(false, false, false), Next::Look(Wanted::Turn)),
+            (seen(false, false, false), Next::Look(Wanted::Duty)),
         ] {
             let mut search = search;
             assert_eq!(search.looked(seen, PATIENCE), next, "{seen:?}");
         }
         assert_eq!(search.looked(seen(false, false, true), PATIENCE), Next::Wait);
-        assert_eq!([true, false].map(|word| search.waited(word)), [Wanted::Answer, Wanted::Turn]);
+        assert_eq!([true, false].map(|word| search.waited(word)), [Wanted::Answer, Wanted::Duty]);
         assert_eq!(search.looked(Seen::default(), Duration::ZERO), Next::End, "it cannot be shared");
         let late = PATIENCE + Duration::from_nanos(1);
         assert_eq!(search.looked(seen(false, false, true), late), Next::End);
