@@ -1,7 +1,7 @@
 //! A Redis of a test's own.
 
 use std::{
-    io::{BufRead, BufReader, Read, Write},
+    io::{self, BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -73,25 +73,33 @@ impl Redis {
 
     /// The answer to a command, which is one text or number.
     pub fn ask(&self, command: &str) -> String {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        self.try_ask(command).unwrap()
+    }
+
+    /// The same, of a server that may break the connection: one that a sentinel tells whom to follow ends the
+    /// connections of all its clients.
+    pub(crate) fn try_ask(&self, command: &str) -> io::Result<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
         let password = self.password.iter().map(|password| format!("AUTH {password}\r\n"));
         let all = password.chain([format!("{command}\r\n")]).collect::<String>();
-        stream.write_all(all.as_bytes()).unwrap();
+        stream.write_all(all.as_bytes())?;
         let mut answers = BufReader::new(stream);
         let mut head = String::new();
         for _ in all.lines() {
             head.clear();
-            answers.read_line(&mut head).unwrap();
+            if answers.read_line(&mut head)? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
         }
         let (kind, rest) = head.trim_end().split_at_checked(1).unwrap_or_default();
         assert_ne!(kind, "-", "{command}: {rest}");
         if kind != "$" {
-            return rest.to_owned();
+            return Ok(rest.to_owned());
         }
         let mut text = vec![0; rest.parse().unwrap_or(0)];
-        answers.read_exact(&mut text).unwrap();
-        String::from_utf8(text).unwrap()
+        answers.read_exact(&mut text)?;
+        Ok(String::from_utf8(text).unwrap())
     }
 }
 

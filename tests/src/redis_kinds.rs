@@ -25,8 +25,14 @@ fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// Whether a server says so; it does not while it does not answer.
 fn has(server: &Redis, command: &str, line: &str) -> bool {
-    server.ask(command).lines().any(|each| each == line)
+    server.try_ask(command).is_ok_and(|told| told.lines().any(|each| each == line))
+}
+
+/// Whether a server that answers is a replica.
+fn follows(server: &Redis) -> bool {
+    server.ask("INFO replication").lines().any(|each| each == "role:slave")
 }
 
 /// A master and a replica, and three sentinels that call the master `main`. All want a password.
@@ -170,7 +176,7 @@ impl RedisCluster {
     /// Kills the server of a key, of which another one has everything.
     pub fn kill_master(&mut self, key: &str) {
         let (mut master, mut replica) = (self.pair(key), self.pair(key) + 3);
-        if !self.nodes[master].lives() || has(&self.nodes[master], "INFO replication", "role:slave") {
+        if !self.nodes[master].lives() || follows(&self.nodes[master]) {
             (master, replica) = (replica, master);
         }
         revive(&mut self.nodes[replica]);
@@ -189,12 +195,10 @@ impl RedisCluster {
     /// The keys that the server of this one has go to its replica, and nothing is lost. Then the other way round.
     pub fn hand_over(&self, key: &str) {
         let pair = [self.pair(key), self.pair(key) + 3].map(|i| &self.nodes[i]);
-        let replica = pair.into_iter().find(|node| has(node, "INFO replication", "role:slave")).unwrap();
+        let replica = pair.into_iter().find(|node| follows(node)).unwrap();
         replica.say("CLUSTER FAILOVER");
         until("the replica is promoted", || has(replica, "INFO replication", "role:master"));
-        until("the other one follows it", || {
-            pair.iter().any(|node| has(node, "INFO replication", "role:slave"))
-        });
+        until("the other one follows it", || pair.iter().any(|node| follows(node)));
     }
 }
 
