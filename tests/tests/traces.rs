@@ -35,9 +35,15 @@ fn only<'a>(spans: &'a [Heard], service: &str, kind: u8) -> &'a Heard {
 #[tokio::test]
 async fn a_trace_over_two_services_reaches_the_collector_whole_over_http_and_over_grpc() {
     let collector = Collector::start();
-    for (endpoint, protocol) in [(collector.over_http(), "http/protobuf"), (collector.over_grpc(), "grpc")] {
+    for (endpoint, protocol, compression) in [
+        (collector.over_http(), "http/protobuf", "none"),
+        (collector.over_http(), "http/protobuf", "gzip"),
+        (collector.over_grpc(), "grpc", "none"),
+        (collector.over_grpc(), "grpc", "gzip"),
+    ] {
         let before = collector.heard().len();
-        let fleet = Fleet::with(&fleet(1.0), &["--otlp", &endpoint, "--otlp-protocol", protocol], &[]);
+        let settings = [("OTEL_EXPORTER_OTLP_COMPRESSION", compression)];
+        let fleet = Fleet::with(&fleet(1.0), &["--otlp", &endpoint, "--otlp-protocol", protocol], &settings);
         let (status, _) = fleet.get("web", "/api/v1/budget").await;
         assert_eq!(status, 200);
         let spans = heard(&collector, before + 3).await.split_off(before);

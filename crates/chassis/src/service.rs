@@ -20,7 +20,7 @@ use http::StatusCode;
 use phase6_breaker::Breaker;
 use phase6_cache::Cache;
 use phase6_live::Live;
-use phase6_otlp::{Exporter, Otlp, OtlpError};
+use phase6_otlp::{Exporter, Otlp};
 use phase6_redis::{RedisError, RedisUrl};
 use phase6_store::{DatabaseUrl, Migration, PoolLimits, Store, StoreError};
 use phase6_telemetry::{Sink, Telemetry};
@@ -196,9 +196,6 @@ pub enum StartError {
     /// The client of Redis cannot be made.
     #[error("cannot use Redis")]
     Redis(#[source] RedisError),
-    /// The exporter of spans cannot be made.
-    #[error("cannot export spans")]
-    Spans(#[source] OtlpError),
     /// A definition does not say what its routes take: a bug.
     #[error("a service takes {0} and does not say that it needs it")]
     Missing(&'static str),
@@ -252,8 +249,7 @@ pub async fn start(
     let peers = connect_peers(definition, host, &enforcer, &components, &stop, &tasks);
 
     let observability = Observe::default();
-    let exporter = host.spans.as_ref().map(|spans| spans.exporter(name, host.version));
-    let spans = exporter.transpose().map_err(StartError::Spans)?.map(Arc::new);
+    let spans = host.spans.as_ref().map(|spans| Arc::new(spans.exporter(name, host.version)));
     let export = spans.clone().map(|exporter| exporter as Arc<dyn Sink>);
     let telemetry = Telemetry::new(name, host.access.internal.sampler(), export);
     let own = (definition.build)(Kit {

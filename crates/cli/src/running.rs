@@ -9,7 +9,7 @@ use std::{
 
 use phase6_chassis::{Access, ApiKeys, ConnectionLimits, Host, InternalToken, Settings};
 use phase6_live::Live;
-use phase6_otlp::Otlp;
+use phase6_otlp::{Otlp, OtlpError};
 use phase6_store::DatabaseUrl;
 use tokio::net::TcpListener;
 
@@ -88,8 +88,11 @@ fn spans(common: &Common) -> Result<Option<Otlp>, Ending> {
     let Some(endpoint) = common.otlp.as_deref().filter(|endpoint| !endpoint.is_empty()) else {
         return Ok(None);
     };
-    let otlp = Otlp::new(endpoint, protocol);
-    otlp.map(Some).map_err(|error| told("otlp (or OTEL_EXPORTER_OTLP_ENDPOINT)", chain(&error)))
+    match Otlp::new(endpoint, protocol) {
+        Ok(otlp) => Ok(Some(otlp)),
+        Err(OtlpError::Environment(fault)) => Err(Ending::Usage(fault)),
+        Err(error) => Err(told("otlp (or OTEL_EXPORTER_OTLP_ENDPOINT)", chain(&error))),
+    }
 }
 
 fn read_keys(file: &Path) -> Result<ApiKeys, Ending> {

@@ -1,6 +1,7 @@
-//! The queue between requests and the collector.
+//! What waits between requests and the collector.
 
 use std::{
+    mem,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -8,34 +9,35 @@ use std::{
     time::Duration,
 };
 
-use opentelemetry::InstrumentationScope;
-use opentelemetry_otlp::SpanExporter;
-use opentelemetry_sdk::trace::SpanExporter as _;
+use parking_lot::Mutex;
 use phase6_telemetry::{Sink, Span};
-use tokio::{
-    sync::{Notify, mpsc},
-    task::JoinHandle,
-};
+use tokio::{sync::Notify, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Otlp, OtlpError, convert::convert, target::EXPORT};
+use crate::{
+    Otlp,
+    message::{Frame, write},
+    sender::{Refused, Sender},
+    target::resource,
+};
 
 /// Spans that wait at most.
-const QUEUE: usize = 2_048;
-/// Spans in one message at most.
-const BATCH: usize = 512;
+const QUEUE: u64 = 2_048;
+/// Their bytes at most, and one span more: a message of all that wait is smaller than the 4 MiB that collectors
+/// take over gRPC.
+const QUEUE_BYTES: usize = 2 * 1024 * 1024;
+/// So many are sent at once.
+const BATCH: u64 = 512;
 /// How long the first span of a batch waits for others.
 const GATHER: Duration = Duration::from_secs(1);
 
 /// Takes the finished spans of one service. Never blocks; what does not fit is dropped and counted.
 #[derive(Debug)]
 pub struct Exporter {
-    queue: mpsc::Sender<Span>,
-    /// There are as many as go into one message.
-    enough: Arc<Notify>,
+    waiting: Arc<Waiting>,
     counters: Arc<Counters>,
     closing: CancellationToken,
-    task: parking_lot::Mutex<Option<JoinHandle<()>>>,
+    task: Mutex<Option<JoinHandle<()>>>,
 }
 
 #[derive(Debug, Default)]
@@ -58,38 +60,27 @@ pub struct Counts {
 
 impl Otlp {
     /// Begins to export the spans of a service. Must be called on a Tokio runtime.
-    ///
-    /// # Errors
-    ///
-    /// An environment variable of OpenTelemetry's is not usable.
-    pub fn exporter(&self, service: &'static str, version: &'static str) -> Result<Exporter, OtlpError> {
-        let sender = self.sender(service, version)?;
-        let (queue, waiting) = mpsc::channel(QUEUE);
-        let (counters, enough) = (Arc::<Counters>::default(), Arc::<Notify>::default());
+    pub fn exporter(&self, service: &'static str, version: &'static str) -> Exporter {
+        let (counters, waiting) = (Arc::<Counters>::default(), Arc::<Waiting>::default());
         let closing = CancellationToken::new();
         let pump = Pump {
             service,
             endpoint: self.endpoint().to_owned(),
-            protocol: self.protocol(),
-            sender,
-            scope: InstrumentationScope::builder("phase6").with_version(version).build(),
-            waiting,
-            enough: Arc::clone(&enough),
+            sender: self.sender().clone(),
+            frame: Frame::new(&resource(service, version), version),
+            waiting: Arc::clone(&waiting),
             counters: Arc::clone(&counters),
             closing: closing.clone(),
         };
-        let task = parking_lot::Mutex::new(Some(tokio::spawn(pump.run())));
-        Ok(Exporter { queue, enough, counters, closing, task })
+        let task = Mutex::new(Some(tokio::spawn(pump.run())));
+        Exporter { waiting, counters, closing, task }
     }
 }
 
 impl Sink for Exporter {
-    fn record(&self, span: Span) {
-        if self.queue.try_send(span).is_err() {
+    fn record(&self, span: &Span) {
+        if !self.waiting.add(span) {
             self.counters.full.fetch_add(1, Ordering::Relaxed);
-        }
-        if QUEUE - self.queue.capacity() >= BATCH {
-            self.enough.notify_one();
         }
     }
 }
@@ -123,84 +114,118 @@ impl Drop for Exporter {
     }
 }
 
-/// Carries spans from the queue to the collector.
+/// What waits for the next message. Written by requests, emptied by the pump.
+#[derive(Debug, Default)]
+struct Waiting {
+    spans: Mutex<Spans>,
+    /// The first span is there.
+    some: Notify,
+    /// There are as many as go into one message.
+    enough: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Spans {
+    written: Vec<u8>,
+    count: u64,
+    closed: bool,
+}
+
+impl Waiting {
+    /// Takes a span; false if there is no room.
+    fn add(&self, span: &Span) -> bool {
+        let count = {
+            let mut spans = self.spans.lock();
+            if spans.closed || spans.count >= QUEUE || spans.written.len() >= QUEUE_BYTES {
+                return false;
+            }
+            write(span, &mut spans.written);
+            spans.count += 1;
+            spans.count
+        };
+        if count == 1 {
+            self.some.notify_one();
+        } else if count == BATCH {
+            self.enough.notify_one();
+        }
+        true
+    }
+
+    /// What waits, and how many spans it is.
+    fn take(&self, last: bool) -> (Vec<u8>, u64) {
+        let mut spans = self.spans.lock();
+        spans.closed |= last;
+        // The next message is about as long as this one.
+        let room = Vec::with_capacity(if last { 0 } else { spans.written.len() });
+        (mem::replace(&mut spans.written, room), mem::take(&mut spans.count))
+    }
+}
+
+/// Carries spans to the collector.
 struct Pump {
     service: &'static str,
     endpoint: String,
-    protocol: &'static str,
-    sender: SpanExporter,
-    scope: InstrumentationScope,
-    waiting: mpsc::Receiver<Span>,
-    enough: Arc<Notify>,
+    sender: Sender,
+    frame: Frame,
+    waiting: Arc<Waiting>,
     counters: Arc<Counters>,
     closing: CancellationToken,
 }
 
 impl Pump {
-    async fn run(mut self) {
+    async fn run(self) {
         let mut failing = false;
         loop {
-            let batch = self.gather().await;
-            if batch.is_empty() {
+            let (spans, count) = self.gather().await;
+            if count == 0 {
                 return;
             }
-            let count = batch.len() as u64;
-            let spans = batch.into_iter().map(|span| convert(span, &self.scope)).collect();
-            let result = match tokio::time::timeout(EXPORT, self.sender.export(spans)).await {
-                Ok(result) => result.map_err(|error| error.to_string()),
-                Err(_) => Err(format!("no answer within {} s", EXPORT.as_secs())),
-            };
-            let counter = if result.is_ok() { &self.counters.exported } else { &self.counters.failed };
-            counter.fetch_add(count, Ordering::Relaxed);
-            // Told when it begins and when it ends; the counter has the rest.
-            let (endpoint, protocol) = (&self.endpoint, self.protocol);
-            match &result {
-                Err(error) if !failing => {
-                    tracing::warn!(
-                        service = self.service,
-                        endpoint,
-                        protocol,
-                        error,
-                        "spans cannot be exported"
-                    );
+            let message = self.frame.message(&spans);
+            drop(spans);
+            let (lost, fault) = match self.sender.send(message.into()).await {
+                Ok(Refused { spans: 0, .. }) => (0, None),
+                Ok(Refused { spans, why }) => {
+                    (spans.min(count), Some(format!("it refuses {spans} of {count} spans: {why}")))
                 }
-                Ok(()) if failing => tracing::info!(service = self.service, "spans are exported again"),
-                _ => {}
-            }
-            failing = result.is_err();
+                Err(fault) => (count, Some(fault)),
+            };
+            self.counters.failed.fetch_add(lost, Ordering::Relaxed);
+            self.counters.exported.fetch_add(count - lost, Ordering::Relaxed);
+            self.tell(fault.as_deref(), failing);
+            failing = fault.is_some();
+        }
+    }
+
+    /// Told when it begins and when it ends; the counters have the rest.
+    fn tell(&self, fault: Option<&str>, was_failing: bool) {
+        match fault {
+            Some(error) if !was_failing => tracing::warn!(
+                service = self.service,
+                endpoint = self.endpoint,
+                protocol = self.sender.protocol(),
+                error,
+                "spans cannot be exported"
+            ),
+            None if was_failing => tracing::info!(service = self.service, "spans are exported again"),
+            _ => {}
         }
     }
 
     /// The next spans: as many as there are within a moment. None at the end.
-    async fn gather(&mut self) -> Vec<Span> {
-        let mut batch = Vec::new();
-        if !self.first(&mut batch).await || batch.len() == BATCH {
-            return batch;
-        }
-        // The others come into the queue and wake nobody: a request that is sampled has no more to do.
+    async fn gather(&self) -> (Vec<u8>, u64) {
         tokio::select! {
             biased;
             () = self.closing.cancelled() => {}
-            () = self.enough.notified() => {}
-            () = tokio::time::sleep(GATHER) => {}
-        }
-        while batch.len() < BATCH
-            && let Ok(span) = self.waiting.try_recv()
-        {
-            batch.push(span);
-        }
-        batch
-    }
-
-    /// Waits for spans; false if there will be none any more.
-    async fn first(&mut self, batch: &mut Vec<Span>) -> bool {
-        tokio::select! {
-            biased;
-            () = self.closing.cancelled(), if !self.waiting.is_closed() => {
-                self.waiting.close();
-                self.waiting.recv_many(batch, BATCH).await > 0
+            () = self.waiting.some.notified() => {
+                // Those that follow wake nobody: a request that is sampled has no more to do.
+                tokio::select! {
+                    biased;
+                    () = self.closing.cancelled() => {}
+                    () = self.waiting.enough.notified() => {}
+                    () = tokio::time::sleep(GATHER) => {}
+                }
             }
-            added = self.waiting.recv_many(batch, BATCH) => added > 0,
         }
+        self.waiting.take(self.closing.is_cancelled())
     }
 }

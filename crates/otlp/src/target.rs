@@ -1,19 +1,16 @@
 //! Where spans go, and how.
 
-use std::{str::FromStr, time::Duration};
+use std::str::FromStr;
 
 use http::Uri;
 use opentelemetry::KeyValue;
-use opentelemetry_otlp::{
-    ExporterBuildError, Protocol as Encoding, SpanExporter, WithExportConfig, WithHttpConfig,
-    WithTonicConfig, tonic_types::transport::ClientTlsConfig,
-};
-use opentelemetry_sdk::{Resource, trace::SpanExporter as _};
+use opentelemetry_sdk::Resource;
 
-/// Longest time for one batch, repetitions included.
-pub(crate) const EXPORT: Duration = Duration::from_secs(10);
-/// Longest time for a connection.
-const CONNECT: Duration = Duration::from_secs(5);
+use crate::{
+    environment::Extras,
+    sender::{Grpc, Http, Sender},
+};
+
 /// Where collectors take OTLP over HTTP.
 const TRACES: &str = "/v1/traces";
 
@@ -39,20 +36,14 @@ impl FromStr for Protocol {
     }
 }
 
-/// A collector. Clones share connections over HTTP.
+/// A collector. Clones share its connections.
 ///
-/// Headers, above all those that show who sends, are read from `OTEL_EXPORTER_OTLP_HEADERS` by the
-/// library, which also knows `OTEL_EXPORTER_OTLP_COMPRESSION` and `OTEL_RESOURCE_ATTRIBUTES`.
+/// Headers, above all those that show who sends, are read from `OTEL_EXPORTER_OTLP_HEADERS`;
+/// `OTEL_EXPORTER_OTLP_COMPRESSION` and `OTEL_RESOURCE_ATTRIBUTES` are heeded too.
 #[derive(Clone, Debug)]
 pub struct Otlp {
     endpoint: String,
-    transport: Transport,
-}
-
-#[derive(Clone, Debug)]
-enum Transport {
-    Http(reqwest::Client),
-    Grpc,
+    sender: Sender,
 }
 
 /// The client cannot be made.
@@ -61,9 +52,12 @@ pub enum OtlpError {
     /// The system's certificates cannot be read.
     #[error("cannot make a client for HTTP")]
     Http(#[from] reqwest::Error),
+    /// The same, of the client for gRPC.
+    #[error("cannot make a client for gRPC")]
+    Grpc(#[from] tonic::transport::Error),
     /// An environment variable of OpenTelemetry's is not usable.
-    #[error("cannot make an exporter")]
-    Exporter(#[from] ExporterBuildError),
+    #[error("{0}")]
+    Environment(String),
     /// The address is none.
     #[error("{0}")]
     Endpoint(String),
@@ -71,27 +65,24 @@ pub enum OtlpError {
 
 impl Otlp {
     /// The collector at `endpoint`, `http://HOST:PORT` or `https://` for TLS. Over HTTP spans go to
-    /// `/v1/traces` below it.
+    /// `/v1/traces` below it. Must be called on a Tokio runtime.
     ///
     /// # Errors
     ///
     /// See [`OtlpError`]; a collector that does not answer is none.
     pub fn new(endpoint: &str, protocol: Protocol) -> Result<Self, OtlpError> {
         let endpoint = checked(endpoint).map_err(OtlpError::Endpoint)?;
+        let extras = Extras::from_environment().map_err(OtlpError::Environment)?;
         // Installed twice, the first one stays.
         let _ = rustls::crypto::ring::default_provider().install_default();
         Ok(match protocol {
-            Protocol::HttpProtobuf => Self {
-                endpoint: format!("{endpoint}{TRACES}"),
-                transport: Transport::Http(
-                    reqwest::Client::builder()
-                        .connect_timeout(CONNECT)
-                        .timeout(EXPORT)
-                        .redirect(reqwest::redirect::Policy::none())
-                        .build()?,
-                ),
-            },
-            Protocol::Grpc => Self { endpoint, transport: Transport::Grpc },
+            Protocol::HttpProtobuf => {
+                let endpoint = format!("{endpoint}{TRACES}");
+                Self { sender: Sender::Http(Http::new(endpoint.clone(), extras)?), endpoint }
+            }
+            Protocol::Grpc => {
+                Self { sender: Sender::Grpc(Box::new(Grpc::new(&endpoint, extras)?)), endpoint }
+            }
         })
     }
 
@@ -100,41 +91,14 @@ impl Otlp {
         &self.endpoint
     }
 
-    /// How they are sent, in OpenTelemetry's words.
-    pub(crate) fn protocol(&self) -> &'static str {
-        match self.transport {
-            Transport::Http(_) => "http/protobuf",
-            Transport::Grpc => "grpc",
-        }
-    }
-
-    /// What sends the spans of one service. Must be called on a Tokio runtime.
-    pub(crate) fn sender(&self, service: &str, version: &str) -> Result<SpanExporter, OtlpError> {
-        let builder = SpanExporter::builder();
-        let mut sender = match &self.transport {
-            Transport::Http(client) => builder
-                .with_http()
-                .with_http_client(client.clone())
-                .with_protocol(Encoding::HttpBinary)
-                .with_endpoint(&self.endpoint)
-                .with_timeout(EXPORT)
-                .build()?,
-            Transport::Grpc => {
-                let builder = builder.with_tonic().with_endpoint(&self.endpoint).with_timeout(EXPORT);
-                if self.endpoint.starts_with("https:") {
-                    builder.with_tls_config(ClientTlsConfig::new().with_enabled_roots()).build()?
-                } else {
-                    builder.build()?
-                }
-            }
-        };
-        sender.set_resource(&resource(service, version));
-        Ok(sender)
+    /// What sends them.
+    pub(crate) fn sender(&self) -> &Sender {
+        &self.sender
     }
 }
 
 /// Who sends: what the environment says, and the service.
-fn resource(service: &str, version: &str) -> Resource {
+pub(crate) fn resource(service: &str, version: &str) -> Resource {
     let mut known = vec![
         KeyValue::new("service.namespace", "phase6"),
         KeyValue::new("service.version", version.to_owned()),

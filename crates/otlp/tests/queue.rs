@@ -29,10 +29,10 @@ async fn a_collector_that_never_answers_costs_spans_and_no_time() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     for protocol in [Protocol::HttpProtobuf, Protocol::Grpc] {
-        let exporter = Otlp::new(&endpoint, protocol).unwrap().exporter("test", "1").unwrap();
+        let exporter = Otlp::new(&endpoint, protocol).unwrap().exporter("test", "1");
         // On this runtime nothing else runs meanwhile: the queue takes what it holds.
         for _ in 0..10_000 {
-            exporter.record(span());
+            exporter.record(&span());
         }
         let counts = exporter.counts();
         assert_eq!((counts.exported, counts.queue_full), (0, 10_000 - 2_048), "{protocol:?}");

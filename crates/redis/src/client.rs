@@ -97,6 +97,11 @@ impl Redis {
         Ok(Self { inner: Arc::new(Inner { url, prefix, link, outage: Mutex::default() }) })
     }
 
+    /// What all its keys begin with: names the client in a log, where many have the same server.
+    pub fn keys(&self) -> &str {
+        &self.inner.prefix
+    }
+
     /// The key of this name.
     pub fn key(&self, name: impl fmt::Display) -> String {
         format!("{{{}}}:{name}", self.inner.prefix)
@@ -205,11 +210,11 @@ impl Inner {
         }
         match Link::new(&self.url, address) {
             Ok(link) => {
-                tracing::info!(redis = %self.url, server = named, "redis is served from here");
+                tracing::info!(redis = %self.url, keys = self.prefix, server = named, "redis is served from here");
                 *self.link.lock() = Some(link);
             }
             Err(error) => {
-                tracing::warn!(redis = %self.url, server = named, %error, "cannot connect to redis");
+                tracing::warn!(redis = %self.url, keys = self.prefix, server = named, %error, "cannot connect to redis");
             }
         }
     }
@@ -219,7 +224,7 @@ impl Inner {
         let gone = held.0.call_ended(told);
         if gone {
             held.1 = Some(Instant::now());
-            tracing::warn!(redis = %self.url, "redis is gone");
+            tracing::warn!(redis = %self.url, keys = self.prefix, "redis is gone");
         }
         gone
     }
@@ -235,7 +240,7 @@ impl Inner {
         let mut held = self.outage.lock();
         held.0.over();
         let gone_for = held.1.take().map(|since| since.elapsed());
-        tracing::info!(redis = %self.url, ?gone_for, "redis is back");
+        tracing::info!(redis = %self.url, keys = self.prefix, ?gone_for, "redis is back");
     }
 }
 

@@ -1,6 +1,7 @@
 //! One service's telemetry, and what it knows of a request on its way.
 
 use std::{
+    borrow::Cow,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering},
@@ -16,8 +17,9 @@ use serde::Serialize;
 use crate::{
     Metrics, Recorder, RouteId, Sampler, Sink, Span, SpanId, TraceContext,
     context::new_ids,
+    routes::METHODS,
     sample::Pace,
-    span::{Attributes, Kept, Kind, Running, Status},
+    span::{Attribute, Attributes, Kept, Kind, Running, Status},
     traffic::{Figures, Traffic},
 };
 
@@ -89,7 +91,7 @@ impl Telemetry {
     /// Takes a finished span.
     fn keep(&self, span: Span) {
         if let Some(export) = &self.export {
-            export.record(span.clone());
+            export.record(&span);
         }
         self.recorder.record(span);
     }
@@ -269,7 +271,8 @@ impl Exchange {
         } else {
             return;
         };
-        let mut attributes: Attributes = vec![("http.response.status_code", status.into())];
+        let mut attributes = Attributes::with_capacity(5);
+        attributes.push(("http.response.status_code", status.into()));
         if failed {
             attributes.push(("error.type", status.as_str().to_owned().into()));
         }
@@ -279,14 +282,20 @@ impl Exchange {
     fn keep(&self, status: Status, kept: Kept, mut attributes: Attributes) {
         let metrics = &self.telemetry.metrics;
         let route = metrics.template(self.route());
-        attributes.push(("http.request.method", self.method.to_string().into()));
+        attributes.push(("http.request.method", Attribute::Text(text_of(&self.method))));
         attributes.push(("http.route", route.to_owned().into()));
         if let Some(path) = &self.path {
             attributes.push(("url.path", start_of(path.path()).to_owned().into()));
         }
-        let name = format!("{} {route}", self.method);
+        let name = [self.method.as_str(), " ", route].concat();
         self.telemetry.keep(self.running.finish(name, Kind::Server, status, kept, attributes));
     }
+}
+
+/// The method's name; of those that have a label it is there already.
+fn text_of(method: &Method) -> Cow<'static, str> {
+    let known = METHODS.into_iter().find(|known| *known == method.as_str());
+    known.map_or_else(|| method.to_string().into(), Cow::Borrowed)
 }
 
 /// As much of a path as a span keeps: whoever asks decides how long it is.

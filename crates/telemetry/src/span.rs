@@ -117,8 +117,8 @@ fn as_millis<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result
 
 /// Takes finished spans. Must not block and must be bounded.
 pub trait Sink: Send + Sync + 'static {
-    /// Takes one span, or counts it as dropped.
-    fn record(&self, span: Span);
+    /// Takes what it needs of one span, or counts it as dropped.
+    fn record(&self, span: &Span);
 }
 
 /// Keeps the newest spans in memory.
@@ -144,16 +144,16 @@ impl Recorder {
     pub fn recorded(&self) -> u64 {
         self.recorded.load(Ordering::Relaxed)
     }
-}
 
-impl Sink for Recorder {
-    fn record(&self, span: Span) {
+    /// Keeps a span, in the place of the oldest if there is no other.
+    pub fn record(&self, span: Span) {
         self.recorded.fetch_add(1, Ordering::Relaxed);
         let mut newest = self.newest.lock();
-        if newest.len() == self.capacity {
-            newest.pop_front();
-        }
+        let oldest = if newest.len() == self.capacity { newest.pop_front() } else { None };
         newest.push_back(span);
+        // The memory of the oldest is given back when others may go on.
+        drop(newest);
+        drop(oldest);
     }
 }
 

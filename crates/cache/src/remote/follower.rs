@@ -36,7 +36,7 @@ pub(super) async fn run(shared: Weak<Shared>) {
             match result {
                 Ok(()) => {
                     if told != Some(true) {
-                        tracing::info!("the cache is shared");
+                        tracing::info!(keys = shared.redis.keys(), "the cache is shared");
                     }
                     (connected, told) = (true, Some(true));
                     Duration::ZERO
@@ -45,7 +45,11 @@ pub(super) async fn run(shared: Weak<Shared>) {
                     shared.failed();
                     shared.waiting.give_up();
                     if told != Some(false) {
-                        tracing::warn!(%error, "the cache is not shared; answers are kept for a second");
+                        tracing::warn!(
+                            keys = shared.redis.keys(),
+                            %error,
+                            "the cache is not shared; answers are kept for a second"
+                        );
                     }
                     (connected, told) = (false, Some(false));
                     AGAIN
@@ -80,7 +84,10 @@ impl Shared {
         // Also at the start: what was stored before the log was read is not known to be good.
         self.hear(Invalidation::All);
         if let Some(at) = known {
-            tracing::warn!("what other replicas forgot meanwhile is not known; the cache was emptied");
+            tracing::warn!(
+                keys = self.redis.keys(),
+                "what other replicas forgot meanwhile is not known; the cache was emptied"
+            );
             if first <= at {
                 // The log lost its end, and with it what was forgotten then: old answers may still be there.
                 self.append([Said::Forgotten(Invalidation::All)]).await;

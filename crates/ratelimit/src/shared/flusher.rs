@@ -114,6 +114,7 @@ impl Inner {
             Ok(answers) if answers.len() == asked.len() => {
                 if self.contact.answered(now) {
                     tracing::info!(
+                        keys = self.redis.keys(),
                         "limits are shared again as soon as all replicas have told what they used"
                     );
                 }
@@ -124,7 +125,11 @@ impl Inner {
                 if self.contact.failed(now) {
                     let error =
                         other.err().map_or_else(|| "another number of answers".to_owned(), |e| e.to_string());
-                    tracing::warn!(error, "limits cannot be shared; each replica goes on as its policy says");
+                    tracing::warn!(
+                        keys = self.redis.keys(),
+                        error,
+                        "limits cannot be shared; each replica goes on as its policy says"
+                    );
                 }
                 None
             }
