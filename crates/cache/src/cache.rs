@@ -11,6 +11,7 @@ use std::{
 use coarsetime::Instant;
 use http::{HeaderMap, Uri};
 use parking_lot::Mutex;
+use phase6_redis::Patience;
 use serde::Serialize;
 
 use crate::{
@@ -317,11 +318,12 @@ impl Cache {
         &self,
         key: &Key,
         headers: &HeaderMap,
+        patience: Patience,
         mark: Mark,
         will_do: &(dyn Fn(&Entry) -> bool + Send + Sync),
     ) -> (Option<Arc<Entry>>, Ticket) {
         let Some(level) = &self.inner.behind else { return (None, None) };
-        let asked = Asked { key, headers, now_ms: self.now_ms(), mark: mark.number, will_do };
+        let asked = Asked { key, headers, now_ms: self.now_ms(), mark: mark.number, patience, will_do };
         let found = level.get(asked).await;
         let Key { tenant, uri } = key;
         let now_ms = self.now_ms();

@@ -19,6 +19,7 @@ use http::{
 };
 use http_body::Body;
 use http_body_util::{BodyExt, Collected};
+use phase6_redis::Patience;
 use tokio::sync::oneshot;
 use tower::Service;
 
@@ -122,10 +123,12 @@ impl<S> Fetch<S> {
                 let mut spare = spare;
                 // What the level behind memory holds is looked at while others already wait.
                 let mark = cache.mark();
+                let patience = again.extensions().get().copied().unwrap_or_default();
                 let mut ticket = None;
                 if spare.is_none() || cache.is_shared() {
-                    let (found, kept) =
-                        shared.look_behind(&self.key, again.headers(), &self.terms, mark, &wish).await;
+                    let (found, kept) = shared
+                        .look_behind(&self.key, again.headers(), patience, &self.terms, mark, &wish)
+                        .await;
                     ticket = kept;
                     if let Some(entry) = found {
                         let now_ms = cache.now_ms();
@@ -199,8 +202,9 @@ impl<S> Fetch<S> {
         if cache.is_shared() {
             let mark = cache.mark();
             let wish = Wish::default();
-            let (found, kept) =
-                shared.look_behind(&self.key, request.headers(), &self.terms, mark, &wish).await;
+            let (found, kept) = shared
+                .look_behind(&self.key, request.headers(), Patience::default(), &self.terms, mark, &wish)
+                .await;
             let fresh = found.filter(|entry| {
                 matches!(entry.judge(&self.terms, &wish, cache.now_ms()), Verdict::Fresh { .. })
             });
@@ -291,13 +295,14 @@ impl Shared {
         &self,
         key: &Key,
         headers: &HeaderMap,
+        patience: Patience,
         terms: &Terms,
         mark: Mark,
         wish: &Wish,
     ) -> (Option<Arc<Entry>>, Ticket) {
         let is_fresh =
             |entry: &Entry| matches!(entry.judge(terms, wish, self.cache.now_ms()), Verdict::Fresh { .. });
-        self.cache.promote(key, headers, mark, &is_fresh).await
+        self.cache.promote(key, headers, patience, mark, &is_fresh).await
     }
 }
 

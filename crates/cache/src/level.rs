@@ -10,6 +10,7 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use http::HeaderMap;
+use phase6_redis::Patience;
 use serde::Serialize;
 
 use crate::{Entry, Invalidation, Key};
@@ -72,6 +73,8 @@ pub struct Asked<'a> {
     pub now_ms: u64,
     /// The number that the next invalidation will have.
     pub mark: u64,
+    /// How long whoever asks may wait for the shared state yet.
+    pub patience: Patience,
     /// Whether an answer will do. If not, whoever asked will make another one.
     pub will_do: &'a (dyn Fn(&Entry) -> bool + Send + Sync),
 }

@@ -18,6 +18,7 @@ use std::{
 use foldhash::quality::RandomState;
 use http::{Extensions, Request, Response, StatusCode};
 use phase6_policy::Mode;
+use phase6_redis::Patience;
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
@@ -148,8 +149,12 @@ where
                 let rule = Arc::clone(rule);
                 let shared = Arc::clone(shared);
                 let mut inner = self.inner.clone();
+                let mut request = request;
                 RateLimitFuture::waiting(Box::pin(async move {
+                    let begun = tokio::time::Instant::now();
                     let decision = deciding.await;
+                    // Further in it waits for less.
+                    request.extensions_mut().insert(Patience::default().after(begun.elapsed()));
                     match shared.act(mode, &rule, decision) {
                         Some(answer) => Ok(answer),
                         None => inner.call(request).await.map(|mut answer| {
@@ -249,7 +254,7 @@ where
 
 #[cfg(test)]
 mod tests {
-    use std::{convert::Infallible, net::Ipv4Addr};
+    use std::{convert::Infallible, net::Ipv4Addr, time::Duration};
 
     use serde_json::json;
     use tower::{ServiceExt, service_fn};
@@ -333,6 +338,38 @@ mod tests {
     #[tokio::test]
     async fn a_backend_that_answers_later_decides_the_same() {
         refuses_the_third(Elsewhere(Memory::with_room_for(8))).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_request_waited_for_a_decision_it_does_not_wait_again_further_in() {
+        #[derive(Clone)]
+        struct Slow;
+        impl Backend for Slow {
+            fn decide(&self, _: &crate::Bucketed<'_>, _: &crate::Terms) -> Verdict {
+                Verdict::Later(Box::pin(async {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    Decision::Admit { remaining: 1, full_in: Duration::ZERO }
+                }))
+            }
+        }
+        let further_in = service_fn(|request: Request<()>| async move {
+            let patience = request.extensions().get::<Patience>().unwrap();
+            Ok::<_, Infallible>(Response::new(if patience.left().as_millis() == 15 {
+                "15 ms left"
+            } else {
+                ""
+            }))
+        });
+        let limits = json!({"capacity": 1, "refillPerSecond": 1});
+        let mut request = Request::new(());
+        request.extensions_mut().insert(Arc::new(Limits::new(
+            &serde_json::from_value(limits).unwrap(),
+            1,
+            false,
+        )));
+        let answer =
+            RateLimitLayer::new(Slow, ASK, too_many).layer(further_in).oneshot(request).await.unwrap();
+        assert_eq!(*answer.body(), "15 ms left");
     }
 
     #[tokio::test]

@@ -11,7 +11,7 @@ use redis::{Cmd, ErrorKind, FromRedisValue, ScriptInvocation};
 use serde::Serialize;
 
 use crate::{
-    RedisUrl,
+    Patience, RedisUrl,
     find::server_of,
     link::Link,
     outage::{Outage, Told},
@@ -53,7 +53,7 @@ pub enum RedisError {
     /// The server counts as gone; it was not asked.
     #[error("Redis is gone; it is asked again by a probe")]
     Gone,
-    /// It did not answer within [`LIMIT`]. The command may have run.
+    /// It did not answer in time, within [`LIMIT`] at most. The command may have run.
     #[error("Redis did not answer within {} ms", LIMIT.as_millis())]
     TooSlow,
     /// The connection could not be made or broke. The command may have run.
@@ -140,7 +140,8 @@ impl Redis {
     /// See [`RedisError`].
     pub async fn command<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisError> {
         let link = self.inner.link();
-        self.within_limit(async { Ok(command.query_async(&mut link?.connection).await?) }).await
+        self.within(Patience::default(), async { Ok(command.query_async(&mut link?.connection).await?) })
+            .await
     }
 
     /// Runs a script, which the server may have to be sent first.
@@ -149,8 +150,22 @@ impl Redis {
     ///
     /// See [`RedisError`].
     pub async fn script<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, RedisError> {
+        self.script_for(Patience::default(), script).await
+    }
+
+    /// The same for a request that waits for it, and may have waited before. An answer that would have come in
+    /// time for others says nothing about the server if it does not come in time for this one.
+    ///
+    /// # Errors
+    ///
+    /// See [`RedisError`].
+    pub async fn script_for<T: FromRedisValue>(
+        &self,
+        patience: Patience,
+        script: &ScriptInvocation<'_>,
+    ) -> Result<T, RedisError> {
         let link = self.inner.link();
-        self.within_limit(async { Ok(script.invoke_async(&mut link?.connection).await?) }).await
+        self.within(patience, async { Ok(script.invoke_async(&mut link?.connection).await?) }).await
     }
 
     /// What is known of the server.
@@ -163,14 +178,21 @@ impl Redis {
         }
     }
 
-    async fn within_limit<T>(
+    async fn within<T>(
         &self,
+        patience: Patience,
         call: impl Future<Output = Result<T, RedisError>>,
     ) -> Result<T, RedisError> {
         if self.inner.outage.lock().0.is_gone() {
             return Err(RedisError::Gone);
         }
-        let result = tokio::time::timeout(LIMIT, call).await.unwrap_or(Err(RedisError::TooSlow));
+        let Ok(result) = tokio::time::timeout(patience.left(), call).await else {
+            let result = Err(RedisError::TooSlow);
+            if patience == Patience::default() {
+                self.tell(&result);
+            }
+            return result;
+        };
         self.tell(&result);
         result
     }

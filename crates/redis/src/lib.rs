@@ -6,9 +6,9 @@
 //!               '--- a probe asks until it answers again <---'  three failures in a row
 //! ```
 //!
-//! * A call ends within [`LIMIT`], whatever the server or the network does. What waits for something to
-//!   happen does so on a connection of its own.
-//! * After three failures in a row no call waits at all, until a probe of our own, every 250 ms,
+//! * A call ends within [`LIMIT`], whatever the server or the network does, and all calls that a request waits
+//!   for together do ([`Patience`]). What waits for something to happen does so on a connection of its own.
+//! * After three failures in a row no call waits at all, until a probe of our own, every 100 ms,
 //!   has had an answer.
 //! * Nothing is sent twice: whether a lost answer belongs to a command that ran is not knowable,
 //!   and only the caller knows whether running it twice does harm.
@@ -23,9 +23,11 @@ mod client;
 mod find;
 mod link;
 mod outage;
+mod patience;
 mod url;
 
 pub use client::{HELD, LIMIT, Redis, RedisError, State};
 pub use outage::Outage;
+pub use patience::Patience;
 pub use redis::{Cmd, FromRedisValue, Script, ScriptInvocation, ToRedisArgs, Value, cmd};
 pub use url::RedisUrl;

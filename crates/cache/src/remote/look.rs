@@ -1,12 +1,9 @@
 //! Looking for an answer: found, to be made, or waited for.
 
-use std::{
-    sync::{Arc, LazyLock},
-    time::Instant,
-};
+use std::sync::{Arc, LazyLock};
 
-use phase6_redis::{RedisError, Script};
-use tokio::sync::oneshot;
+use phase6_redis::{Patience, RedisError, Script};
+use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     Shared,
@@ -53,7 +50,11 @@ impl Shared {
         let (name, begun) = (stored::name(asked.key), Instant::now());
         let (mut search, mut wanted) = Search::begin(may_wait);
         let mut found = Found::default();
-        while let Some(read) = self.read(asked, &name, wanted).await {
+        let mut patience = asked.patience;
+        loop {
+            let looked = Instant::now();
+            let Some(read) = self.read(asked, &name, wanted, patience).await else { break };
+            patience = patience.after(looked.elapsed());
             let next = search.looked(read.seen(asked), begun.elapsed());
             found = Found { answer: read.answer.or(found.answer), ticket: read.ticket };
             wanted = match (next, read.landing) {
@@ -61,6 +62,8 @@ impl Shared {
                 (Next::Wait, Some(landing)) => {
                     let had_word = tokio::time::timeout(LASTS, landing).await.is_ok();
                     self.waiting.landed(&name);
+                    // What it waited for now was not Redis, and what it waited for is there.
+                    patience = Patience::default();
                     search.waited(had_word)
                 }
                 (Next::End | Next::Wait, landing) => {
@@ -75,7 +78,16 @@ impl Shared {
     }
 
     /// Looks for an answer, or for the duty to make one.
-    async fn read(self: &Arc<Self>, asked: &Asked<'_>, name: &str, wanted: Wanted) -> Option<Read> {
+    async fn read(
+        self: &Arc<Self>,
+        asked: &Asked<'_>,
+        name: &str,
+        wanted: Wanted,
+        patience: Patience,
+    ) -> Option<Read> {
+        if patience.is_spent() {
+            return None;
+        }
         // Before the read: what is carried out meanwhile is judged again by the caller.
         let pending = self.pending.lock().oldest();
         let carried_out = pending.map_or(asked.mark, |oldest| oldest.min(asked.mark));
@@ -89,7 +101,7 @@ impl Shared {
             .key(self.waiting_key(name));
         call.arg(at.to_string()).arg(NEWS).arg(u8::from(takes_anyway));
         call.arg(if may_take { &*self.origin } else { "" }).arg(LASTS.as_millis() as u64);
-        let answer = self.redis.script::<Told>(&call).await;
+        let answer = self.redis.script_for::<Told>(patience, &call).await;
         let own_duty = || Some(Box::new(OnDuty::taken(self, name.to_owned())) as Box<_>);
         let (bytes, left_ms, news, taken) = match answer {
             Ok(answer) => answer,
