@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::BytesMut;
 use parking_lot::Mutex;
 use phase6_telemetry::{Sink, Span};
 use tokio::{sync::Notify, task::JoinHandle};
@@ -26,6 +27,8 @@ const QUEUE: u64 = 2_048;
 /// Their bytes at most, and one span more: a message of all that wait is smaller than the 4 MiB that collectors
 /// take over gRPC.
 const QUEUE_BYTES: usize = 2 * 1024 * 1024;
+/// Memory for the bytes of a message that is kept from one to the next, at most.
+const KEPT: usize = 256 * 1024;
 /// So many are sent at once.
 const BATCH: u64 = 512;
 /// How long the first span of a batch waits for others.
@@ -151,13 +154,14 @@ impl Waiting {
         true
     }
 
-    /// What waits, and how many spans it is.
-    fn take(&self, last: bool) -> (Vec<u8>, u64) {
+    /// Moves what waits into `to`, which is for others to fill in its place, and says how many spans it is.
+    fn take(&self, to: &mut Vec<u8>, last: bool) -> u64 {
+        to.clear();
+        to.shrink_to(KEPT);
         let mut spans = self.spans.lock();
         spans.closed |= last;
-        // The next message is about as long as this one.
-        let room = Vec::with_capacity(if last { 0 } else { spans.written.len() });
-        (mem::replace(&mut spans.written, room), mem::take(&mut spans.count))
+        mem::swap(&mut spans.written, to);
+        mem::take(&mut spans.count)
     }
 }
 
@@ -175,20 +179,26 @@ struct Pump {
 impl Pump {
     async fn run(self) {
         let mut failing = false;
+        // Used for one message after the other: memory that is given back in such pieces is found again slowly,
+        // by requests too.
+        let (mut spans, mut room) = (Vec::new(), BytesMut::new());
         loop {
-            let (spans, count) = self.gather().await;
+            let count = self.gather(&mut spans).await;
             if count == 0 {
                 return;
             }
-            let message = self.frame.message(&spans);
-            drop(spans);
-            let (lost, fault) = match self.sender.send(message.into()).await {
+            let message = self.frame.message(&spans, &mut room);
+            let is_large = message.len() > KEPT;
+            let (lost, fault) = match self.sender.send(message).await {
                 Ok(Refused { spans: 0, .. }) => (0, None),
                 Ok(Refused { spans, why }) => {
                     (spans.min(count), Some(format!("it refuses {spans} of {count} spans: {why}")))
                 }
                 Err(fault) => (count, Some(fault)),
             };
+            if is_large {
+                room = BytesMut::new();
+            }
             self.counters.failed.fetch_add(lost, Ordering::Relaxed);
             self.counters.exported.fetch_add(count - lost, Ordering::Relaxed);
             self.tell(fault.as_deref(), failing);
@@ -212,7 +222,7 @@ impl Pump {
     }
 
     /// The next spans: as many as there are within a moment. None at the end.
-    async fn gather(&self) -> (Vec<u8>, u64) {
+    async fn gather(&self, spans: &mut Vec<u8>) -> u64 {
         tokio::select! {
             biased;
             () = self.closing.cancelled() => {}
@@ -226,6 +236,6 @@ impl Pump {
                 }
             }
         }
-        self.waiting.take(self.closing.is_cancelled())
+        self.waiting.take(spans, self.closing.is_cancelled())
     }
 }

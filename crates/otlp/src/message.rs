@@ -5,6 +5,7 @@
 //! more than a sampled request may cost. What comes but once in a batch is left to OpenTelemetry's own types,
 //! and a test reads back with them what is written here.
 
+use bytes::{BufMut, Bytes, BytesMut};
 use opentelemetry_proto::{
     tonic::{
         common::v1::InstrumentationScope,
@@ -43,29 +44,41 @@ impl Frame {
         Self { resource: group.encode_to_vec(), scope: scope.encode_to_vec() }
     }
 
-    /// A whole message of spans that [`write`] has written.
-    pub(crate) fn message(&self, spans: &[u8]) -> Vec<u8> {
+    /// A whole message of spans that [`write`] has written. It is in `room` until it is dropped.
+    pub(crate) fn message(&self, spans: &[u8], room: &mut BytesMut) -> Bytes {
         let scope = self.scope.len() + spans.len();
         let group = self.resource.len() + framed(scope);
-        let mut message = Vec::with_capacity(framed(group));
-        message.open(1, group);
-        message.put(&self.resource);
-        message.open(2, scope);
-        message.put(&self.scope);
-        message.put(spans);
-        message
+        room.clear();
+        room.reserve(framed(group));
+        room.open(1, group);
+        room.put_slice(&self.resource);
+        room.open(2, scope);
+        room.put_slice(&self.scope);
+        room.put_slice(spans);
+        room.split().freeze()
     }
 }
 
 /// Appends a span, as one of its scope's.
 pub(crate) fn write(span: &Span, to: &mut Vec<u8>) {
-    let mut length = Length(0);
-    fields(span, &mut length);
-    to.open(2, length.0);
+    to.tag(2, 2);
+    // The length of all spans but the oddest ones takes two bytes.
+    let at = to.len();
+    to.extend([0; 2]);
+    let begin = to.len();
     fields(span, to);
+    let length = to.len() - begin;
+    match length {
+        0x80..0x4000 => to[at..begin].copy_from_slice(&[length as u8 | 0x80, (length >> 7) as u8]),
+        _ => {
+            let mut written = Vec::with_capacity(width(length as u64));
+            written.varint(length as u64);
+            to.splice(at..begin, written);
+        }
+    }
 }
 
-fn fields(span: &Span, out: &mut impl Output) {
+fn fields(span: &Span, out: &mut Vec<u8>) {
     out.bytes(1, &span.trace_id.get().to_be_bytes());
     out.bytes(2, &span.span_id.get().to_be_bytes());
     if let Some(parent) = span.parent_span_id {
@@ -107,7 +120,7 @@ fn flags(span: &Span) -> u32 {
     sampled | SpanFlags::ContextHasIsRemoteMask as u32 | of_parent
 }
 
-fn attribute(out: &mut impl Output, name: &str, value: &Attribute) {
+fn attribute(out: &mut Vec<u8>, name: &str, value: &Attribute) {
     let inner = match value {
         Attribute::Text(text) => framed(text.len()),
         Attribute::Number(number) => 1 + width(number.cast_unsigned()),
@@ -131,19 +144,14 @@ const fn framed(length: usize) -> usize {
     1 + width(length as u64) + length
 }
 
-/// Where protobuf goes. All fields are written, also those that have their default.
-trait Output {
-    fn put(&mut self, bytes: &[u8]);
-
+/// What protobuf is made of. All fields are written, also those that have their default.
+trait Protobuf: BufMut {
     fn varint(&mut self, mut number: u64) {
-        let (mut bytes, mut count) = ([0; 10], 0);
         while number >= 0x80 {
-            bytes[count] = number as u8 | 0x80;
+            self.put_u8(number as u8 | 0x80);
             number >>= 7;
-            count += 1;
         }
-        bytes[count] = number as u8;
-        self.put(&bytes[..=count]);
+        self.put_u8(number as u8);
     }
 
     /// Begins a field: its number, and how its bytes are to be read.
@@ -158,7 +166,7 @@ trait Output {
 
     fn fixed64(&mut self, field: u64, number: u64) {
         self.tag(field, 1);
-        self.put(&number.to_le_bytes());
+        self.put_u64_le(number);
     }
 
     /// Begins a field of so many bytes.
@@ -169,41 +177,16 @@ trait Output {
 
     fn bytes(&mut self, field: u64, bytes: &[u8]) {
         self.open(field, bytes.len());
-        self.put(bytes);
+        self.put_slice(bytes);
     }
 
     fn fixed32(&mut self, field: u64, number: u32) {
         self.tag(field, 5);
-        self.put(&number.to_le_bytes());
+        self.put_u32_le(number);
     }
 }
 
-impl Output for Vec<u8> {
-    fn put(&mut self, bytes: &[u8]) {
-        self.extend_from_slice(bytes);
-    }
-
-    fn varint(&mut self, mut number: u64) {
-        while number >= 0x80 {
-            self.push(number as u8 | 0x80);
-            number >>= 7;
-        }
-        self.push(number as u8);
-    }
-}
-
-/// Counts what would be written.
-struct Length(usize);
-
-impl Output for Length {
-    fn put(&mut self, bytes: &[u8]) {
-        self.0 += bytes.len();
-    }
-
-    fn varint(&mut self, number: u64) {
-        self.0 += width(number);
-    }
-}
+impl<B: BufMut> Protobuf for B {}
 
 #[cfg(test)]
 mod tests {
@@ -273,7 +256,8 @@ mod tests {
     prop_compose! {
         fn span()(
             parent in any::<bool>(),
-            name in ".{0,200}",
+            // From spans whose length takes one byte to those whose length takes three.
+            name in prop_oneof![".{0,200}", Just(String::new()), Just("x".repeat(20_000))],
             kind in prop::sample::select(vec![Kind::Server, Kind::Client, Kind::Internal]),
             start in 0..4_000_000_000_000_000_000_i128,
             duration in any::<u32>(),
@@ -305,7 +289,8 @@ mod tests {
             for span in &spans {
                 write(span, &mut written);
             }
-            let message = Frame::new(&resource, "1.2.3").message(&written);
+            let mut room = BytesMut::new();
+            let message = Frame::new(&resource, "1.2.3").message(&written, &mut room);
             let read = ExportTraceServiceRequest::decode(&message[..]).unwrap();
             let [group] = &read.resource_spans[..] else { panic!("{read:?}") };
             let sender = &group.resource.as_ref().unwrap().attributes;

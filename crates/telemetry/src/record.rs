@@ -23,8 +23,8 @@ use crate::{
     traffic::{Figures, Traffic},
 };
 
-/// Spans kept in memory for a look at them.
-const KEPT_SPANS: usize = 256;
+/// Spans kept in memory for a look at them. More would only push what requests need out of the processor's caches.
+const KEPT_SPANS: usize = 20;
 
 /// The telemetry of one service.
 pub struct Telemetry {
@@ -109,7 +109,7 @@ impl Telemetry {
             total_requests: self.metrics.totals().0,
             figures: self.traffic.figures(self.now_ns()),
             sampling_rate: self.sampling_rate(),
-            spans: self.recorder.newest(20),
+            spans: self.recorder.newest(KEPT_SPANS),
         }
     }
 
@@ -276,10 +276,10 @@ impl Exchange {
         if failed {
             attributes.push(("error.type", status.as_str().to_owned().into()));
         }
-        self.keep(if failed { Status::Error } else { Status::Ok }, kept, attributes);
+        self.keep(took, if failed { Status::Error } else { Status::Ok }, kept, attributes);
     }
 
-    fn keep(&self, status: Status, kept: Kept, mut attributes: Attributes) {
+    fn keep(&self, took: Duration, status: Status, kept: Kept, mut attributes: Attributes) {
         let metrics = &self.telemetry.metrics;
         let route = metrics.template(self.route());
         attributes.push(("http.request.method", Attribute::Text(text_of(&self.method))));
@@ -288,7 +288,7 @@ impl Exchange {
             attributes.push(("url.path", start_of(path.path()).to_owned().into()));
         }
         let name = [self.method.as_str(), " ", route].concat();
-        self.telemetry.keep(self.running.finish(name, Kind::Server, status, kept, attributes));
+        self.telemetry.keep(self.running.finish(took, name, Kind::Server, (status, kept), attributes));
     }
 }
 
@@ -312,7 +312,8 @@ impl Drop for Exchange {
             if self.context().sampled {
                 self.telemetry.active.fetch_sub(1, Ordering::Relaxed);
                 // What was done for it must not hang in the trace without its reason.
-                self.keep(Status::Error, Kept::Sampled, vec![("error.type", "client_gone".into())]);
+                let took = self.running.started.elapsed();
+                self.keep(took, Status::Error, Kept::Sampled, vec![("error.type", "client_gone".into())]);
             }
         }
     }
@@ -335,7 +336,8 @@ impl OutgoingCall {
     pub fn end(self, status: Status, describe: impl FnOnce() -> (String, Attributes)) {
         if self.running.context.sampled {
             let (name, attributes) = describe();
-            let span = self.running.finish(name, Kind::Client, status, Kept::Sampled, attributes);
+            let took = self.running.started.elapsed();
+            let span = self.running.finish(took, name, Kind::Client, (status, Kept::Sampled), attributes);
             self.exchange.telemetry.keep(span);
         }
     }

@@ -166,15 +166,15 @@ pub(crate) struct Running {
 }
 
 impl Running {
+    /// The span of what ends now.
     pub(crate) fn finish(
         &self,
+        duration: Duration,
         name: String,
         kind: Kind,
-        status: Status,
-        kept: Kept,
+        (status, kept): (Status, Kept),
         attributes: Attributes,
     ) -> Span {
-        let duration = self.started.elapsed();
         Span {
             trace_id: self.context.trace_id,
             span_id: self.context.span_id,
@@ -201,7 +201,13 @@ mod tests {
             let context =
                 TraceContext { trace_id: TraceId::random(), span_id: SpanId::random(), sampled: true };
             let running = Running { context, parent: None, started: Instant::now() };
-            recorder.record(running.finish(i.to_string(), Kind::Internal, Status::Ok, Kept::Sampled, vec![]));
+            recorder.record(running.finish(
+                Duration::ZERO,
+                i.to_string(),
+                Kind::Internal,
+                (Status::Ok, Kept::Sampled),
+                vec![],
+            ));
         }
         let names: Vec<_> = recorder.newest(10).into_iter().map(|span| span.name).collect();
         assert_eq!(names, ["9", "8", "7"]);
