@@ -62,7 +62,7 @@ impl Shared {
                 (Next::Wait, Some(landing)) => {
                     let had_word = tokio::time::timeout(LASTS, landing).await.is_ok();
                     self.waiting.landed(&name);
-                    // What it waited for now was not Redis, and what it waited for is there.
+                    // That wait was for another replica, not for Redis.
                     patience = Patience::default();
                     search.waited(had_word)
                 }
