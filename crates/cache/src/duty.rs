@@ -146,6 +146,15 @@ mod tests {
     }
 
     #[test]
+    fn who_has_waited_long_enough_is_told_no_more() {
+        let mut duty = Duty::default();
+        assert!(duty.ask(1, 3_000, 0) && !duty.ask(2, 3_000, 10) && duty.prolong(1, 3_000, 2_000));
+        let mut earlier = duty;
+        assert!(earlier.landed(1, 3_009), "the other one waits yet");
+        assert!(!duty.landed(1, 3_010), "it gave up, and looks by itself");
+    }
+
+    #[test]
     fn a_duty_that_is_not_prolonged_ends_by_itself() {
         let mut duty = Duty::default();
         assert!(duty.ask(1, 3_000, 0) && duty.prolong(1, 3_000, 1_000) && !duty.prolong(2, 3_000, 1_000));
