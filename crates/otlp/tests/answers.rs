@@ -1,4 +1,4 @@
-//! What becomes of spans as a collector answers, over HTTP: taken, taken in part, asked for again, refused.
+//! What becomes of spans as a collector answers: taken, taken in part, asked for again, refused, or not at all.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
@@ -120,5 +120,22 @@ async fn a_message_is_not_sent_again_where_the_collector_never_takes_it_or_not_i
         let (otlp, heard) = collector(vec![(answer, vec![])]).await;
         assert_eq!(sent(&otlp).await, Counts { exported: 0, queue_full: 1, export_failed: 3 }, "{answer}");
         heard.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_collector_that_never_answers_costs_spans_and_no_time() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    for protocol in [Protocol::HttpProtobuf, Protocol::Grpc] {
+        let exporter = Otlp::new(&endpoint, protocol).unwrap().exporter("test", "1");
+        // On this runtime nothing else runs meanwhile: what waits is bounded.
+        for _ in 0..10_000 {
+            exporter.record(&span("GET /"));
+        }
+        let counts = exporter.counts();
+        assert_eq!((counts.exported, counts.queue_full), (0, 10_000 - 2_048), "{protocol:?}");
+        let patience = tokio::time::timeout(Duration::from_millis(50), exporter.close()).await;
+        assert!(patience.is_err(), "it is still waited for, by whoever wants to");
     }
 }
