@@ -247,6 +247,7 @@ impl Fleet {
     pub async fn explain(&self) {
         for words in [
             &["get", "p6,pods", "-o", "wide"][..],
+            &["get", "horizontalpodautoscalers"],
             &["get", "events", "--sort-by=.lastTimestamp"],
             &["logs", "-l", "app.kubernetes.io/name=phase6-operator", "--tail=15", "--prefix"],
         ] {

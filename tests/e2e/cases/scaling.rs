@@ -17,14 +17,15 @@ pub async fn an_autoscaler_moves_replicas_and_is_left_alone(fleet: &Fleet) {
     let autoscaled = json!({
         "replicas": null,
         "autoscaling": {"minReplicas": 2, "maxReplicas": 3, "targetCpuPercent": 30},
-        // Twice what an idle replica takes must still be less than the target.
-        "resources": {"requests": {"cpu": "20m", "memory": "48Mi"}},
+        // The target is 15m for each. What two take under the load is far above twice that, and what three
+        // take at rest (some 3m each, 5m on a slow machine) far below, also as two.
+        "resources": {"requests": {"cpu": "50m", "memory": "48Mi"}},
     });
     let lowest = watch_lowest(fleet);
     fleet.patch("capabilities", autoscaled).await;
     fleet.settle("capabilities").await;
     let urls = [format!("http://capabilities.{}.svc.cluster.local:3009/api/v1/status", fleet.namespace)];
-    fleet.start_load("load-scaling", 300, 300 * 600, &urls).await;
+    fleet.start_load("load-scaling", 1_500, 1_500 * 300, &urls).await;
     until("the autoscaler adds a replica", LONG, || async { (replicas().await == 3).then_some(()) }).await;
     fleet.settle("capabilities").await;
     fleet.kubectl(&["delete", "pod", "load-scaling", "--grace-period=0", "--force"]).await;
