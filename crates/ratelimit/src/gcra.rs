@@ -155,6 +155,13 @@ impl Bucket {
         self.used = self.used.max(used);
     }
 
+    /// Counts so many more as used; beyond the capacity nothing is.
+    pub fn more(&mut self, used: f64, limit: &Limit, now_ns: u64) {
+        self.drain(limit, now_ns);
+        self.fit(limit);
+        self.used = (self.used + used).min(limit.capacity);
+    }
+
     /// Time until nothing is used of it any more, counted from its last decision.
     pub fn forgotten_in(&self, limit: &Limit) -> Duration {
         Duration::from_nanos(self.forgotten_in_ns(limit) as u64)

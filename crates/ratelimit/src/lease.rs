@@ -69,6 +69,8 @@ pub struct Lease {
     alone: Bucket,
     alone_until_ns: u64,
     is_alone: bool,
+    /// The largest that it was in this outage.
+    alone_of: f64,
 }
 
 /// A report is on its way.
@@ -116,6 +118,7 @@ impl Lease {
             alone: Bucket::default(),
             alone_until_ns: 0,
             is_alone: false,
+            alone_of: 0.0,
         }
     }
 
@@ -148,11 +151,17 @@ impl Lease {
 
     /// Decides by this replica's share, while the shared state is gone. What is admitted is told later.
     ///
-    /// The share begins half used or more: what was admitted just before is not known here.
+    /// The share begins half used or more, and so does what an edit adds to it: what was admitted just before
+    /// is not known here.
     pub fn decide_alone(&mut self, share: &Limit, now_ns: u64) -> Decision {
         if !self.is_alone {
             self.is_alone = true;
+            self.alone_of = share.capacity();
             self.alone.at_least((share.capacity() / 2.0).ceil(), share, now_ns);
+        } else if share.capacity() > self.alone_of {
+            let added = share.capacity() - self.alone_of;
+            self.alone_of = share.capacity();
+            self.alone.more((added / 2.0).ceil(), share, now_ns);
         }
         let decision = self.alone.decide(share, 1, now_ns);
         self.alone_until_ns = now_ns.saturating_add(self.alone.forgotten_in(share).as_nanos() as u64);

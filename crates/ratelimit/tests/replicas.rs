@@ -127,7 +127,7 @@ proptest! {
         // an outage begins as all others do.
         let capacity = world.capacity.max(i64::from(2 * world.replicas));
         let lost = if world.seed % 2 == 0 { 0 } else { world.lost };
-        simulate(&World { capacity, lost, crashes: 0, edits: 0, steps: 0, cut: Some(cut), ..world });
+        simulate(&World { capacity, lost, crashes: 0, steps: 0, cut: Some(cut), ..world });
     }
 }
 
@@ -205,10 +205,10 @@ fn outages_that_follow_one_another_do_not_each_give_half_a_share() {
 #[test]
 fn in_every_world_no_more_is_admitted_than_may_be() {
     let setting = |name: &str, usual: u64| std::env::var(name).map_or(usual, |text| text.parse().unwrap());
-    let (from, seeds) = (setting("PHASE6_FIRST_SEED", 0), setting("PHASE6_SEEDS", 300));
+    let (from, seeds) = (setting("PHASE6_FIRST_SEED", 0), setting("PHASE6_SEEDS", 1_000));
     let steps: u64 = (from..from + seeds).map(|seed| simulate(&World::of(seed)).steps).sum();
     println!("seeds {from} to {}: {steps} steps", from + seeds - 1);
-    assert!(seeds < 300 || steps > 10_000_000, "{steps} steps");
+    assert!(seeds < 1_000 || steps > 40_000_000, "{steps} steps");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::{
     io::{BufRead, BufReader},
     process::{Command, Stdio},
+    time::Instant,
 };
 
 use crate::{
@@ -54,9 +55,9 @@ pub(crate) fn run(extent: Extent) -> Result<(), String> {
     let mut tests = cargo(&["test", "--workspace", "--locked", "--no-fail-fast", "--", "--include-ignored"]);
     tests.env("PHASE6_TEST_POSTGRES", &postgres.url).env("PHASE6_TEST_REDIS", &redis.url);
     tests.env("PHASE6_TEST_COLLECTOR", &collector);
-    tally.tests(tests)?;
+    tally.tests("tests", tests)?;
     // Beside the benchmarks: both want an optimised build.
-    tally.tests(simulate::sequences(simulate::Seeds::default()))?;
+    tally.tests("the cache in many sequences", simulate::sequences(simulate::Seeds::default()))?;
     tally.check("benchmarks run", cargo(&["xtask", "bench", "--smoke"]));
     tally.check("instructions", cargo(&["xtask", "instructions"]));
     tally.check("any bytes", cargo(&["xtask", "fuzz"]));
@@ -75,8 +76,7 @@ pub(crate) fn run(extent: Extent) -> Result<(), String> {
 
 impl Tally {
     fn check(&mut self, name: &str, mut command: Command) {
-        println!("checking: {name}");
-        match succeed(&mut command) {
+        match timed(name, || succeed(&mut command)) {
             Ok(()) => self.passed += 1,
             Err(_) => self.fail(name),
         }
@@ -91,16 +91,15 @@ impl Tally {
         }
         let cluster = Cluster::of_this_machine();
         let ran_before = cluster.runs();
-        println!("checking: the demo");
-        match demo::run().and_then(|()| demo::remove(&cluster)) {
+        match timed("the demo", || demo::run().and_then(|()| demo::remove(&cluster))) {
             Ok(()) => self.passed += 1,
             Err(error) => {
                 println!("{error}");
                 self.fail("the demo");
             }
         }
-        println!("checking: the product on a cluster");
-        let result = e2e::prepared(&cluster, &[]).and_then(|suite| self.tests(suite));
+        let result =
+            e2e::prepared(&cluster, &[]).and_then(|suite| self.tests("the product on a cluster", suite));
         if let Err(error) = result {
             println!("{error}");
             self.fail("the product on a cluster");
@@ -117,17 +116,21 @@ impl Tally {
     }
 
     /// Runs tests, shows what they say, and counts.
-    fn tests(&mut self, mut command: Command) -> Result<(), String> {
-        let mut process =
-            command.stdout(Stdio::piped()).spawn().map_err(|error| format!("cannot start cargo: {error}"))?;
-        let output = process.stdout.take().ok_or("cargo has no output")?;
+    fn tests(&mut self, name: &str, mut command: Command) -> Result<(), String> {
         let before = self.failed;
-        for line in BufReader::new(output).lines() {
-            let line = line.map_err(|error| error.to_string())?;
-            println!("{line}");
-            self.read(&line);
-        }
-        let status = process.wait().map_err(|error| error.to_string())?;
+        let status = timed(name, || {
+            let mut process = command
+                .stdout(Stdio::piped())
+                .spawn()
+                .map_err(|error| format!("cannot start cargo: {error}"))?;
+            let output = process.stdout.take().ok_or("cargo has no output")?;
+            for line in BufReader::new(output).lines() {
+                let line = line.map_err(|error| error.to_string())?;
+                println!("{line}");
+                self.read(&line);
+            }
+            process.wait().map_err(|error| error.to_string())
+        })?;
         self.end(status.success(), before);
         Ok(())
     }
@@ -158,6 +161,15 @@ impl Tally {
             self.failed += count("failed").unwrap_or(0);
         }
     }
+}
+
+/// Says what begins, does it, and says how long it took: CI has an hour.
+fn timed<T>(name: &str, part: impl FnOnce() -> T) -> T {
+    println!("checking: {name}");
+    let begun = Instant::now();
+    let result = part();
+    println!("took {} s: {name}", begun.elapsed().as_secs());
+    result
 }
 
 #[cfg(test)]

@@ -103,6 +103,25 @@ fn a_lease_is_over_when_nobody_asks_nothing_is_held_and_all_is_told() {
     assert!(lease.is_over(seen + 60 * SECOND));
 }
 
+/// Cut just before an outage and raised again in it, a limit was admitted twice: once before, and nearly once
+/// more by shares of which half of the small one counted as used.
+#[test]
+fn of_what_an_edit_adds_to_a_share_half_counts_as_used_and_once_only() {
+    let share = |capacity| Limit::new(capacity, 0.001);
+    let mut lease = Lease::new(share(100), 1);
+    let admits = |lease: &mut Lease, capacity| {
+        (0..200).filter(|_| lease.decide_alone(&share(capacity), SECOND).is_admitted()).count()
+    };
+    for (capacity, admitted) in [(11, 5), (100, 44), (11, 0), (100, 0), (103, 1), (102, 0), (103, 0)] {
+        assert_eq!(admits(&mut lease, capacity), admitted, "{capacity}");
+    }
+    // Whatever was admitted, the next outage gives no new half.
+    lease.report(0, 3, SECOND);
+    lease.granted(&Grant::default(), SECOND);
+    assert_eq!(admits(&mut lease, 11), 0);
+    assert_eq!(admits(&mut lease, 103), 0);
+}
+
 #[test]
 fn demand_is_what_was_asked_for_in_the_last_second() {
     let limit = Limit::new(1_000, 10.0);

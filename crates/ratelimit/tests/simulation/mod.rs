@@ -92,7 +92,9 @@ struct Simulation<'a> {
     numbers: Numbers,
     names: u64,
     edit: Edit,
-    share: Limit,
+    /// How many times the limit replicas may admit that lose the shared state, and once more what it forgets.
+    factor: f64,
+    forgotten: f64,
     shared: Escrow,
     /// What the clock of the shared state shows beside that of the world, in microseconds.
     ahead_us: u64,
@@ -130,8 +132,6 @@ impl<'a> Simulation<'a> {
         let mut numbers = Numbers(world.seed);
         let limit = Limit::new(world.capacity, world.rate);
         let edit = Edit { number: 0, at: 0, limit };
-        let of = f64::from(world.replicas);
-        let share = Limit::new((world.capacity / i64::from(world.replicas)).max(1), world.rate / of);
         let replicas: Vec<Replica> = (0..world.replicas)
             .map(|i| Replica {
                 life: 0,
@@ -148,29 +148,32 @@ impl<'a> Simulation<'a> {
             .collect();
         // An edit acts on the time since the last report too, so the largest rate counts for all of it.
         let rate = if world.edits > 0 { 1.5 * world.rate } else { world.rate };
-        let mut judge = Judge { level: 0.0, at: 0, most: limit.capacity(), rate };
+        let (mut factor, mut forgotten) = (1.0, 0.0);
         if let Some(cut) = world.cut {
             // If only some are cut off, the others draw on the whole limit beside the shares of these. Where
             // messages are lost, each of them is cut off for a moment now and then.
-            let part = replicas.iter().filter(|replica| replica.cut.is_some()).count() as f64 / of;
+            let cut_off = replicas.iter().filter(|replica| replica.cut.is_some()).count();
+            let part = cut_off as f64 / replicas.len() as f64;
             // Where the next outage begins before all have settled, the first one back draws on it by itself for a
             // moment each time: 1.55 was seen.
             let one_and_a_half = if (1..1_500).contains(&cut.again_ms) { 1.6 } else { 1.5 };
-            let factor = match (world.lost, part) {
+            factor = match (world.lost, part) {
                 (0, 1.0) => one_and_a_half,
                 (0, part) => (1.0 + part).max(one_and_a_half),
                 _ => 2.0,
             };
             // What the shared state forgot may be had again.
-            judge.most *= factor + f64::from(u8::from(cut.forgets));
-            judge.rate *= factor;
+            forgotten = f64::from(u8::from(cut.forgets));
         }
+        let judge =
+            Judge { level: 0.0, at: 0, most: limit.capacity() * (factor + forgotten), rate: rate * factor };
         Self {
             world,
             numbers,
             names: u64::from(world.replicas),
             edit,
-            share,
+            factor,
+            forgotten,
             shared: Escrow::default(),
             ahead_us: 3_600_000_000,
             replicas,
@@ -185,12 +188,15 @@ impl<'a> Simulation<'a> {
     fn happens(&mut self, tick: u64) {
         let Self { world, numbers, .. } = self;
         if numbers.below(1_000) < world.edits {
-            let capacity = 1 + numbers.below(2 * world.capacity as u64) as i64;
+            // One below the number of replicas cannot be divided among them.
+            let least = if world.cut.is_some() { i64::from(2 * world.replicas) } else { 1 };
+            let capacity = least.max(1 + numbers.below(2 * world.capacity as u64) as i64);
             let rate = world.rate * [0.002, 0.5, 1.0, 1.5][numbers.below(4) as usize];
             let (number, at) = (self.edit.number + 1, START + tick * MS);
             self.edit = Edit { number, at, limit: Limit::new(capacity, rate) };
-            self.judge.most = self.judge.most.max(self.edit.limit.capacity());
-            self.since_edit = Judge { level: 0.0, at, most: self.edit.limit.capacity(), rate };
+            let most = self.edit.limit.capacity() * (self.factor + self.forgotten);
+            self.judge.most = self.judge.most.max(most);
+            self.since_edit = Judge { level: 0.0, at, most, rate: rate * self.factor };
         }
         if numbers.below(1_000) < world.crashes {
             let victim = &mut self.replicas[numbers.below(u64::from(world.replicas)) as usize];
@@ -267,6 +273,8 @@ impl<'a> Simulation<'a> {
     fn request(&mut self, chosen: usize, now: u64) {
         self.outcome.steps += 1;
         let edit = self.edit;
+        let of = f64::from(self.world.replicas);
+        let share = Limit::new((edit.limit.capacity() / of) as i64, edit.limit.refill_per_second() / of);
         let replica = &mut self.replicas[chosen];
         replica.edit = edit;
         let name = || {
@@ -277,7 +285,7 @@ impl<'a> Simulation<'a> {
             replica.desk.with(now, |lease| match lease.decide(&edit.limit, now, name) {
                 Step::Decided(decision) => Some(decision.is_admitted()),
                 Step::Ask if replica.contact.is_alone(now) => {
-                    Some(lease.decide_alone(&self.share, now).is_admitted())
+                    Some(lease.decide_alone(&share, now).is_admitted())
                 }
                 Step::Ask => None,
             })

@@ -77,7 +77,7 @@ impl World {
             if has_outages && !otherwise || one_of(0..2) == 0 { 0 } else { number }
         };
         let (lost, crashes) = (befalls(0..40, true), befalls(0..20, false));
-        let (edits, steps) = (befalls(0..20, false), befalls(0..50, false));
+        let (edits, steps) = (befalls(0..20, true), befalls(0..50, false));
         // Where shares are whole and drain slowly, nothing is lost in rounding, and bounds are met closely.
         let is_close = one_of(0..2) == 0;
         let (most, fastest) = if is_close { (12, 20) } else { (400, 500) };
