@@ -9,7 +9,8 @@
 //!   largest capacity and `R` the largest rate in force during the window, however often the
 //!   limit changed in between.
 //! * A larger capacity or rate acts on the next decision, and so does a smaller one: whoever used much more than
-//!   the new limit gets what it gives from then on, no more, and does not wait for longer.
+//!   the new limit gets what it gives from then on, no more, and does not wait for longer. What was used under
+//!   the old limit has drained at the old rate by then.
 //! * The wait that a refusal names is exact: a key that nobody else uses is admitted after it.
 //!
 //! Why not one arrival time per key, the form most often seen: `docs/decisions/limiter-state.md`.
@@ -102,15 +103,14 @@ impl Bucket {
     /// `now_ns` is a monotonic clock in nanoseconds; a value older than the last one counts as the
     /// last one.
     pub fn decide(&mut self, limit: &Limit, cost: u32, now_ns: u64) -> Decision {
-        self.drain(limit, now_ns);
-        self.fit(limit);
+        self.keep_up(limit, now_ns);
         let cost = f64::from(cost);
         let wanted = self.used + cost;
         let fits = wanted <= limit.capacity + EPSILON;
         if fits {
             self.used = wanted;
         }
-        self.forgotten_in = ((self.forgotten_in_ns(limit) as f32).to_bits() >> 16) as u16 + 1;
+        self.forgotten_in = self.rounded_forgotten_in(limit);
         if fits {
             let full_in = limit.time_for(self.used);
             let remaining = (limit.capacity - wanted + EPSILON).max(0.0) as u64;
@@ -124,10 +124,23 @@ impl Bucket {
         }
     }
 
+    /// What is there under this limit, now.
+    fn keep_up(&mut self, limit: &Limit, now_ns: u64) {
+        self.drain(limit, now_ns);
+        self.fit(limit);
+    }
+
     fn drain(&mut self, limit: &Limit, now_ns: u64) {
         let elapsed = now_ns.saturating_sub(self.at_ns);
         if elapsed > 0 {
-            let left = self.used - limit.refill_per_second * (elapsed as f64 / 1e9);
+            let mut rate = limit.refill_per_second;
+            if self.forgotten_in != self.rounded_forgotten_in(limit) {
+                // Another rate. The one before follows from what was used and how long that would have taken, to
+                // less than a hundredth; a new bucket has none (NaN). When in this time it was edited is not known.
+                let before = self.total() / self.forgotten_in_then() * 1e9;
+                rate = rate.max(before);
+            }
+            let left = self.used - rate * (elapsed as f64 / 1e9);
             self.used = left.max(0.0);
             if self.beyond > 0.0 {
                 self.beyond = (f64::from(self.beyond) + left.min(0.0)).max(0.0) as f32;
@@ -141,7 +154,7 @@ impl Bucket {
         // A mark of the capacity. Of 65,536 others one has the same: then all stays where it is, until the next edit.
         let capacity = (limit.capacity.to_bits().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48) as u16;
         if self.capacity != capacity {
-            let used = self.used + f64::from(self.beyond);
+            let used = self.total();
             self.used = used.min(limit.capacity);
             self.beyond = (used - self.used) as f32;
             self.capacity = capacity;
@@ -150,16 +163,16 @@ impl Bucket {
 
     /// Counts at least so many tokens as used.
     pub fn at_least(&mut self, used: f64, limit: &Limit, now_ns: u64) {
-        self.drain(limit, now_ns);
-        self.fit(limit);
+        self.keep_up(limit, now_ns);
         self.used = self.used.max(used);
+        self.forgotten_in = self.rounded_forgotten_in(limit);
     }
 
     /// Counts so many more as used; beyond the capacity nothing is.
     pub fn more(&mut self, used: f64, limit: &Limit, now_ns: u64) {
-        self.drain(limit, now_ns);
-        self.fit(limit);
+        self.keep_up(limit, now_ns);
         self.used = (self.used + used).min(limit.capacity);
+        self.forgotten_in = self.rounded_forgotten_in(limit);
     }
 
     /// Time until nothing is used of it any more, counted from its last decision.
@@ -167,14 +180,27 @@ impl Bucket {
         Duration::from_nanos(self.forgotten_in_ns(limit) as u64)
     }
 
+    fn total(&self) -> f64 {
+        self.used + f64::from(self.beyond)
+    }
+
     fn forgotten_in_ns(&self, limit: &Limit) -> f64 {
-        (self.used + f64::from(self.beyond)) * limit.ns_per_token
+        self.total() * limit.ns_per_token
+    }
+
+    fn rounded_forgotten_in(&self, limit: &Limit) -> u16 {
+        ((self.forgotten_in_ns(limit) as f32).to_bits() >> 16) as u16 + 1
+    }
+
+    /// The same as it was after the last decision, in nanoseconds.
+    fn forgotten_in_then(&self) -> f64 {
+        f64::from(f32::from_bits(u32::from(self.forgotten_in) << 16))
     }
 
     /// When nothing is used of it any more, under the limit of its last decision, or a hundredth of that time
     /// later: a new bucket is the same then.
     pub fn forgotten_at_ns(&self) -> u64 {
-        self.at_ns.saturating_add(f32::from_bits(u32::from(self.forgotten_in) << 16) as u64)
+        self.at_ns.saturating_add(self.forgotten_in_then() as u64)
     }
 }
 
@@ -261,6 +287,26 @@ mod tests {
         // A quiet client's use drains as a whole.
         assert_eq!(admitted(&mut bucket, &small, 99, 508 * SECOND), 10);
         assert_eq!(admitted(&mut bucket, &large, 999, 508 * SECOND), 490);
+    }
+
+    /// A thousand used at a hundred a second are gone after ten, whatever the rate is then.
+    #[test]
+    fn what_was_used_before_a_cut_has_drained_at_the_rate_before_it() {
+        let (large, small) = (Limit::new(1_000, 100.0), Limit::new(1_000, 0.001));
+        for (seconds, left) in [(4, 396..=400), (11, 1_000..=1_000)] {
+            let mut bucket = Bucket::default();
+            assert_eq!(admitted(&mut bucket, &large, 2_000, SECOND), 1_000);
+            let then = (1 + seconds) * SECOND;
+            assert!(left.contains(&admitted(&mut bucket, &small, 2_000, then)), "after {seconds} s");
+            assert_eq!(
+                admitted(&mut bucket, &small, 9, then + 10 * SECOND),
+                0,
+                "and no more does at that rate"
+            );
+        }
+        let mut bucket = Bucket::default();
+        assert_eq!(admitted(&mut bucket, &small, 600, SECOND), 600);
+        assert_eq!(admitted(&mut bucket, &large, 9_999, 3 * SECOND), 600, "a raise acts at once");
     }
 
     #[test]
