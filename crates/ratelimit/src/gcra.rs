@@ -389,6 +389,19 @@ mod tests {
         }
 
         #[test]
+        fn a_bucket_is_forgotten_when_nothing_is_used_of_it_or_a_hundredth_later(
+            capacity in 1..100_000_i64, rate in 1..100_000_u32, used in 1..100_000_u32, start in 0..1_u64 << 60,
+        ) {
+            let limit = Limit::new(capacity, f64::from(rate) / 100.0);
+            let mut bucket = Bucket::default();
+            let used = used.min(capacity as u32);
+            bucket.decide(&limit, used, start);
+            let drained_in = f64::from(used) * 1e9 / limit.refill_per_second();
+            let forgotten_in = (bucket.forgotten_at_ns() - start) as f64;
+            prop_assert!(forgotten_in >= drained_in.floor() && forgotten_in <= drained_in * 1.01);
+        }
+
+        #[test]
         fn waiting_exactly_as_long_as_told_is_enough(
             capacity in 1..100_i64, rate in 1..100_000_u32, start in 1..u64::MAX / 4,
         ) {

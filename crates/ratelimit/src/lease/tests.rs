@@ -123,6 +123,18 @@ fn of_what_an_edit_adds_to_a_share_half_counts_as_used_and_once_only() {
 }
 
 #[test]
+fn each_outage_begins_with_half_of_a_share_that_has_filled_up_meanwhile() {
+    let share = Limit::new(100, 1.0);
+    let mut lease = Lease::new(share, 1);
+    for second in [1, 1_000, 2_000] {
+        let admits = |_: &u32| lease.decide_alone(&share, second * SECOND).is_admitted();
+        assert_eq!((0..200).filter(admits).count(), 50, "at {second} s");
+        lease.report(0, 3, second * SECOND);
+        lease.granted(&Grant::default(), second * SECOND);
+    }
+}
+
+#[test]
 fn demand_is_what_was_asked_for_in_the_last_second() {
     let limit = Limit::new(1_000, 10.0);
     let mut lease = Lease::new(limit, 1);
