@@ -149,6 +149,22 @@ fn demand_is_what_was_asked_for_in_the_last_second() {
     assert!((lease.demand - 1.0).abs() < 1e-6, "{}", lease.demand);
 }
 
+/// A purse tells only how many came.
+#[test]
+fn requests_that_are_counted_together_are_as_many_as_those_that_came_evenly() {
+    let limit = Limit::new(1_000, 10.0);
+    for (requests, ms) in [(10, 100_u64), (100, 500), (20, 0), (5, 5_000)] {
+        let mut one_by_one = Lease { demand: 60.0, seen_ns: SECOND, ..Lease::new(limit, 1) };
+        let mut together = one_by_one.clone();
+        for request in 1..=requests {
+            one_by_one.count(1, SECOND + u64::from(request) * ms * 1_000_000 / u64::from(requests));
+        }
+        together.count(requests, SECOND + ms * 1_000_000);
+        let (one, other) = (one_by_one.demand, together.demand);
+        assert!((one - other).abs() < 1e-6, "{requests} in {ms} ms: {one} and {other}");
+    }
+}
+
 #[test]
 fn after_its_end_a_lease_has_another_name_and_tells_only_what_was_used_beyond_it() {
     let limit = Limit::new(1_000, 10.0);
