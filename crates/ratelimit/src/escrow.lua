@@ -4,11 +4,12 @@
 -- holder, number, used, heard, held, needed, wanted, wanted ahead, and how far in microseconds.
 -- Returns for each bucket: tokens, first in, retry in, again in, left.
 --
--- A hash holds `level`, `at`, `limit` with capacity, rate, what is beyond and edits, and for each replica
+-- A hash holds `level`, `at`, `promised` until when, `limit` with capacity, rate, what is beyond and edits, and for each replica
 -- `=HOLDER` with held, used, number, the lease's end and the edits before it.
 
 local EPSILON = 1e-6
 local GIVEN_BACK = 1000000
+local AHEAD = 100000
 local time = redis.call('TIME')
 local clock = time[1] * 1000000 + time[2]
 local lease = tonumber(ARGV[1])
@@ -24,13 +25,15 @@ for i, key in ipairs(KEYS) do
   local reach = tonumber(ARGV[first + 10])
 
   local fields = redis.call('HGETALL', key)
-  local level, at, beyond, edits = 0, 0, 0, 0
+  local level, at, beyond, edits, promised = 0, 0, 0, 0, 0
   local old_capacity, old_rate = 0, 0
   for f = 1, #fields, 2 do
     if fields[f] == 'level' then
       level = tonumber(fields[f + 1])
     elseif fields[f] == 'at' then
       at = tonumber(fields[f + 1])
+    elseif fields[f] == 'promised' then
+      promised = tonumber(fields[f + 1])
     elseif fields[f] == 'limit' then
       local c, r, b, d = fields[f + 1]:match('^(%S+) (%S+) (%S+) (%S+)$')
       old_capacity, old_rate, beyond, edits = tonumber(c), tonumber(r), tonumber(b), tonumber(d)
@@ -38,7 +41,7 @@ for i, key in ipairs(KEYS) do
   end
   -- A clock that stepped back goes on from where it is.
   local now = clock
-  at = math.min(at, now)
+  at, promised = math.min(at, now), math.min(promised, now + AHEAD)
 
   local known, others, all, newest, ended = nil, 0, 0, 0, {}
   for f = 1, #fields, 2 do
@@ -75,8 +78,12 @@ for i, key in ipairs(KEYS) do
   local function drain_to(time)
     -- In the order of escrow.rs, so that both round alike.
     local drained = drain * (math.max(0, time - at) / 1e6)
+    local of_promises = drain * (math.max(0, math.min(promised, time) - at) / 1e6)
     level = math.max(level, all - beyond)
     local used = math.min(level + beyond - all, drained)
+    of_promises = math.min(used, of_promises, beyond)
+    beyond = beyond - of_promises
+    used = used - of_promises
     local of_the_level = math.min(used, math.max(level - newest, 0))
     level = level - of_the_level
     beyond = math.max(beyond - (used - of_the_level), 0)
@@ -97,11 +104,16 @@ for i, key in ipairs(KEYS) do
 
   local tokens, first_in, retry_in, again_in, left = 0, 0, 0, 0, 0
   if not late then
-    if old_capacity ~= capacity then
+    if old_capacity > 0 and (old_capacity ~= capacity or old_rate ~= rate) then
+      -- What was reserved ahead goes beside the bucket, and what drains is for it until it is due.
+      local ahead = math.max(0, math.min(level - old_capacity, newest))
+      if ahead > 0 then
+        promised = math.min(math.max(promised, now) + math.ceil(ahead / old_rate * 1e6), now + AHEAD)
+      end
       local whole = level + beyond
-      level = math.min(whole, capacity)
+      level = old_capacity ~= capacity and math.min(capacity, whole - ahead) or level - ahead
       beyond = whole - level
-      if old_capacity > 0 then
+      if old_capacity ~= capacity or ahead > 0 then
         edits = edits + 1
       end
     end
@@ -129,19 +141,22 @@ for i, key in ipairs(KEYS) do
       return math.ceil(math.max(0, missing) / rate * 1e6)
     end
     local room = capacity - level + EPSILON
+    local promised_in = math.max(0, promised - now)
+    reach = math.max(0, reach - promised_in)
     local ahead = math.min(rate * reach / 1e6, capacity - others - held - math.min(room, 0))
+    local drained_in = room < 1 and time_in(1 - room) + promised_in or 0
     if room >= 1 then
       tokens = share(room, wanted, needed)
     elseif room + ahead >= 1 then
       tokens = share(room + ahead, wanted_ahead, 0)
-      first_in = tokens > 0 and time_in(1 - room) or 0
+      first_in = tokens > 0 and drained_in or 0
     end
     level = level + tokens
     local served = first_in == 0 and math.min(tokens, needed) or 0
     held = held + tokens - served
     used = used + served
     if tokens == 0 then
-      retry_in = time_in(1 - room)
+      retry_in = drained_in
       again_in = others >= 1 and math.min(retry_in, GIVEN_BACK) or retry_in
       if capacity - others < 1 then
         retry_in = retry_in + lease
@@ -161,6 +176,9 @@ for i, key in ipairs(KEYS) do
   end
   redis.call('HSET', key, 'level', string.format('%.17g', level), 'at', string.format('%d', now),
     'limit', string.format('%.17g %.17g %.17g %d', capacity, rate, beyond, edits))
+  if promised > now then
+    redis.call('HSET', key, 'promised', string.format('%d', promised))
+  end
   redis.call('PEXPIRE', key, math.ceil((level + beyond) / rate * 1000 + lease / 1000) + 1000)
   answers[#answers + 1] = { tokens, first_in, retry_in, again_in, left }
 end

@@ -20,7 +20,7 @@ pub(crate) use purse::admitted;
 pub use purse::{Loan, Purse, Said};
 
 use crate::{
-    escrow::{Grant, LEASE_US, Report},
+    escrow::{AHEAD_US, Grant, LEASE_US, Report},
     gcra::{Bucket, Decision, Limit},
 };
 
@@ -34,8 +34,6 @@ const PAUSE_NS: u64 = 100_000_000;
 const TOLD_NS: u64 = 10_000_000_000;
 /// What nobody has asked for so long is forgotten.
 const OVER_NS: u64 = 10_000_000_000;
-/// How far ahead tokens are reserved where there are none.
-const AHEAD_US: u64 = 100_000;
 /// A bucket with fewer tokens than this for each replica is shared token by token.
 const SMALL: f64 = 4.0;
 

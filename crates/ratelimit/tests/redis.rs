@@ -97,7 +97,7 @@ const SHIFT: &str = "
 local fields = redis.call('HGETALL', KEYS[1])
 for f = 1, #fields, 2 do
   local name, value = fields[f], fields[f + 1]
-  if name == 'at' then
+  if name == 'at' or name == 'promised' then
     redis.call('HSET', KEYS[1], name, string.format('%d', value + ARGV[1]))
   elseif name:sub(1, 1) == '=' then
     local rest, e, d = value:match('^(.*) (%S+) (%S+)$')

@@ -32,6 +32,7 @@ fn worlds() -> impl Strategy<Value = World> {
                 // Every other world is one without them: they hide what would go wrong by itself.
                 crashes: if seed % 2 == 0 { crashes } else { 0 },
                 edits: if seed % 3 == 0 { edits } else { 0 },
+                heard_ms: if seed % 4 == 0 { 300 } else { 0 },
                 steps: if seed % 5 == 0 { 20 } else { 0 },
                 cut: None,
                 seconds: 6,
@@ -151,7 +152,7 @@ const CUT: Cut =
     Cut { from_ms: 500, for_ms: 100, again_ms: 0, noticed_ms: 0, percent: 100, forgets: false, quiet: false };
 
 fn calm(replicas: u32, capacity: i64, rate: f64, demand: u64) -> World {
-    let (delay_ms, burst_ms, lost, crashes, edits, steps, cut, seconds) = (1, 0, 0, 0, 0, 0, None, 20);
+    let (delay_ms, burst_ms, lost, crashes, steps, cut, seconds) = (1, 0, 0, 0, 0, None, 20);
     World {
         seed: 6,
         replicas,
@@ -162,7 +163,8 @@ fn calm(replicas: u32, capacity: i64, rate: f64, demand: u64) -> World {
         burst_ms,
         lost,
         crashes,
-        edits,
+        edits: 0,
+        heard_ms: 0,
         steps,
         cut,
         seconds,

@@ -27,13 +27,25 @@ struct Replica {
     life: u64,
     desk: Desk,
     contact: Contact,
-    /// The edit whose limit its last request was decided under.
+    /// The newest edit that it has heard of, under whose limit it decides.
     edit: Edit,
+    /// What it is going to hear of, and when.
+    unheard: Vec<(u64, Edit)>,
     /// It is cut off from then on, for so long, and again after so long, in nanoseconds.
     cut: Option<(u64, u64, u64)>,
 }
 
 impl Replica {
+    /// Looks for edits. Of an older one than it knows it does not hear any more.
+    fn hears(&mut self, now: u64) {
+        if self.unheard.is_empty() {
+            return;
+        }
+        let heard = self.unheard.iter().filter(|(due, _)| *due <= now).map(|(_, edit)| *edit);
+        self.edit = heard.chain([self.edit]).max_by_key(|edit| edit.number).unwrap_or(self.edit);
+        self.unheard.retain(|(due, edit)| *due > now && edit.number > self.edit.number);
+    }
+
     fn reaches(&self, now: u64) -> bool {
         self.cut.is_none_or(|(from, length, again)| {
             now.checked_sub(from).is_none_or(|since| since.checked_rem(again).unwrap_or(since) >= length)
@@ -138,6 +150,7 @@ impl<'a> Simulation<'a> {
                 desk: Desk::new(Lease::new(limit, u64::from(i))),
                 contact: Contact::default(),
                 edit,
+                unheard: Vec::new(),
                 cut: world.cut.filter(|cut| numbers.below(100) < cut.percent).map(|cut| {
                     let length = cut.for_ms + if i > 0 { cut.noticed_ms } else { 0 };
                     let period = cut.for_ms + cut.noticed_ms + cut.again_ms;
@@ -196,11 +209,18 @@ impl<'a> Simulation<'a> {
             self.edit = Edit { number, at, limit: Limit::new(capacity, rate) };
             let most = self.edit.limit.capacity() * (self.factor + self.forgotten);
             self.judge.most = self.judge.most.max(most);
+            // Nothing is said of it until all have heard.
+            self.edit.at += world.heard_ms * MS;
             self.since_edit = Judge { level: 0.0, at, most, rate: rate * self.factor };
+            for replica in &mut self.replicas {
+                let heard_in = if world.heard_ms > 0 { numbers.below(world.heard_ms) } else { 0 };
+                replica.unheard.push((at + heard_in * MS, self.edit));
+            }
         }
         if numbers.below(1_000) < world.crashes {
             let victim = &mut self.replicas[numbers.below(u64::from(world.replicas)) as usize];
             self.names += 1;
+            victim.unheard.push((0, self.edit));
             (victim.life, victim.desk) =
                 (victim.life + 1, Desk::new(Lease::new(self.edit.limit, self.names)));
         }
@@ -272,11 +292,11 @@ impl<'a> Simulation<'a> {
 
     fn request(&mut self, chosen: usize, now: u64) {
         self.outcome.steps += 1;
-        let edit = self.edit;
+        let replica = &mut self.replicas[chosen];
+        replica.hears(now);
+        let edit = replica.edit;
         let of = f64::from(self.world.replicas);
         let share = Limit::new((edit.limit.capacity() / of) as i64, edit.limit.refill_per_second() / of);
-        let replica = &mut self.replicas[chosen];
-        replica.edit = edit;
         let name = || {
             self.names += 1;
             self.names

@@ -29,6 +29,8 @@ pub struct World {
     pub crashes: u64,
     /// Of a thousand milliseconds, the limit is edited at so many.
     pub edits: u64,
+    /// Each replica hears of an edit by itself, within so many milliseconds.
+    pub heard_ms: u64,
     /// Of ten thousand milliseconds, the clock of the shared state steps back at so many, by up to a minute.
     pub steps: u64,
     /// Replicas lose the shared state for a time.
@@ -93,6 +95,7 @@ impl World {
             lost,
             crashes,
             edits,
+            heard_ms: if seed % 4 < 2 { 0 } else { one_of(1..800) },
             steps,
             cut: has_outages.then_some(cut),
             seconds: 6,
