@@ -4,8 +4,8 @@
 -- holder, number, used, heard, held, needed, wanted, wanted ahead, and how far in microseconds.
 -- Returns for each bucket: tokens, first in, retry in, again in, left.
 --
--- A hash holds `level`, `at`, `promised` until when, `limit` with capacity, rate, what is beyond and edits, and for each replica
--- `=HOLDER` with held, used, number, the lease's end and the edits before it.
+-- A hash holds `level`, `at`, `promised` (until when), `limit` with capacity, rate, what is beyond and edits, and
+-- for each replica `=HOLDER` with held, used, number, the lease's end and the edits before it.
 
 local EPSILON = 1e-6
 local GIVEN_BACK = 1000000
