@@ -3,8 +3,10 @@
 mod accept;
 mod body;
 mod io;
+mod listen;
 mod phase;
 
 pub use accept::{ConnectionCounts, ConnectionLimits};
 pub(crate) use accept::{Ending, serve};
 pub use body::{BodyError, BodyLimits, RequestBody};
+pub use listen::listen;

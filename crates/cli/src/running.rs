@@ -129,9 +129,9 @@ pub(crate) fn reached_at(bind: IpAddr) -> IpAddr {
 }
 
 /// Listens, or says what is in the way.
-pub(crate) async fn listen(bind: IpAddr, port: u16, name: &str, advice: &str) -> Result<TcpListener, Ending> {
+pub(crate) fn listen(bind: IpAddr, port: u16, name: &str, advice: &str) -> Result<TcpListener, Ending> {
     let address = SocketAddr::new(bind, port);
-    TcpListener::bind(address).await.map_err(|error| {
+    phase6_chassis::listen(address).map_err(|error| {
         let what = match error.kind() {
             std::io::ErrorKind::AddrInUse => "is taken by another program".to_owned(),
             std::io::ErrorKind::AddrNotAvailable => "is no address of this machine".to_owned(),

@@ -37,8 +37,7 @@ pub(crate) async fn run(arguments: Serve) -> Result<(), Ending> {
     let mut host = host(&arguments.common, peers, Duration::from_secs(arguments.wait))?;
     host.shared_as.clone_from(&arguments.shared_as);
     let port = arguments.port.unwrap_or(definition.port);
-    let listener =
-        listen(arguments.common.bind, port, definition.name, "choose another one with --port N").await?;
+    let listener = listen(arguments.common.bind, port, definition.name, "choose another one with --port N")?;
     let enforcer = host.enforcer();
     let mut source = Source::new(&arguments, definition);
     // From before the policy is read: a change in between must not be missed.

@@ -110,7 +110,7 @@ impl Fleet {
         let mut listeners = Vec::new();
         let mut taken = Vec::new();
         for document in &wanted {
-            match self.listen(document).await {
+            match self.listen(document) {
                 Ok(listener) => listeners.push(listener),
                 Err(Ending::Findings(text) | Ending::Usage(text)) => taken.push(text),
             }
@@ -154,7 +154,7 @@ impl Fleet {
 
     /// Starts one more service.
     pub(super) async fn start_one(&mut self, document: Document) -> Result<SocketAddr, Ending> {
-        let listener = self.listen(&document).await?;
+        let listener = self.listen(&document)?;
         let member = self.member(document, listener).await?;
         let address = member.running.address();
         self.members.insert(member.document.name().to_owned(), member);
@@ -198,10 +198,10 @@ impl Fleet {
         drained
     }
 
-    async fn listen(&self, document: &Document) -> Result<TcpListener, Ending> {
+    fn listen(&self, document: &Document) -> Result<TcpListener, Ending> {
         let service = definition(document);
         let advice = "choose other ports with --base-port N";
-        listen(self.bind, port(service, self.base_port), service.name, advice).await
+        listen(self.bind, port(service, self.base_port), service.name, advice)
     }
 
     async fn member(&self, document: Document, listener: TcpListener) -> Result<Member, Ending> {
