@@ -344,6 +344,25 @@ mod tests {
     }
 
     #[test]
+    fn what_is_given_back_after_an_edit_of_the_rate_alone_goes_back_to_where_it_came_from() {
+        let mut bucket = Escrow::default();
+        bucket.report(&Limit::new(100, 10.0), &Report { wanted: 60, needed: 60, ..from(1) }, SECOND);
+        // After the cut 20 are in the bucket and 40 beside it; a second later there is room for ten.
+        let cut = Limit::new(20, 10.0);
+        assert_eq!(
+            bucket.report(&cut, &Report { number: 2, used: 60, wanted: 1, ..from(1) }, SECOND).tokens,
+            0
+        );
+        assert_eq!(bucket.report(&cut, &Report { wanted: 4, ..from(2) }, 2 * SECOND).tokens, 4);
+        let slower = Limit::new(20, 5.0);
+        let tokens = bucket.report(&slower, &Report { wanted: 100, ..from(3) }, 2 * SECOND).tokens;
+        assert_eq!(tokens, 3, "half of the six that are left");
+        bucket.report(&slower, &Report { number: 2, ..from(2) }, 2 * SECOND);
+        let left = bucket.report(&slower, &Report { wanted: 100, ..from(4) }, 2 * SECOND).left;
+        assert_eq!(left, 3, "of seven, four are granted");
+    }
+
+    #[test]
     fn a_refusal_says_when_a_token_is_there_although_nobody_gives_any_back() {
         for (held, capacity) in [(4, 10), (10, 10)] {
             let (mut bucket, limit) = (Escrow::default(), Limit::new(capacity, 0.5));
