@@ -20,7 +20,7 @@ use crate::{
     flight::{Boarding, Flights},
     invalidation::Log,
     judge::Verdict,
-    level::Asked,
+    level::{Asked, Now},
     memory::{Found, Memory},
     rfc9111::Wish,
 };
@@ -290,6 +290,9 @@ impl Cache {
         // sees the entry).
         let log = self.inner.log.lock();
         if log.hit_since(mark.number, entry) {
+            if let Some(making) = ticket {
+                making.was_forgotten();
+            }
             return false;
         }
         self.inner.memory.insert(Arc::clone(entry), request_headers);
@@ -312,18 +315,18 @@ impl Cache {
         self.inner.memory.pass(hash, self.now_ms() + PASS_FOR_MS);
     }
 
-    /// Brings an answer back from the second level into memory, with the age it has. If none will do, the
-    /// ticket is to be kept while one is made.
+    /// Brings an answer back from the second level into memory, with the age it has, and says up to when it is
+    /// known that nobody forgot it. If none will do, the ticket is to be kept while one is made.
     pub(crate) async fn promote(
         &self,
         key: &Key,
         headers: &HeaderMap,
         patience: Patience,
-        mark: Mark,
         will_do: &(dyn Fn(&Entry) -> bool + Send + Sync),
-    ) -> (Option<Arc<Entry>>, Ticket) {
+    ) -> (Option<(Arc<Entry>, Mark)>, Ticket) {
         let Some(level) = &self.inner.behind else { return (None, None) };
-        let asked = Asked { key, headers, now_ms: self.now_ms(), mark: mark.number, patience, will_do };
+        let now = || Now { ms: self.now_ms(), mark: self.inner.log.lock().next() };
+        let asked = Asked { key, headers, now: &now, patience, will_do };
         let found = level.get(asked).await;
         let Key { tenant, uri } = key;
         let now_ms = self.now_ms();
@@ -341,9 +344,10 @@ impl Cache {
             return (None, found.ticket);
         }
         self.inner.memory.insert(Arc::clone(&entry), headers);
+        let mark = Mark { number: log.next(), place: level.place() };
         drop(log);
         self.inner.counts.promoted.fetch_add(1, Ordering::Relaxed);
-        (Some(entry), found.ticket)
+        (Some((entry, mark)), found.ticket)
     }
 
     /// Whether the level behind may hold a newer answer than the memory.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   nobody makes it -> the first to ask is to, prolongs its duty while that lasts, and says when it has landed
-//!   somebody does   -> wait for that word, without asking again
+//!   somebody does   -> wait for that word, without asking again; if the answer was lost, the next one is a duty again
 //! ```
 //!
 //! [`Duty`] is what the shared state knows of it, and decides as the scripts in `remote/` do; [`Search`] is what
@@ -72,15 +72,46 @@ pub enum Wanted {
     Duty,
 }
 
+/// The last word of a replica that made an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Word {
+    /// It is there, if it can be shared.
+    Landed,
+    /// It was forgotten while it was made.
+    Lost,
+}
+
 /// What a look at the shared state found.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Seen {
-    /// An answer that will do.
-    pub will_do: bool,
-    /// It is this replica's duty.
-    pub is_own_duty: bool,
-    /// It is another one's.
-    pub is_others_duty: bool,
+    /// What there is.
+    pub stored: Stored,
+    /// Who is to make an answer.
+    pub duty: Whose,
+}
+
+/// What is stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Stored {
+    /// Nothing, or nothing that will do.
+    #[default]
+    Nothing,
+    /// An answer that was forgotten since its making began.
+    Forgotten,
+    /// One that will do.
+    WillDo,
+}
+
+/// Whose duty it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Whose {
+    /// That was not asked, or not answered.
+    #[default]
+    Unknown,
+    /// This replica's.
+    Own,
+    /// Another one's.
+    Others,
 }
 
 /// What to do next.
@@ -111,23 +142,24 @@ impl Search {
     /// Goes on after a look, `searched` after its begin.
     pub fn looked(&mut self, seen: Seen, searched: Duration) -> Next {
         self.looks += 1;
-        let Seen { will_do, is_own_duty, is_others_duty } = seen;
-        if will_do || is_own_duty {
-            Next::End
-        } else if is_others_duty {
-            if searched > PATIENCE { Next::End } else { Next::Wait }
-        } else if self.looks == 1 && self.may_wait {
-            // There is one that will not do: whoever makes another one may be done by now.
-            Next::Look(Wanted::Duty)
-        } else {
-            Next::End
+        match (seen.stored, seen.duty) {
+            (Stored::WillDo, _) | (_, Whose::Own) => Next::End,
+            (_, Whose::Others) if searched > PATIENCE => Next::End,
+            (_, Whose::Others) => Next::Wait,
+            // There is one that will not do: whoever makes another one may be done by now. Whatever there is, a
+            // look for the duty says whose it is.
+            (stored, Whose::Unknown) if self.may_wait && (self.looks == 1 || stored == Stored::Forgotten) => {
+                Next::Look(Wanted::Duty)
+            }
+            (_, Whose::Unknown) => Next::End,
         }
     }
 
     /// Goes on after waiting. If it landed and there is still nothing, it cannot be shared: everybody makes it
-    /// for itself. If there was no word of it, it is still worked on, or the duty has ended.
-    pub fn waited(&self, had_word: bool) -> Wanted {
-        if had_word { Wanted::Answer } else { Wanted::Duty }
+    /// for itself. If it was lost, one of those who waited makes the next one. If there was no word of it, it is
+    /// still worked on, or the duty has ended.
+    pub fn waited(&self, word: Option<Word>) -> Wanted {
+        if word == Some(Word::Landed) { Wanted::Answer } else { Wanted::Duty }
     }
 }
 
@@ -164,24 +196,32 @@ mod tests {
 
     #[test]
     fn a_search_ends_with_an_answer_or_a_duty_and_else_waits_for_who_has_it() {
-        let seen = |will_do, is_own_duty, is_others_duty| Seen { will_do, is_own_duty, is_others_duty };
+        let seen = |stored, duty| Seen { stored, duty };
         let (mut search, wanted) = Search::begin(true);
         assert_eq!(wanted, Wanted::DutyIfNone);
         for (seen, next) in [
-            (seen(true, false, false), Next::End),
-            (seen(false, true, false), Next::End),
-            (seen(false, false, true), Next::Wait),
-            (seen(true, false, true), Next::End),
-            (seen(false, false, false), Next::Look(Wanted::Duty)),
+            (seen(Stored::WillDo, Whose::Unknown), Next::End),
+            (seen(Stored::Nothing, Whose::Own), Next::End),
+            (seen(Stored::Nothing, Whose::Others), Next::Wait),
+            (seen(Stored::WillDo, Whose::Others), Next::End),
+            (seen(Stored::Nothing, Whose::Unknown), Next::Look(Wanted::Duty)),
         ] {
             let mut search = search;
             assert_eq!(search.looked(seen, PATIENCE), next, "{seen:?}");
         }
-        assert_eq!(search.looked(seen(false, false, true), PATIENCE), Next::Wait);
-        assert_eq!([true, false].map(|word| search.waited(word)), [Wanted::Answer, Wanted::Duty]);
+        let others = seen(Stored::Nothing, Whose::Others);
+        assert_eq!(search.looked(others, PATIENCE), Next::Wait);
+        let words = [Some(Word::Landed), Some(Word::Lost), None];
+        assert_eq!(words.map(|word| search.waited(word)), [Wanted::Answer, Wanted::Duty, Wanted::Duty]);
+        let forgotten = seen(Stored::Forgotten, Whose::Unknown);
+        assert_eq!(
+            search.looked(forgotten, Duration::ZERO),
+            Next::Look(Wanted::Duty),
+            "it is made once more"
+        );
         assert_eq!(search.looked(Seen::default(), Duration::ZERO), Next::End, "it cannot be shared");
         let late = PATIENCE + Duration::from_nanos(1);
-        assert_eq!(search.looked(seen(false, false, true), late), Next::End);
+        assert_eq!(search.looked(others, late), Next::End);
         let (mut alone, wanted) = Search::begin(false);
         assert_eq!((wanted, alone.looked(Seen::default(), Duration::ZERO)), (Wanted::Answer, Next::End));
     }

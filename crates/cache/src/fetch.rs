@@ -11,11 +11,8 @@ use std::{
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode,
-    header::{
-        CONNECTION, CONTENT_LENGTH, ETAG, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
-        IF_UNMODIFIED_SINCE, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
-    },
+    HeaderMap, Method, Request, Response, StatusCode,
+    header::{IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE},
 };
 use http_body::Body;
 use http_body_util::{BodyExt, Collected};
@@ -25,13 +22,15 @@ use tower::Service;
 
 use crate::{
     Entry, Key, Terms, Ticket,
-    answer::{CACHE_STATUS, Forward, Told},
+    answer::{Forward, Told},
     ask::Shared,
     cache::{Mark, Outcome},
     entry::sent,
     flight::{Boarding, Pilot},
     judge::{Verdict, judge},
-    rfc9111::{CacheControl, Storable, Wish, age, storable, vary},
+    kept::{failure_of_all, kept_headers, tags},
+    memory::Found,
+    rfc9111::{CacheControl, Wish, storable},
 };
 
 /// Largest body that is stored.
@@ -45,13 +44,6 @@ const FLIGHT_LIMIT: Duration = Duration::from_secs(90);
 const MOST_FLIGHTS: usize = 1024;
 /// What came from the handler no longer ago was made for those who wait for it.
 const JUST_MADE_MS: u64 = 1_000;
-/// Most tags of an answer that is stored.
-const MOST_TAGS: usize = 32;
-
-const SURROGATE_KEY: HeaderName = HeaderName::from_static("surrogate-key");
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
 /// The same request again, for a fetch that nobody waits for.
 pub(crate) fn bodiless<ReqBody: Default>(request: &Request<ReqBody>) -> Request<ReqBody> {
     let mut again = Request::new(ReqBody::default());
@@ -87,7 +79,7 @@ impl<S> Fetch<S> {
         self,
         request: Request<ReqBody>,
         wish: Wish,
-        spare: Option<Arc<Entry>>,
+        mut spare: Option<Arc<Entry>>,
         forward: Forward,
     ) -> Result<Response<ResBody>, Infallible>
     where
@@ -108,86 +100,56 @@ impl<S> Fetch<S> {
             cache.counts().misses.fetch_add(1, Ordering::Relaxed);
             return inner.call(request).await;
         }
-        match cache.board(self.hash) {
-            Boarding::Wait(passenger) => {
-                let landed = tokio::time::timeout(FLIGHT_LIMIT, passenger.landed()).await;
-                if let Ok(Some(Outcome::Answer { entry, mark, fetched_at_ms })) = landed
-                    && self.suits(&entry, mark, fetched_at_ms, &request, &wish)
-                {
-                    return Ok(shared.settle(&entry, spare.as_deref(), &request, &self.terms, Told::Joined));
-                }
-                cache.counts().misses.fetch_add(1, Ordering::Relaxed);
-                inner.call(request).await
+        let question = Question { key: &self.key, headers: again.headers(), terms: &terms, wish: &wish };
+        let pilot = match shared.board(self.hash, &question).await {
+            Boarded::Lead(pilot) => pilot,
+            Boarded::Told(entry) => {
+                return Ok(shared.settle(&entry, spare.as_deref(), &request, &terms, Told::Joined));
             }
-            Boarding::Lead(pilot) => {
-                let mut spare = spare;
-                // What the level behind memory holds is looked at while others already wait.
-                let mark = cache.mark();
-                let patience = again.extensions().get().copied().unwrap_or_default();
-                let mut ticket = None;
-                if spare.is_none() || cache.is_shared() {
-                    let (found, kept) = shared
-                        .look_behind(&self.key, again.headers(), patience, &self.terms, mark, &wish)
-                        .await;
-                    ticket = kept;
-                    if let Some(entry) = found {
-                        let now_ms = cache.now_ms();
-                        match entry.judge(&self.terms, &wish, now_ms) {
-                            Verdict::Fresh { left } => {
-                                cache.counts().hits.fetch_add(1, Ordering::Relaxed);
-                                let entry_there = Arc::clone(&entry);
-                                pilot.land(Outcome::Answer { entry: entry_there, mark, fetched_at_ms: None });
-                                let ttl = Some(left.as_secs() as i64);
-                                let told = Told::Hit { ttl, detail: Some("second-level") };
-                                return Ok(shared.answer(&entry, &request, &self.terms, now_ms, &told));
-                            }
-                            Verdict::Refresh { .. } | Verdict::Spare { .. } => spare = Some(entry),
-                            Verdict::Dead => {}
-                        }
-                    }
-                }
-                let (tell, told) = oneshot::channel();
-                tokio::spawn(self.run(again, pilot, Some(tell), ticket));
-                let mut answer = match told.await {
-                    Ok(Fetched::Entry(entry, stored)) => {
-                        let told = Told::Forward { why: forward, stored };
-                        return Ok(shared.settle(&entry, spare.as_deref(), &request, &terms, told));
-                    }
-                    Ok(Fetched::Answer(answer)) => answer,
-                    // The task panicked: this request still gets its own try.
-                    Err(_) => inner.call(bodiless(&request)).await?,
-                };
-                if let Some(spare) = spare.filter(|_| answer.status().is_server_error()) {
-                    return Ok(shared.stand_in(&spare, &request, &terms));
-                }
+            Boarded::Alone => {
                 cache.counts().misses.fetch_add(1, Ordering::Relaxed);
-                shared.tell(&mut answer, &Told::Forward { why: forward, stored: false });
-                Ok(answer)
+                return inner.call(request).await;
+            }
+        };
+        // What the level behind memory holds is looked at while others already wait.
+        let patience = again.extensions().get().copied().unwrap_or_default();
+        let mut ticket = None;
+        if spare.is_none() || cache.is_shared() {
+            let (found, kept) = shared.look_behind(&question, patience).await;
+            ticket = kept;
+            if let Some((entry, mark)) = found {
+                let now_ms = cache.now_ms();
+                match question.judge(&entry, now_ms) {
+                    Verdict::Fresh { left } => {
+                        cache.counts().hits.fetch_add(1, Ordering::Relaxed);
+                        let entry_there = Arc::clone(&entry);
+                        pilot.land(Outcome::Answer { entry: entry_there, mark, fetched_at_ms: None });
+                        let ttl = Some(left.as_secs() as i64);
+                        let told = Told::Hit { ttl, detail: Some("second-level") };
+                        return Ok(shared.answer(&entry, &request, &terms, now_ms, &told));
+                    }
+                    Verdict::Refresh { .. } | Verdict::Spare { .. } => spare = Some(entry),
+                    Verdict::Dead => {}
+                }
             }
         }
-    }
-
-    /// Whether what another request's fetch brought, which began at `mark`, will do for this one.
-    fn suits<ReqBody>(
-        &self,
-        entry: &Entry,
-        mark: Mark,
-        fetched_at_ms: Option<u64>,
-        request: &Request<ReqBody>,
-        wish: &Wish,
-    ) -> bool {
-        let cache = &self.shared.cache;
-        let now_ms = cache.now_ms();
-        // Just made it suits all who waited for it, a failure too; what was there is held against each wish.
-        let just_made = fetched_at_ms.is_some_and(|at| now_ms.saturating_sub(at) < JUST_MADE_MS);
-        // A client that has just changed something must not be given what was made before.
-        entry.answers(&self.key.tenant, &self.key.uri, request.headers())
-            && !cache.invalidated_since(mark, entry)
-            && (just_made && entry.is_for_all_who_waited()
-                || matches!(
-                    entry.judge(&self.terms, wish, now_ms),
-                    Verdict::Fresh { .. } | Verdict::Refresh { .. }
-                ))
+        let (tell, told) = oneshot::channel();
+        tokio::spawn(self.run(again, pilot, Some(tell), ticket));
+        let mut answer = match told.await {
+            Ok(Fetched::Entry(entry, stored)) => {
+                let told = Told::Forward { why: forward, stored };
+                return Ok(shared.settle(&entry, spare.as_deref(), &request, &terms, told));
+            }
+            Ok(Fetched::Answer(answer)) => answer,
+            // The task panicked: this request still gets its own try.
+            Err(_) => inner.call(bodiless(&request)).await?,
+        };
+        if let Some(spare) = spare.filter(|_| answer.status().is_server_error()) {
+            return Ok(shared.stand_in(&spare, &request, &terms));
+        }
+        cache.counts().misses.fetch_add(1, Ordering::Relaxed);
+        shared.tell(&mut answer, &Told::Forward { why: forward, stored: false });
+        Ok(answer)
     }
 
     /// Makes a new answer in the place of a stale one, unless another replica has made one.
@@ -200,15 +162,11 @@ impl<S> Fetch<S> {
         let cache = &shared.cache;
         let mut ticket = None;
         if cache.is_shared() {
-            let mark = cache.mark();
-            let wish = Wish::default();
-            let (found, kept) = shared
-                .look_behind(&self.key, request.headers(), Patience::default(), &self.terms, mark, &wish)
-                .await;
-            let fresh = found.filter(|entry| {
-                matches!(entry.judge(&self.terms, &wish, cache.now_ms()), Verdict::Fresh { .. })
-            });
-            if let Some(entry) = fresh {
+            let (terms, wish) = (&self.terms, &Wish::default());
+            let question = Question { key: &self.key, headers: request.headers(), terms, wish };
+            let (found, kept) = shared.look_behind(&question, Patience::default()).await;
+            let fresh = found.filter(|(entry, _)| question.is_fresh(entry, cache.now_ms()));
+            if let Some((entry, mark)) = fresh {
                 pilot.land(Outcome::Answer { entry, mark, fetched_at_ms: None });
                 return;
             }
@@ -289,80 +247,87 @@ impl<S> Fetch<S> {
     }
 }
 
+/// What is asked, and under which terms.
+struct Question<'a> {
+    key: &'a Key,
+    headers: &'a HeaderMap,
+    terms: &'a Terms,
+    wish: &'a Wish,
+}
+
+impl Question<'_> {
+    fn judge(&self, entry: &Entry, now_ms: u64) -> Verdict {
+        entry.judge(self.terms, self.wish, now_ms)
+    }
+
+    fn is_fresh(&self, entry: &Entry, now_ms: u64) -> bool {
+        matches!(self.judge(entry, now_ms), Verdict::Fresh { .. })
+    }
+}
+
+/// What a request does for which others may be asking too.
+enum Boarded {
+    /// It asks, and tells the others.
+    Lead(Pilot<u64, Outcome>),
+    /// It was told.
+    Told(Arc<Entry>),
+    /// It asks for itself.
+    Alone,
+}
+
 impl Shared {
+    /// Waits for another one's fetch under this key, if there is one.
+    async fn board(&self, hash: u64, question: &Question<'_>) -> Boarded {
+        let cache = &self.cache;
+        let mut has_waited = false;
+        loop {
+            let passenger = match cache.board(hash) {
+                Boarding::Lead(pilot) => return Boarded::Lead(pilot),
+                Boarding::Wait(passenger) => passenger,
+            };
+            let landed = tokio::time::timeout(FLIGHT_LIMIT, passenger.landed()).await;
+            let Ok(Some(Outcome::Answer { entry, mark, fetched_at_ms })) = landed else {
+                return Boarded::Alone;
+            };
+            // A client that has just changed something must not be given what was made before. Of those who
+            // waited in vain one asks for all: what is made then was begun after they came, and suits them as
+            // well as one of their own, whatever is forgotten meanwhile.
+            if !has_waited && cache.invalidated_since(mark, &entry) {
+                has_waited = true;
+                let now_ms = cache.now_ms();
+                let Question { key, headers, .. } = question;
+                if let Found::Entry(next) = cache.find(hash, &key.tenant, &key.uri, headers, now_ms)
+                    && question.is_fresh(&next, now_ms)
+                {
+                    return Boarded::Told(next);
+                }
+                continue;
+            }
+            let suits = self.suits(&entry, fetched_at_ms, question);
+            return if suits { Boarded::Told(entry) } else { Boarded::Alone };
+        }
+    }
+
+    /// Whether what another request's fetch brought, which was not forgotten, will do for this one.
+    fn suits(&self, entry: &Entry, fetched_at_ms: Option<u64>, question: &Question<'_>) -> bool {
+        let now_ms = self.cache.now_ms();
+        // Just made it suits all who waited for it, a failure too; what was there is held against each wish.
+        let just_made = fetched_at_ms.is_some_and(|at| now_ms.saturating_sub(at) < JUST_MADE_MS);
+        let Question { key, headers, .. } = question;
+        entry.answers(&key.tenant, &key.uri, headers)
+            && (just_made && entry.is_for_all_who_waited()
+                || matches!(question.judge(entry, now_ms), Verdict::Fresh { .. } | Verdict::Refresh { .. }))
+    }
+
     /// Looks for an answer that is fresh in the level behind memory. A stale one may be found too.
     async fn look_behind(
         &self,
-        key: &Key,
-        headers: &HeaderMap,
+        question: &Question<'_>,
         patience: Patience,
-        terms: &Terms,
-        mark: Mark,
-        wish: &Wish,
-    ) -> (Option<Arc<Entry>>, Ticket) {
-        let is_fresh =
-            |entry: &Entry| matches!(entry.judge(terms, wish, self.cache.now_ms()), Verdict::Fresh { .. });
-        self.cache.promote(key, headers, patience, mark, &is_fresh).await
+    ) -> (Option<(Arc<Entry>, Mark)>, Ticket) {
+        let is_fresh = |entry: &Entry| question.is_fresh(entry, self.cache.now_ms());
+        self.cache.promote(question.key, question.headers, patience, &is_fresh).await
     }
-}
-
-/// What a failure that is told to all who wait for it now says of itself; none: it is for one only. It is not
-/// kept.
-fn failure_of_all<ResBody>(authorised: bool, answer: &Response<ResBody>) -> Option<Storable> {
-    let control = CacheControl::read(answer.headers());
-    let for_all = answer.status().is_server_error()
-        && !authorised
-        && !control.no_store
-        && !control.no_cache
-        && !control.private
-        && !answer.headers().contains_key(SET_COOKIE);
-    Some(Storable {
-        lifetime: Some(Duration::ZERO),
-        max_age: None,
-        public: false,
-        must_revalidate: true,
-        stale_while_revalidate: None,
-        stale_if_error: None,
-        age: age(answer.headers()),
-        vary: vary(answer.headers()).filter(|_| for_all)?,
-    })
-}
-
-/// The names that an answer can be forgotten by. None: more than are kept, or unreadable; it could not be
-/// forgotten when it has to be.
-fn tags(headers: &HeaderMap) -> Option<Vec<Box<str>>> {
-    let mut tags = Vec::new();
-    for line in headers.get_all(SURROGATE_KEY) {
-        tags.extend(line.to_str().ok()?.split_ascii_whitespace().map(Into::into));
-    }
-    (tags.len() <= MOST_TAGS).then_some(tags)
-}
-
-fn is_about_a_limit(name: &str) -> bool {
-    matches!(name, "ratelimit" | "ratelimit-policy") || name.starts_with("x-ratelimit-")
-}
-
-/// Headers worth keeping: not those of one connection, and with an `ETag` to compare by.
-fn kept_headers(mut headers: HeaderMap, body: &Bytes, keep: bool) -> HeaderMap {
-    // The length is that of the body, which is sent or not.
-    for name in
-        [CONNECTION, CONTENT_LENGTH, KEEP_ALIVE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, CACHE_STATUS]
-    {
-        headers.remove(name);
-    }
-    // Of the request that fetched it, and of nobody else.
-    headers.remove(X_REQUEST_ID);
-    let limits: Vec<HeaderName> =
-        headers.keys().filter(|name| is_about_a_limit(name.as_str())).cloned().collect();
-    for name in limits {
-        headers.remove(name);
-    }
-    if keep && !headers.contains_key(ETAG) {
-        use std::hash::BuildHasher;
-        let hash = foldhash::quality::FixedState::default().hash_one(body);
-        headers.insert(ETAG, HeaderValue::from_str(&format!("\"{hash:016x}\"")).expect("hexadecimal digits"));
-    }
-    headers
 }
 
 impl Entry {

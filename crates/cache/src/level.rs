@@ -69,14 +69,21 @@ pub struct Asked<'a> {
     pub key: &'a Key,
     /// The headers of the request, by which an answer may have been chosen.
     pub headers: &'a HeaderMap,
-    /// Now, on the cache's clock, in milliseconds.
-    pub now_ms: u64,
-    /// The number that the next invalidation will have.
-    pub mark: u64,
+    /// Asked for each look: a level may wait between two.
+    pub now: &'a (dyn Fn() -> Now + Send + Sync),
     /// How long whoever asks may wait for the shared state yet.
     pub patience: Patience,
     /// Whether an answer will do. If not, whoever asked will make another one.
     pub will_do: &'a (dyn Fn(&Entry) -> bool + Send + Sync),
+}
+
+/// A moment of the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// On its clock, in milliseconds.
+    pub ms: u64,
+    /// The number that the next invalidation will have.
+    pub mark: u64,
 }
 
 /// What a level found.
@@ -89,7 +96,13 @@ pub struct Found {
 }
 
 /// Kept by whoever makes an answer for others too: they wait until it is dropped, or put with the answer.
-pub type Ticket = Option<Box<dyn Send + Sync>>;
+pub type Ticket = Option<Box<dyn Making>>;
+
+/// An answer in the making, for which others wait.
+pub trait Making: Send + Sync {
+    /// It was forgotten meanwhile: those who wait need another one.
+    fn was_forgotten(self: Box<Self>);
+}
 
 /// What a level holds and did since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]

@@ -32,6 +32,7 @@ mod front;
 mod index;
 mod invalidation;
 pub mod judge;
+mod kept;
 mod layer;
 mod level;
 mod memory;
@@ -48,7 +49,7 @@ pub use flight::{Boarding, Flights, Passenger, Pilot};
 pub use invalidation::Invalidation;
 pub use judge::Terms;
 pub use layer::{CacheFuture, CacheLayer, Cached};
-pub use level::{Asked, Found, Hear, Level, LevelStats, Ticket};
+pub use level::{Asked, Found, Hear, Level, LevelStats, Making, Now, Ticket};
 pub use remote::Remote;
 #[cfg(fuzzing)]
 pub use remote::fuzzing;

@@ -468,6 +468,34 @@ async fn who_asks_after_an_invalidation_is_not_given_what_was_made_before_it() {
     assert_eq!((before.await.unwrap(), after.await.unwrap()), ("1 /a".into(), "2 /a".into()));
 }
 
+/// Each of them asked the origin.
+#[tokio::test]
+async fn an_invalidation_during_a_fetch_costs_one_more_however_many_wait() {
+    let rig = Arc::new(rig());
+    let closed = rig.origin.gate.write().await;
+    let ask = |rig: &Arc<Rig>| {
+        let rig = Arc::clone(rig);
+        tokio::spawn(async move { rig.get("/a").await.body })
+    };
+    let mut callers: Vec<_> = (0..100).map(|_| ask(&rig)).collect();
+    until("the origin is asked", || rig.asked() == 1).await;
+    for _ in 0..3 {
+        rig.cache.invalidate(Invalidation::Path("/a".into()));
+        callers.extend((0..100).map(|_| ask(&rig)));
+        for _ in 0..50 {
+            tokio::task::yield_now().await;
+        }
+    }
+    drop(closed);
+    let mut bodies = Vec::new();
+    for caller in callers {
+        bodies.push(caller.await.unwrap());
+    }
+    assert_eq!(rig.asked(), 2);
+    assert_eq!(bodies.iter().filter(|body| *body == "1 /a").count(), 1, "to whom it was made for");
+    assert!(bodies[100..].iter().all(|body| body == "2 /a"), "{bodies:?}");
+}
+
 #[tokio::test]
 async fn a_refusal_does_not_cost_the_answer_that_may_stand_in_for_a_failure() {
     let rig = rig();

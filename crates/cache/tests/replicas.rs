@@ -437,6 +437,33 @@ async fn a_cold_key_is_made_once_however_many_replicas_want_it() {
     assert_eq!(origin.calls(), 2, "an answer that was forgotten is made once too");
 }
 
+/// Each replica made the next one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_is_forgotten_while_it_is_made_is_made_once_more_for_all() {
+    // As below, this says nothing of a machine on which Redis seems gone.
+    for _ in 0..3 {
+        let (prefix, origin) = (own("lost"), Origin::slow(Duration::from_millis(400)));
+        let mut replicas = Vec::new();
+        for _ in 0..10 {
+            replicas.push(Arc::new(Replica::start(&prefix, &origin).await));
+        }
+        let callers = replicas.iter().flat_map(|replica| (0..10).map(move |_| Arc::clone(replica)));
+        let answers: Vec<_> =
+            callers.map(|replica| tokio::spawn(async move { replica.get("/cold").await.0 })).collect();
+        until("it is made", || async { origin.calls() == 1 }).await;
+        replicas[3].cache.invalidate(Invalidation::Path("/cold".into()));
+        let mut bodies = Vec::new();
+        for answer in answers {
+            bodies.push(answer.await.unwrap());
+        }
+        if replicas.iter().all(|replica| replica.level.stats().errors == 0) {
+            assert_eq!(origin.calls(), 2, "{bodies:?}");
+            return;
+        }
+    }
+    panic!("Redis was never there all the time");
+}
+
 #[tokio::test]
 async fn an_answer_that_is_for_one_only_is_waited_for_once_and_then_made_by_each() {
     let (prefix, origin) = (own("alone"), Origin::slow(Duration::from_millis(50)));
@@ -477,6 +504,12 @@ async fn an_answer_that_takes_longer_than_a_duty_lasts_is_made_once_all_the_same
         let (one, other) = tokio::join!(replicas[0].get("/long"), replicas[1].get("/long"));
         if replicas.iter().all(|replica| replica.level.stats().errors == 0) {
             assert_eq!((one.0, other.0, origin.calls()), ("1".to_owned(), "1".to_owned(), 1));
+            // Who waited took the time that it had waited for a part of the answer's age.
+            let [made, told] = replicas.each_ref().map(|replica| {
+                let (uri, headers) = ("/long".parse().unwrap(), http::HeaderMap::new());
+                replica.cache.fresh("", &uri, &headers, &TERMS).unwrap().made_at_ms
+            });
+            assert!(made.abs_diff(told) < 1_000, "{made} and {told}");
             return;
         }
     }

@@ -140,8 +140,8 @@ impl Shared {
             if let Some(history) = self.history.lock().as_mut() {
                 history.push(place.max(history.at()), said.forgotten().cloned());
             }
-            if let Said::Landed(name) = &said {
-                self.waiting.landed(name);
+            if let Said::Over(name, word) = &said {
+                self.waiting.tell(name, *word);
             }
         }
     }

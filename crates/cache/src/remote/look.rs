@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     Asked, Entry, Found, Ticket,
-    duty::{LASTS, Next, Search, Seen, Wanted},
+    duty::{LASTS, Next, Search, Seen, Stored, Wanted, Whose, Word},
 };
 
 /// News that one look takes into account; more: it counts as not found.
@@ -28,18 +28,25 @@ pub(super) type Told = (Option<Vec<u8>>, i64, Vec<Logged>, u8);
 #[derive(Default)]
 struct Read {
     answer: Option<(Entry, u64)>,
+    was_forgotten: bool,
     ticket: Ticket,
     /// Somebody else makes the answer.
-    landing: Option<oneshot::Receiver<()>>,
+    word: Option<oneshot::Receiver<Word>>,
 }
 
 impl Read {
     fn seen(&self, asked: &Asked<'_>) -> Seen {
-        Seen {
-            will_do: self.answer.as_ref().is_some_and(|(entry, _)| (asked.will_do)(entry)),
-            is_own_duty: self.ticket.is_some(),
-            is_others_duty: self.landing.is_some(),
-        }
+        let stored = match &self.answer {
+            Some((entry, _)) if (asked.will_do)(entry) => Stored::WillDo,
+            None if self.was_forgotten => Stored::Forgotten,
+            _ => Stored::Nothing,
+        };
+        let duty = match (&self.ticket, &self.word) {
+            (Some(_), _) => Whose::Own,
+            (None, Some(_)) => Whose::Others,
+            (None, None) => Whose::Unknown,
+        };
+        Seen { stored, duty }
     }
 }
 
@@ -57,18 +64,19 @@ impl Shared {
             patience = patience.after(looked.elapsed());
             let next = search.looked(read.seen(asked), begun.elapsed());
             found = Found { answer: read.answer.or(found.answer), ticket: read.ticket };
-            wanted = match (next, read.landing) {
+            wanted = match (next, read.word) {
                 (Next::Look(wanted), _) => wanted,
-                (Next::Wait, Some(landing)) => {
-                    let had_word = tokio::time::timeout(LASTS, landing).await.is_ok();
-                    self.waiting.landed(&name);
+                (Next::Wait, Some(word)) => {
+                    let word = tokio::time::timeout(LASTS, word).await.ok();
+                    self.waiting.leave(&name);
                     // That wait was for another replica, not for Redis.
                     patience = Patience::default();
-                    search.waited(had_word)
+                    // Whoever lost touch would hear of no other one either.
+                    search.waited(word.map(|word| word.unwrap_or(Word::Landed)))
                 }
-                (Next::End | Next::Wait, landing) => {
-                    if landing.is_some() {
-                        self.waiting.landed(&name);
+                (Next::End | Next::Wait, word) => {
+                    if word.is_some() {
+                        self.waiting.leave(&name);
                     }
                     break;
                 }
@@ -89,11 +97,12 @@ impl Shared {
             return None;
         }
         // Before the read: what is carried out meanwhile is judged again by the caller.
+        let mark = (asked.now)().mark;
         let pending = self.pending.lock().oldest();
-        let carried_out = pending.map_or(asked.mark, |oldest| oldest.min(asked.mark));
+        let carried_out = pending.map_or(mark, |oldest| oldest.min(mark));
         let at = self.history.lock().as_ref()?.at();
         let (may_take, takes_anyway) = (wanted != Wanted::Answer, wanted == Wanted::Duty);
-        let landing = may_take.then(|| self.waiting.for_landing(name));
+        let word = may_take.then(|| self.waiting.for_word(name));
         let mut call = READ.prepare_invoke();
         call.key(self.answer_key(name))
             .key(self.log_key())
@@ -107,7 +116,7 @@ impl Shared {
             Ok(answer) => answer,
             Err(error) => {
                 self.failed();
-                self.waiting.landed(name);
+                self.waiting.leave(name);
                 // The call may have run, and others wait for what this replica does not know that it owes them.
                 let may_have_run = may_take && !matches!(error, RedisError::Gone | RedisError::Elsewhere(_));
                 return may_have_run.then(|| Read { ticket: own_duty(), ..Read::default() });
@@ -115,21 +124,24 @@ impl Shared {
         };
         let is_there = bytes.is_some();
         let stored = match (bytes, u64::try_from(left_ms)) {
-            (Some(bytes), Ok(left_ms)) => stored::read(bytes, asked.key, left_ms, asked.now_ms).await,
+            (Some(bytes), Ok(left_ms)) => stored::read(bytes, asked.key, left_ms, (asked.now)().ms).await,
             _ => None,
         };
         let answers = |entry: &Entry| entry.answers(&asked.key.tenant, &asked.key.uri, asked.headers);
-        let answer =
-            stored.filter(|(entry, made)| answers(entry) && !self.was_forgotten(entry, *made, &news));
+        let stored = stored.filter(|(entry, _)| answers(entry));
+        let was_forgotten =
+            stored.as_ref().is_some_and(|(entry, made)| self.was_forgotten(entry, *made, &news));
+        let answer = stored.filter(|_| !was_forgotten);
         let taken = taken == 1;
         let others_make_it = !taken && (takes_anyway || !is_there);
         if !others_make_it {
-            self.waiting.landed(name);
+            self.waiting.leave(name);
         }
         Some(Read {
             answer: answer.map(|(entry, _)| (entry, carried_out)),
+            was_forgotten,
             ticket: if taken { own_duty() } else { None },
-            landing: landing.filter(|_| others_make_it),
+            word: word.filter(|_| others_make_it),
         })
     }
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::history::Place;
-use crate::{Entry, Invalidation, Key, meta::Meta, packed::pack};
+use crate::{Entry, Invalidation, Key, duty::Word, meta::Meta, packed::pack};
 
 const FORMAT: u8 = 2;
 
@@ -81,7 +81,7 @@ pub(super) enum Said {
     Begins,
     Forgotten(Invalidation),
     /// The replica that made the answer of this name is done.
-    Landed(String),
+    Over(String, Word),
 }
 
 impl Said {
@@ -89,7 +89,7 @@ impl Said {
     pub(super) fn forgotten(&self) -> Option<&Invalidation> {
         match self {
             Self::Forgotten(invalidation) => Some(invalidation),
-            Self::Begins | Self::Landed(_) => None,
+            Self::Begins | Self::Over(..) => None,
         }
     }
 }
@@ -102,7 +102,8 @@ impl fmt::Display for Said {
             Self::Forgotten(Invalidation::Path(path)) => write!(f, "path {path}"),
             Self::Forgotten(Invalidation::Prefix(prefix)) => write!(f, "prefix {prefix}"),
             Self::Forgotten(Invalidation::Tag(tag)) => write!(f, "tag {tag}"),
-            Self::Landed(name) => write!(f, "landed {name}"),
+            Self::Over(name, Word::Landed) => write!(f, "landed {name}"),
+            Self::Over(name, Word::Lost) => write!(f, "lost {name}"),
         }
     }
 }
@@ -115,7 +116,8 @@ impl From<&str> for Said {
             Some(("path", path)) => Self::Forgotten(Invalidation::Path(path.to_owned())),
             Some(("prefix", prefix)) => Self::Forgotten(Invalidation::Prefix(prefix.to_owned())),
             Some(("tag", tag)) => Self::Forgotten(Invalidation::Tag(tag.to_owned())),
-            Some(("landed", name)) => Self::Landed(name.to_owned()),
+            Some(("landed", name)) => Self::Over(name.to_owned(), Word::Landed),
+            Some(("lost", name)) => Self::Over(name.to_owned(), Word::Lost),
             _ => Self::Forgotten(Invalidation::All),
         }
     }
@@ -170,7 +172,8 @@ mod tests {
                 Said::Forgotten(Invalidation::Path(text.clone())),
                 Said::Forgotten(Invalidation::Prefix(text.clone())),
                 Said::Forgotten(Invalidation::Tag(text.clone())),
-                Said::Landed(text.clone()),
+                Said::Over(text.clone(), Word::Landed),
+                Said::Over(text.clone(), Word::Lost),
             ] {
                 prop_assert_eq!(Said::from(said.to_string().as_str()), said);
             }

@@ -8,7 +8,7 @@ mod world;
 
 use std::time::Duration;
 
-use phase6_cache::duty::{Duty, LASTS, Next, PROLONGED, Search, Seen, Wanted};
+use phase6_cache::duty::{Duty, LASTS, Next, PROLONGED, Search, Seen, Stored, Wanted, Whose, Word};
 
 use parts::{Doing, Held, Message, Replica};
 pub use world::{Sum, World};
@@ -46,7 +46,7 @@ struct Simulation<'a> {
 
 /// Lets a world go by.
 pub fn simulate(world: &World) -> Sum {
-    let replica = |name| Replica { name, doing: Doing::Nothing, had_word: false, knows: 0 };
+    let replica = |name| Replica { name, doing: Doing::Nothing, word: None, knows: 0 };
     let mut simulation = Simulation {
         world,
         numbers: Numbers(world.seed),
@@ -85,22 +85,20 @@ impl Simulation<'_> {
         if crashes {
             let name = self.replicas[victim].name;
             self.names += 1;
-            self.replicas[victim] =
-                Replica { name: self.names, doing: Doing::Nothing, had_word: false, knows: 0 };
+            self.replicas[victim] = Replica { name: self.names, doing: Doing::Nothing, word: None, knows: 0 };
             self.held.retain(|held| held.name != name);
             self.went_wrong(1);
         }
         if deaf {
             // Whoever waits there is woken, and makes the answer.
-            self.replicas[victim].had_word = true;
+            self.replicas[victim].word = Some(Word::Landed);
             self.went_wrong(1);
         }
         if forgets {
             self.edition += 1;
-            // Whoever waits for one that is forgotten before it has landed finds nothing, and makes the next one.
-            let is_quiet = self.network.is_empty() && self.held.is_empty();
-            let is_quiet = is_quiet && self.replicas.iter().all(|it| matches!(it.doing, Doing::Nothing));
-            (self.made, self.most) = (0, if is_quiet { 1 } else { 1 + self.world.replicas });
+            // What goes wrong while one is made is felt by those who want the next one.
+            let else_nothing_goes_wrong = self.world.lost + self.world.crashes + self.world.deaf == 0;
+            (self.made, self.most) = (0, if else_nothing_goes_wrong { 1 } else { 1 + self.world.replicas });
             self.sum.faults += 1;
         }
     }
@@ -158,12 +156,20 @@ impl Simulation<'_> {
                     let is_there = self.stored > 0 && self.stored == self.edition;
                     let takes = wanted == Wanted::Duty || wanted == Wanted::DutyIfNone && self.stored == 0;
                     let is_own = takes && self.duty.ask(name, LASTS_MS, now);
-                    let found = if is_there { self.stored } else { 0 };
-                    // Whether it is another's duty is what is left.
-                    let wanted = if takes { wanted } else { Wanted::Answer };
-                    self.send(Message::Found(name, wanted, found, is_own));
+                    let stored = match self.stored {
+                        0 => Stored::Nothing,
+                        _ if is_there => Stored::WillDo,
+                        _ => Stored::Forgotten,
+                    };
+                    let duty = match (takes, is_own) {
+                        (_, true) => Whose::Own,
+                        (true, false) => Whose::Others,
+                        (false, false) => Whose::Unknown,
+                    };
+                    let seen = Seen { stored, duty };
+                    self.send(Message::Found(name, self.stored, seen));
                 }
-                Message::Found(name, wanted, edition, is_own) => self.found(name, wanted, edition, is_own),
+                Message::Found(name, edition, seen) => self.found(name, edition, seen),
                 Message::Failed(name, wanted) => self.fails(name, wanted),
                 Message::Prolong(name) => {
                     self.duty.prolong(name, LASTS_MS, now);
@@ -181,47 +187,45 @@ impl Simulation<'_> {
                     if let Some(held) =
                         self.held.iter_mut().find(|held| held.name == name && held.says.is_none())
                     {
-                        held.says = Some((SAID, now));
+                        held.says = Some((Word::Landed, SAID, now));
                     }
                 }
-                Message::Landed(name) => {
+                Message::Over(name, word) => {
                     if self.duty.landed(name, now) {
-                        self.send(Message::Word);
+                        self.send(Message::Word(word));
                     }
                     self.send(Message::Said(name));
                 }
                 Message::Said(name) => self.held.retain(|held| held.name != name || held.says.is_none()),
-                Message::Word => self.replicas.iter_mut().for_each(|replica| replica.had_word = true),
+                Message::Word(word) => self.replicas.iter_mut().for_each(|replica| replica.word = Some(word)),
             }
         }
     }
 
-    fn found(&mut self, name: u64, wanted: Wanted, edition: u64, is_own: bool) {
+    fn found(&mut self, name: u64, edition: u64, seen: Seen) {
         let now = self.now;
         if self.replica(name).is_none() {
             return;
         }
-        if is_own {
+        if seen.duty == Whose::Own {
             self.held.push(Held { name, prolonged_at: now, says: None });
         }
         let Some(replica) = self.replica(name) else { return };
         let Doing::Looking(mut search, begun) = replica.doing else { return };
-        let is_others_duty = wanted != Wanted::Answer && !is_own;
-        let seen = Seen { will_do: edition > 0, is_own_duty: is_own, is_others_duty };
         match search.looked(seen, Duration::from_millis(now - begun)) {
             Next::Look(wanted) => self.looks(name, search, begun, wanted),
             Next::Wait => {
                 replica.doing = Doing::Waiting(search, begun, now + LASTS_MS);
                 self.sum.waited += 1;
             }
-            Next::End if edition > 0 => {
+            Next::End if seen.stored == Stored::WillDo => {
                 (replica.knows, replica.doing) = (edition, Doing::Nothing);
-                if is_own {
+                if seen.duty == Whose::Own {
                     // It was there after all; nobody has to wait for another one.
                     self.held
                         .iter_mut()
                         .filter(|held| held.name == name)
-                        .for_each(|held| held.says = Some((SAID, now)));
+                        .for_each(|held| held.says = Some((Word::Landed, SAID, now)));
                 }
             }
             Next::End => self.makes(name),
@@ -243,7 +247,7 @@ impl Simulation<'_> {
     fn looks(&mut self, name: u64, search: Search, begun: u64, wanted: Wanted) {
         if let Some(replica) = self.replica(name) {
             replica.doing = Doing::Looking(search, begun);
-            replica.had_word &= wanted == Wanted::Answer;
+            replica.word = replica.word.filter(|_| wanted == Wanted::Answer);
         }
         self.tell(Message::Look(name, wanted));
     }
@@ -262,16 +266,23 @@ impl Simulation<'_> {
     fn goes_on(&mut self) {
         let now = self.now;
         for i in 0..self.replicas.len() {
-            let Replica { name, doing, had_word, .. } = self.replicas[i];
+            let Replica { name, doing, word, .. } = self.replicas[i];
             match doing {
-                Doing::Waiting(search, begun, until) if had_word || until <= now => {
-                    let wanted = search.waited(had_word);
+                Doing::Waiting(search, begun, until) if word.is_some() || until <= now => {
+                    let wanted = search.waited(word);
                     self.looks(name, search, begun, wanted);
                 }
                 Doing::Making(edition, until) if until <= now => {
                     self.replicas[i].knows = edition;
                     self.replicas[i].doing = Doing::Storing;
-                    if self.world.is_shareable {
+                    // Who has heard that it is forgotten does not store it.
+                    if edition != self.edition && self.numbers.below(2) == 0 {
+                        self.replicas[i].doing = Doing::Nothing;
+                        let mut held = self.held.iter_mut();
+                        if let Some(held) = held.find(|held| held.name == name && held.says.is_none()) {
+                            held.says = Some((Word::Lost, SAID, now));
+                        }
+                    } else if self.world.is_shareable {
                         self.tell(Message::Store(name, edition));
                     } else {
                         self.network.push((now, Message::Stored(name)));
@@ -287,14 +298,14 @@ impl Simulation<'_> {
                     held.prolonged_at = now;
                     says.push(Message::Prolong(held.name));
                 }
-                Some((left, at)) if *at <= now && *left > 0 => {
+                Some((word, left, at)) if *at <= now && *left > 0 => {
                     (*left, *at) = (*left - 1, now + AGAIN_MS);
-                    says.push(Message::Landed(held.name));
+                    says.push(Message::Over(held.name, *word));
                 }
                 _ => {}
             }
         }
-        self.held.retain(|held| held.says.is_none_or(|(left, _)| left > 0));
+        self.held.retain(|held| held.says.is_none_or(|(_, left, _)| left > 0));
         for message in says {
             self.tell(message);
         }
