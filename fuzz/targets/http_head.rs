@@ -1,6 +1,7 @@
-//! The head of a request or an answer, read as hyper reads it and then by what of ours looks at it: who is
-//! asking, whose bucket that is, and what a cache may do. What a stranger writes never makes it somebody
-//! else, and one more line never makes a cache keep more or for longer.
+//! Any bytes on a connection, and then the heads in them as what of ours looks at them: who is asking, whose
+//! bucket that is, and what a cache may do. Whatever is sent is answered in well-formed HTTP, and what is none
+//! in the one envelope. What a stranger writes never makes it somebody else, and one more line never makes a
+//! cache keep more or for longer.
 
 #![no_main]
 
@@ -11,7 +12,7 @@ use std::{
 };
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue, StatusCode,
+    HeaderMap, HeaderValue, StatusCode,
     header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_RANGE, SET_COOKIE, VARY},
 };
 use libfuzzer_sys::fuzz_target;
@@ -20,7 +21,7 @@ use phase6_cache::{
     judge::{Verdict, judge},
     rfc9111::{CacheControl, Storable, Wish, storable},
 };
-use phase6_chassis::{Access, ApiKeys, INTERNAL, InternalToken, X_FORWARDED_FOR};
+use phase6_chassis::{Access, ApiKeys, INTERNAL, InternalToken, X_FORWARDED_FOR, fuzzing::connection};
 use phase6_ratelimit::Limits;
 use serde_json::json;
 
@@ -40,20 +41,36 @@ static LIMITS: LazyLock<Limits> = LazyLock::new(|| {
     Limits::new(&serde_json::from_value(policy).expect("a policy"), 1, false)
 });
 
-/// The headers of a head, as hyper would hand them on.
-fn parse(data: &[u8]) -> Option<HeaderMap> {
-    let mut room = [httparse::EMPTY_HEADER; 64];
-    let mut request = httparse::Request::new(&mut room);
-    let head = match request.parse(data) {
-        Ok(status) if status.is_complete() => request.headers,
-        _ => return None,
-    };
-    let mut headers = HeaderMap::new();
-    for header in head.iter() {
-        let name = HeaderName::from_bytes(header.name.as_bytes()).ok()?;
-        headers.append(name, HeaderValue::from_bytes(header.value).ok()?);
+/// One answer for each request that was read, and at most one more, to what could not be read.
+fn answers(mut told: &[u8], requests: usize) {
+    let mut answered = 0;
+    while !told.is_empty() {
+        let mut room = [httparse::EMPTY_HEADER; 16];
+        let mut answer = httparse::Response::new(&mut room);
+        let status = answer.parse(told).expect("well-formed");
+        let head = match status {
+            httparse::Status::Complete(head) => head,
+            httparse::Status::Partial => panic!("half a head"),
+        };
+        let value = |name: &str| {
+            let header = answer.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
+            header.map(|header| std::str::from_utf8(header.value).expect("text"))
+        };
+        let length = value("content-length").map_or(0, |length| length.parse().expect("a number"));
+        let (body, rest) = told[head..].split_at_checked(length).expect("as long as it says");
+        match answer.code {
+            Some(100) => {}
+            Some(200) => answered += 1,
+            Some(400 | 414 | 431) => {
+                let error: serde_json::Value = serde_json::from_slice(body).expect("the envelope");
+                assert!(error["error"]["code"].is_string() && error["traceId"].is_string(), "{error}");
+                assert!(rest.is_empty() && value("connection") == Some("close"), "that is the end");
+            }
+            code => panic!("{code:?}"),
+        }
+        told = rest;
     }
-    Some(headers)
+    assert_eq!(answered, requests);
 }
 
 fn caller(headers: &HeaderMap) {
@@ -159,7 +176,10 @@ fn cache(headers: &HeaderMap) {
 }
 
 fuzz_target!(|data: &[u8]| {
-    let Some(headers) = parse(data) else { return };
-    caller(&headers);
-    cache(&headers);
+    let (heads, told) = connection(data);
+    answers(&told, heads.len());
+    for head in &heads {
+        caller(&head.headers);
+        cache(&head.headers);
+    }
 });

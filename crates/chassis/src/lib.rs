@@ -40,6 +40,8 @@ pub use components::{Components, Kind};
 pub use enforce::{Applied, Enforcer, Judgement, PolicyState};
 pub use envelope::{ApiError, ErrorBody, ErrorDetail, FAULT, Reply};
 pub use extract::{Json, Path, Query, parse_json};
+#[cfg(fuzzing)]
+pub use server::fuzzing;
 pub use server::{BodyError, BodyLimits, ConnectionCounts, ConnectionLimits, RequestBody, listen};
 pub use service::{Definition, Host, Kit, Needs, Running, StartError, start};
 pub use settings::Settings;

@@ -2,6 +2,8 @@
 
 mod accept;
 mod body;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod io;
 mod listen;
 mod phase;

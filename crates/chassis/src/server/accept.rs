@@ -25,7 +25,10 @@ use http::{HeaderValue, Request, header::CONNECTION};
 use hyper::{body::Incoming, server::conn::http1};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::Service;
 
@@ -195,11 +198,7 @@ impl Connection {
         // Connections opened together do not end together.
         let max_age = self.limits.max_age.mul_f64(0.9 + 0.2 * rand::random::<f64>());
         let progress = Arc::new(Progress::new(Arc::clone(&self.ending.leaving), max_age));
-        let io = TokioIo::new(WatchedIo::new(socket, Arc::clone(&progress)));
-        let handler =
-            Handler { stack: RefCell::new(stack), progress: Arc::clone(&progress), body: self.limits.body };
-        let mut connection =
-            pin!(http1::Builder::new().max_buf_size(READ_BUFFER).serve_connection(io, handler));
+        let mut connection = pin!(driver(socket, stack, &progress, self.limits.body));
         let mut stopping = false;
         loop {
             tokio::select! {
@@ -268,8 +267,24 @@ impl Drop for Open {
     }
 }
 
+/// Reads requests from a connection, has the stack answer them, and writes the answers.
+pub(super) fn driver<T, S>(
+    socket: T,
+    stack: S,
+    progress: &Arc<Progress>,
+    body: BodyLimits,
+) -> http1::Connection<TokioIo<WatchedIo<T>>, Handler<S>>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+    S: Service<Request<RequestBody>, Response = Response, Error = Infallible>,
+{
+    let io = TokioIo::new(WatchedIo::new(socket, Arc::clone(progress)));
+    let handler = Handler { stack: RefCell::new(stack), progress: Arc::clone(progress), body };
+    http1::Builder::new().max_buf_size(READ_BUFFER).serve_connection(io, handler)
+}
+
 /// Hands the requests of one connection to the stack, one after another.
-struct Handler<S> {
+pub(super) struct Handler<S> {
     /// HTTP/1 has one request at a time, so one stack serves a connection without being cloned.
     stack: RefCell<S>,
     progress: Arc<Progress>,
@@ -295,7 +310,7 @@ where
 
 pin_project_lite::pin_project! {
     /// An answer in the making.
-    struct Answering<F> {
+    pub(super) struct Answering<F> {
         #[pin]
         future: F,
         progress: Option<Arc<Progress>>,
