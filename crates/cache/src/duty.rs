@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   nobody makes it -> the first to ask is to, prolongs its duty while that lasts, and says when it has landed
-//!   somebody does   -> wait for that word, without asking again; if the answer was lost, the next one is a duty again
+//!   somebody does   -> wait for that word, without asking again
+//!   it was lost     -> the first of those who waited makes the next one
 //! ```
 //!
 //! [`Duty`] is what the shared state knows of it, and decides as the scripts in `remote/` do; [`Search`] is what

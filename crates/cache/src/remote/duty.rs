@@ -1,7 +1,7 @@
 //! One replica makes an answer while the others wait for it: [`crate::duty`] over Redis.
 //!
-//! The word that an answer has landed, or is lost, is in the log. Who waits for it is also woken when this replica loses
-//! touch, and then makes the answer itself.
+//! The word that an answer has landed, or is lost, is in the log. Who waits for it is also woken when this
+//! replica loses touch, and then makes the answer itself.
 
 use std::{
     collections::HashMap,

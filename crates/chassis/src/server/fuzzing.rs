@@ -60,8 +60,8 @@ impl AsyncWrite for Wire<'_> {
     }
 }
 
-/// Lets a client send these bytes, and close when it has been told what there is to say. The heads of the requests that were read, and all that it was told;
-/// every request is answered at once, with nothing.
+/// Lets a client send these bytes, and close when it has been told what there is to say. Gives the heads of the
+/// requests that were read, and all that it was told; every request is answered at once, with nothing.
 ///
 /// # Panics
 ///
