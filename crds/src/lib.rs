@@ -1,27 +1,27 @@
-//! The `Phase6Service` resource: its type, its rules, and how it becomes a policy.
+//! The `Phase6Service` resource: its type, its definition for the API server, and its reference page.
 //!
-//! ```text
-//! YAML --read--> Document --schema + CEL--> Phase6Service --compile--> PolicyDocument
-//!        \------------------- every fault, with file, line and what would be accepted
-//! ```
-//!
-//! The schema and the CEL rules are the ones in `crds/phase6services.yaml`, so what
-//! `phase6 explain` accepts is what the API server accepts. Does no I/O.
+//! Knows the types of Kubernetes, so only programs that talk to a cluster and developers' tools depend on
+//! it; manifests are read and checked by `phase6-manifest`, from the definition that is generated here.
+//! Does no I/O.
 
-mod compile;
-mod diff;
-mod explain;
-mod read;
 mod reference;
 mod resource;
-mod rules;
 
-pub use compile::{compile, fingerprint};
-pub use diff::{Difference, differences};
-pub use explain::{Origin, Setting, settings};
-pub use read::{Document, Fault, doubles, read};
 pub use reference::reference_markdown;
-pub use resource::{
-    Autoscaling, Phase6Service, Phase6ServiceSpec, Phase6ServiceStatus, PolicyStatus, ServiceName,
-};
-pub use rules::{Problem, check, check_policy, check_update, definition_yaml};
+pub use resource::{Autoscaling, Phase6Service, Phase6ServiceSpec, Phase6ServiceStatus, PolicyStatus};
+
+/// Returns the definition as YAML, as `kubectl apply -f crds/` applies it.
+pub fn definition_yaml() -> String {
+    use kube::CustomResourceExt as _;
+    let body = serde_saphyr::to_string(&Phase6Service::crd()).expect("the definition is plain data");
+    format!("# Generated from the types in crds/src by `cargo xtask crd`.\n{body}")
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_schema_has_no_format_that_the_api_server_warns_about() {
+        let text = super::definition_yaml();
+        assert!(!text.contains("format: uint"), "unsigned formats are unknown to Kubernetes");
+    }
+}

@@ -5,10 +5,9 @@
 
 #![allow(clippy::duplicated_attributes, reason = "every printed column has a name and a type")]
 
-use std::fmt;
-
 use k8s_openapi::{api::core::v1::ResourceRequirements, apimachinery::pkg::apis::meta::v1::Condition};
 use kube::{CustomResource, KubeSchema};
+use phase6_catalog::ServiceName;
 use phase6_policy::{Cache, CircuitBreaker, Policy, RateLimit, Tracing};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -100,69 +99,6 @@ impl Phase6ServiceSpec {
             tracing: self.tracing.clone(),
             circuit_breaker: self.circuit_breaker.clone(),
         }
-    }
-}
-
-/// The eight services.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-#[allow(missing_docs, reason = "each is the service of its name")]
-pub enum ServiceName {
-    Web,
-    Training,
-    Meta,
-    Budget,
-    Coach,
-    Segmentation,
-    Reports,
-    Capabilities,
-}
-
-impl ServiceName {
-    /// All of them, in the order of their ports.
-    pub const ALL: [Self; 8] = [
-        Self::Web,
-        Self::Training,
-        Self::Meta,
-        Self::Budget,
-        Self::Coach,
-        Self::Segmentation,
-        Self::Reports,
-        Self::Capabilities,
-    ];
-
-    /// Where it listens, unless it is told otherwise.
-    pub const fn port(self) -> u16 {
-        match self {
-            Self::Web => 3000,
-            Self::Training => 3001,
-            Self::Meta => 3002,
-            Self::Budget => 3003,
-            Self::Coach => 3004,
-            Self::Segmentation => 3007,
-            Self::Reports => 3008,
-            Self::Capabilities => 3009,
-        }
-    }
-
-    /// As it is written in a resource.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Web => "web",
-            Self::Training => "training",
-            Self::Meta => "meta",
-            Self::Budget => "budget",
-            Self::Coach => "coach",
-            Self::Segmentation => "segmentation",
-            Self::Reports => "reports",
-            Self::Capabilities => "capabilities",
-        }
-    }
-}
-
-impl fmt::Display for ServiceName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
     }
 }
 

@@ -4,7 +4,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use phase6_crds::{check_policy, fingerprint};
+use phase6_manifest::{check_policy, fingerprint};
 use phase6_policy::{Duration, Match, PolicyDocument};
 use phase6_ratelimit::{Limits, gcra::Bucket};
 use serde_json::json;
@@ -54,13 +54,13 @@ fuzz_target!(|data: &[u8]| {
     assert_eq!(again, document, "what is written reads back");
     assert_eq!(fingerprint(&again.policy), fingerprint(&document.policy));
     assert!(!document.supersedes(&again) && !again.supersedes(&document), "it is the same");
-    let problems = check_policy(&json!(document.policy));
-    for problem in &problems {
-        let told = problem.to_string();
-        assert!(problem.field.starts_with("policy.") && told.starts_with(&problem.field), "{told}");
-        assert!(!problem.complaint.is_empty() && !told.contains('\n'), "{told}");
+    let violations = check_policy(&json!(document.policy));
+    for violation in &violations {
+        let line = violation.to_string();
+        assert!(violation.field.starts_with("policy.") && line[1..].starts_with(&violation.field), "{line}");
+        assert!(!violation.message.is_empty() && !line.contains('\n'), "{line}");
     }
-    if problems.is_empty() {
+    if violations.is_empty() {
         limits(&document);
     }
 });

@@ -8,7 +8,8 @@ use kube::{
     Client,
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
-use phase6_crds::{Phase6ServiceStatus, differences};
+use phase6_crds::Phase6ServiceStatus;
+use phase6_manifest::differences;
 use phase6_policy::PolicyDocument;
 
 /// Longest note that the API takes, with room for what it is cut with.

@@ -13,7 +13,8 @@ use std::{
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Resource, ResourceExt, api::DynamicObject, runtime::controller::Action};
-use phase6_crds::{Phase6Service, Phase6ServiceStatus, check};
+use phase6_crds::{Phase6Service, Phase6ServiceStatus};
+use phase6_manifest::check;
 use phase6_policy::PolicyDocument;
 use serde_json::{Value, json};
 
@@ -114,7 +115,7 @@ impl Reconciler {
     ) -> Result<Action, Error> {
         let mut news = Vec::new();
         let pods = self.world.pods(applier.namespace, applier.owner.0);
-        let ready = replicas::ready(pods.iter().map(AsRef::as_ref), resource.spec.service.port());
+        let ready = replicas::ready(pods.iter().map(AsRef::as_ref), resource.spec.service.service().port);
         let previous = self.memories.newest_status(object, resource.status.clone());
         let published =
             self.publish(resource, object, previous.as_ref(), ready.len(), applier, &mut news).await;
@@ -229,7 +230,7 @@ impl Reconciler {
             }
             tokio::time::sleep(pause(elapsed)).await;
             let pods = self.world.pods(applier.namespace, applier.owner.0);
-            ready = replicas::ready(pods.iter().map(AsRef::as_ref), resource.spec.service.port());
+            ready = replicas::ready(pods.iter().map(AsRef::as_ref), resource.spec.service.service().port);
         }
     }
 

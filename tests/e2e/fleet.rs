@@ -3,16 +3,13 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use kube::Client;
-use phase6_tests::root;
+use phase6_tests::{root, services};
 use serde_json::{Value, json};
 
 use crate::kubernetes::{get, run, try_run, until};
 
 /// Time for pods to come and go.
 pub const SOON: Duration = Duration::from_mins(2);
-
-pub const NAMES: [&str; 8] =
-    ["web", "training", "meta", "budget", "coach", "segmentation", "reports", "capabilities"];
 
 pub struct Fleet {
     pub client: Client,
@@ -96,7 +93,7 @@ impl Fleet {
             vec!["upgrade", "--install", "p6", &chart, "--namespace", &self.namespace, "--force-conflicts"];
         words.extend(values.iter().map(String::as_str).chain(more.iter().copied()));
         run("helm", &words).await;
-        for name in NAMES {
+        for name in services() {
             self.wait_for(name, "Ready").await;
             self.wait_for(name, "PolicyApplied").await;
         }

@@ -14,6 +14,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use phase6_catalog::{BASE_PORT, SERVICES, Service};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -182,23 +183,12 @@ impl Fleet {
         all.extend(arguments);
         let program = Program::start(&all, settings);
         let fleet = Self { program, file, base_port, http: client(), folder };
-        fleet.program.hear(" after the start");
+        fleet.program.hear(" ready in ");
         fleet
     }
 
     pub fn port(&self, service: &str) -> u16 {
-        let offset = match service {
-            "web" => 0,
-            "training" => 1,
-            "meta" => 2,
-            "budget" => 3,
-            "coach" => 4,
-            "segmentation" => 7,
-            "reports" => 8,
-            "capabilities" => 9,
-            other => panic!("no service {other}"),
-        };
-        self.base_port + offset
+        Service::find(service).expect("a service of the catalog").port_from(self.base_port)
     }
 
     pub fn url(&self, service: &str, path: &str) -> String {
@@ -228,14 +218,15 @@ impl Fleet {
     }
 }
 
-/// The first of ten ports in a row that nobody uses.
+/// Returns the first of a range of free ports that is as wide as the fleet's.
 pub fn free_ports() -> u16 {
+    let width = SERVICES.iter().map(|service| service.port - BASE_PORT + 1).max().unwrap_or_default();
     // Below the range from which the system gives ports to clients.
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let start = (std::process::id() % 600) as u16 * 20;
     loop {
-        let base = 10_000 + (start + NEXT.fetch_add(10, Ordering::Relaxed) % 12_000) % 12_000;
-        if (base..base + 10).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
+        let base = 10_000 + (start + NEXT.fetch_add(width, Ordering::Relaxed) % 12_000) % 12_000;
+        if (base..base + width).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
             return base;
         }
     }

@@ -35,6 +35,11 @@ pub use redis_kinds::{RedisCluster, RedisSentinels};
 pub use served::Served;
 pub use upstream::{Probes, Upstream};
 
+/// Names of all services, in the order of the catalog.
+pub fn services() -> impl Iterator<Item = &'static str> {
+    phase6_catalog::SERVICES.iter().map(|service| service.name)
+}
+
 /// The workspace's folder.
 pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()

@@ -18,7 +18,7 @@ fn usage_errors_end_with_2_and_say_what_is_accepted() {
     for (arguments, told) in [
         (vec!["up", "--redis", "http://user:secret@x", "--data", data], "accepted: redis://"),
         (vec!["up", "--only", "wob", "--data", data], "--only names wob; accepted: web, training"),
-        (vec!["up", "--bind", "0.0.0.0", "--data", data], "needs API keys"),
+        (vec!["up", "--bind", "0.0.0.0", "--data", data], "requires API keys"),
         (
             vec!["up", "--database", "mysql://x", "--data", data],
             "accepted: sqlite://PATH of a file, or postgres://",
@@ -118,7 +118,7 @@ fn a_setting_that_is_not_utf_8_is_somebody_else_s() {
         .output()
         .unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.code() == Some(2) && errors.contains("needs API keys"), "{errors}");
+    assert!(output.status.code() == Some(2) && errors.contains("requires API keys"), "{errors}");
 }
 
 /// A service that has to be asked for and is not there was left out without a word.
@@ -186,7 +186,7 @@ fn faults_at_the_start_end_with_1_and_are_all_told() {
         let (code, said, errors) = phase6(&command);
         assert_eq!((code, said.as_str()), (1, ""), "{command:?}");
         assert_eq!(errors.lines().count(), 2, "{errors}");
-        assert!(errors.contains("spec.service is \"mata\"; accepted: one of web, training"), "{errors}");
+        assert!(errors.contains("`spec.service` is \"mata\"; accepted: one of web, training"), "{errors}");
     }
 }
 
@@ -202,10 +202,7 @@ fn explain_shows_every_setting_and_where_it_comes_from() {
     assert_eq!(row("cache.maxEntries"), ["cache.maxEntries", "10000", "default"]);
     assert_eq!(row("circuitBreaker.openFor"), ["circuitBreaker.openFor", "30s", "default"]);
     let (code, _, errors) = phase6(&["explain", "-f", "crds/examples/fleet.yaml", "nobody"]);
-    assert!(
-        code == 1 && errors.contains("no resource is called nobody; there are web, training"),
-        "{errors}"
-    );
+    assert!(code == 1 && errors.contains("no resource is named nobody; found: web, training"), "{errors}");
 }
 
 #[test]

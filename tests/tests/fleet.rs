@@ -7,26 +7,23 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use phase6_tests::{EXAMPLE, Fleet, Program, phase6, retuned, until, without};
+use phase6_tests::{EXAMPLE, Fleet, Program, phase6, retuned, services, until, without};
 use rustix::process::Signal;
 use serde_json::Value;
-
-const ALL: [&str; 8] =
-    ["web", "training", "meta", "budget", "coach", "segmentation", "reports", "capabilities"];
 
 #[tokio::test]
 async fn all_eight_answer_and_the_session_tells_where_and_how() {
     let fleet = Fleet::start();
     let said = fleet.program.said();
-    let (_, first) = fleet.program.hear("services answer");
+    let (_, first) = fleet.program.hear("services ready");
     let seconds: f64 = first
         .split_whitespace()
         .find_map(|word| word.parse().ok().filter(|n: &f64| n.fract() != 0.0))
         .unwrap();
-    assert!(first.contains("8 services answer") && seconds < 2.0, "{first}");
+    assert!(first.contains("8 services ready") && seconds < 2.0, "{first}");
     fleet.program.hear("phase6 status");
     let said = format!("{said}{}", fleet.program.said());
-    for service in ALL {
+    for service in services() {
         assert!(said.contains(&format!("http://127.0.0.1:{}", fleet.port(service))), "{service}: {said}");
         for path in [
             "/livez",
@@ -62,7 +59,7 @@ async fn all_eight_answer_and_the_session_tells_where_and_how() {
 #[tokio::test]
 async fn services_without_their_domain_say_so_and_invent_nothing() {
     let fleet = Fleet::start();
-    for service in ALL {
+    for service in services() {
         let built = ["web", "budget"].contains(&service);
         let (_, status) = fleet.get(service, "/api/v1/status").await;
         assert_eq!(status["domain"], if built { "built" } else { "not built" }, "{service}");
@@ -167,7 +164,7 @@ async fn a_half_written_file_does_not_matter() {
     file.flush().unwrap();
     // Longer than an edit takes to be in force.
     tokio::time::sleep(Duration::from_millis(400)).await;
-    for service in ALL {
+    for service in services() {
         assert_eq!(fleet.get(service, "/readyz").await.0, 200, "{service} still runs");
     }
     file.write_all(&text.as_bytes()[half..]).unwrap();
@@ -185,17 +182,17 @@ async fn a_writer_that_pauses_stops_no_service_and_one_that_has_finished_does() 
     let half = text.match_indices("---\n").nth(3).unwrap().0;
     let mut file = std::fs::File::create(&fleet.file).unwrap();
     file.write_all(&text.as_bytes()[..half]).unwrap();
-    fleet.program.hear("coach: missing, but the file is still being written; goes on");
+    fleet.program.hear("coach: missing while its file is being written; it keeps running");
     fleet.program.hear("capacity 100 -> 3");
-    for service in ALL {
+    for service in services() {
         assert_eq!(fleet.get(service, "/readyz").await.0, 200, "{service} still runs");
     }
     file.write_all(&text.as_bytes()[half..]).unwrap();
     drop(file);
-    fleet.program.hear("capabilities: replicas, image and resources matter in a cluster");
+    fleet.program.hear("capabilities: replicas, image and resources take effect in a cluster only");
     assert!(!fleet.program.said().contains("stops after its requests"), "{}", fleet.program.said());
     fleet.save(&text[..half]);
-    fleet.program.hear("coach: no longer in the file; stops after its requests");
+    fleet.program.hear("coach: removed from the file; it stops after its requests");
     assert_eq!(fleet.stop(), Some(0));
 }
 
@@ -318,22 +315,22 @@ async fn nonsense_is_told_whole_and_the_fleet_goes_on() {
             .replace("ttl: 5s", "ttl: 5 sec")
             .replace("samplingRate: 0.20", "samplingRate: 20"),
     );
-    fleet.program.hear("3 faults; the fleet goes on under the last good policy:");
+    fleet.program.hear("3 errors; the last valid policy stays in force:");
     for fault in [
-        "document 3 (meta): spec.tracing.samplingRate is 20; accepted: a number from 0 to 1",
-        "document 4 (budget): spec.cache.ttl is \"5 sec\"; accepted: a duration from 0s to 24h, such as 500ms, 5s, 1m30s or 2h",
-        "document 4 (budget): spec.rateLimit.capacity is -5; accepted: a whole number from 1 to 1000000",
+        "document 3 (meta): `spec.tracing.samplingRate` is 20; accepted: a number from 0 to 1",
+        "document 4 (budget): `spec.cache.ttl` is \"5 sec\"; accepted: a duration from 0s to 24h, such as 500ms, 5s, 1m30s or 2h",
+        "document 4 (budget): `spec.rateLimit.capacity` is -5; accepted: an integer from 1 to 1000000",
     ] {
         let (_, line) = fleet.program.hear(fault);
         assert!(line.contains("fleet.yaml:"), "the line: {line}");
     }
     let (_, policy) = fleet.get("budget", "/policyz").await;
     assert_eq!(policy["revision"], 1);
-    assert!(policy["error"].as_str().unwrap().contains("rateLimit.capacity is -5"), "{policy}");
+    assert!(policy["error"].as_str().unwrap().contains("rateLimit.capacity` is -5"), "{policy}");
     assert_eq!(fleet.get("budget", "/api/v1/budget").await.0, 200);
     let port = fleet.base_port.to_string();
     let (code, shown, _) = phase6(&["status", "--base-port", &port]);
-    assert!(code == 1 && shown.contains("samplingRate is 20"), "{shown}");
+    assert!(code == 1 && shown.contains("samplingRate` is 20"), "{shown}");
 
     for nonsense in [
         "kind: [",
@@ -370,7 +367,7 @@ async fn a_removed_document_stops_its_service_after_its_requests_and_an_added_on
     let mut events = fleet.http.get(fleet.url("budget", "/api/v1/providers/realtime")).send().await.unwrap();
     assert!(events.chunk().await.unwrap().is_some());
     fleet.save(&without("budget"));
-    fleet.program.hear("budget: no longer in the file; stops after its requests");
+    fleet.program.hear("budget: removed from the file; it stops after its requests");
     // The stream is told that the service stops, and ends whole.
     while events.chunk().await.unwrap().is_some() {}
     let (_, line) = fleet.program.hear("budget: stopped");
@@ -390,9 +387,9 @@ async fn while_a_service_finishes_its_requests_edits_and_ctrl_c_are_heard() {
     let mut fleet = Fleet::start();
     let slow = half_a_request(&fleet).await;
     fleet.save(&without("budget"));
-    fleet.program.hear("budget: no longer in the file; stops after its requests");
+    fleet.program.hear("budget: removed from the file; it stops after its requests");
     fleet.save(EXAMPLE);
-    fleet.program.hear("budget: starts when the last requests of its service are done");
+    fleet.program.hear("budget: starts once its port is free");
     fleet.save(&EXAMPLE.replace("capacity: 1000\n", "capacity: 900\n"));
     let told = said_after_save(&fleet, "web: rateLimit.capacity 1000 -> 900; in force");
     assert!(told < 250, "{told} ms");
@@ -411,7 +408,7 @@ async fn while_a_service_finishes_its_requests_edits_and_ctrl_c_are_heard() {
     until("it waits", || async { fleet.program.said().matches(waits).count() == 2 }).await;
     let asked = Instant::now();
     fleet.program.signal(Signal::INT);
-    fleet.program.hear("stopping: requests under way are finished");
+    fleet.program.hear("stopping: requests in flight are finished");
     fleet.program.signal(Signal::INT);
     assert_eq!(fleet.program.end(Duration::from_secs(5)), Some(0));
     assert!(asked.elapsed() < Duration::from_secs(2));
@@ -427,7 +424,7 @@ async fn a_renamed_document_is_told_in_the_order_in_which_things_happen() {
     let said = fleet.program.said();
     let at = |line: &str| said.find(line).unwrap_or_else(|| panic!("never said {line:?}: {said}"));
     let order = [
-        at("coach: no longer in the file; stops after its requests"),
+        at("coach: removed from the file; it stops after its requests"),
         at("coach: stopped"),
         at("trainer: started at"),
     ];
@@ -469,9 +466,9 @@ async fn a_taken_port_is_named_with_the_way_out() {
     let port = fleet.base_port.to_string();
     let (code, _, told) = phase6(&["up", "--base-port", &port, "--data", folder.path().to_str().unwrap()]);
     assert_eq!(code, 1);
-    for service in ALL {
+    for service in services() {
         let line = format!(
-            "{service}: 127.0.0.1:{} is taken by another program; choose other ports with --base-port N",
+            "{service}: 127.0.0.1:{} is in use by another process; choose other ports with --base-port N",
             fleet.port(service)
         );
         assert!(told.contains(&line), "{told}");
@@ -482,7 +479,7 @@ async fn a_taken_port_is_named_with_the_way_out() {
 #[tokio::test]
 async fn only_some_services_run_if_only_they_are_wanted() {
     let fleet = Fleet::with(EXAMPLE, &["--only", "web,budget"], &[]);
-    assert!(fleet.program.said().contains("2 services answer"));
+    assert!(fleet.program.said().contains("2 services ready"));
     assert_eq!(fleet.get("budget", "/readyz").await.0, 200);
     assert_eq!(fleet.get("meta", "/readyz").await.0, 0);
     let (_, status) = fleet.get("web", "/system/status").await;
@@ -506,7 +503,7 @@ async fn several_files_and_folders_make_one_fleet() {
     std::fs::write(folder.path().join("more/notes.txt"), "not YAML: [").unwrap();
     let more = folder.path().join("more");
     let fleet = Fleet::with(parts[0], &["-f", more.to_str().unwrap()], &[]);
-    assert!(fleet.program.said().contains("3 services answer"), "{}", fleet.program.said());
+    assert!(fleet.program.said().contains("3 services ready"), "{}", fleet.program.said());
     std::fs::write(more.join("a.yaml"), parts[1].replace("0.15", "0.5")).unwrap();
     fleet.program.hear("training: tracing.samplingRate 0.15 -> 0.5");
     std::fs::write(more.join("c.yaml"), parts[3]).unwrap();

@@ -1,11 +1,12 @@
-//! What is generated is committed and up to date.
+//! Generated files are committed and up to date.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+use phase6_catalog::SERVICES;
 use phase6_tests::root;
 
 #[test]
-fn the_definition_and_its_page_are_those_of_the_types() {
+fn the_definition_and_its_page_match_the_types() {
     let definition = phase6_crds::definition_yaml();
     let page = phase6_crds::reference_markdown();
     for (file, text) in [
@@ -14,21 +15,31 @@ fn the_definition_and_its_page_are_those_of_the_types() {
         ("docs/reference/phase6service.md", &page),
     ] {
         let committed = std::fs::read_to_string(root().join(file)).unwrap_or_default();
-        assert!(committed == *text, "{file} is not what the types say; renew it with `cargo xtask crd`");
+        assert!(committed == *text, "{file} differs from the types; regenerate it with `cargo xtask crd`");
     }
 }
 
 #[test]
-fn the_example_fleet_has_the_design_s_defaults() {
+fn the_chart_s_demo_is_the_example_fleet() {
+    let read = |file: &str| std::fs::read_to_string(root().join(file)).unwrap_or_default();
+    let copy = read("charts/phase6/files/fleet.yaml");
+    assert!(copy == read("crds/examples/fleet.yaml"), "regenerate it with `cargo xtask crd`");
+}
+
+#[test]
+fn the_example_fleet_has_every_service_with_the_defaults_of_the_design() {
     let text = std::fs::read_to_string(root().join("crds/examples/fleet.yaml")).unwrap();
-    let documents = phase6_crds::read("fleet.yaml", &text).unwrap();
-    let shown: Vec<_> = documents
+    let manifests = phase6_manifest::read("fleet.yaml", &text).unwrap();
+    let services: Vec<_> = manifests.iter().map(|manifest| manifest.service.service()).collect();
+    assert_eq!(services, SERVICES.iter().collect::<Vec<_>>(), "regenerate it with `cargo xtask crd`");
+    let shown: Vec<_> = manifests
         .iter()
-        .map(|document| {
-            let spec = &document.resource.spec;
-            let limit = spec.rate_limit.as_ref().map(|limit| (limit.capacity, limit.refill_per_second));
-            let ttl = spec.cache.as_ref().map(|cache| cache.ttl.to_string());
-            (spec.service.as_str(), ttl, limit, spec.tracing.sampling_rate)
+        .take(8)
+        .map(|manifest| {
+            let policy = &manifest.policy;
+            let limit = policy.rate_limit.as_ref().map(|limit| (limit.capacity, limit.refill_per_second));
+            let ttl = policy.cache.as_ref().map(|cache| cache.ttl.to_string());
+            (manifest.service.as_str(), ttl, limit, policy.tracing.sampling_rate)
         })
         .collect();
     let ttl = |text: &str| Some(text.to_owned());

@@ -8,11 +8,9 @@ use std::{
     process::{Command, Stdio},
 };
 
-use phase6_tests::{Collector, EXAMPLE, Fleet, Prometheus, Redis, root, until};
+use phase6_tests::{Collector, EXAMPLE, Fleet, Prometheus, Redis, root, services, until};
 use serde_json::Value;
 
-const SERVICES: [&str; 8] =
-    ["web", "training", "meta", "budget", "coach", "segmentation", "reports", "capabilities"];
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const DASHBOARDS: [&str; 2] = ["phase6-fleet.json", "phase6-operator.json"];
 
@@ -90,7 +88,7 @@ async fn prometheus_reads_every_service_and_understands_every_rule_and_panel() {
     let url = format!("redis://127.0.0.1:{}", redis.port);
     let all = EXAMPLE.replace("samplingRate: 0.", "samplingRate: 1 # ");
     let fleet = Fleet::with(&all, &["--redis", &url, "--otlp", &collector.over_http()], &[]);
-    let ports = SERVICES.map(|service| fleet.port(service));
+    let ports: Vec<u16> = services().map(|service| fleet.port(service)).collect();
     let prometheus = Prometheus::start(&ports).await;
 
     // One trace that is told of in its log line, in the answer, by the collector and beside the figures.
@@ -98,8 +96,10 @@ async fn prometheus_reads_every_service_and_understands_every_rule_and_panel() {
     let answer =
         request.header("traceparent", format!("00-{TRACE}-b7ad6b7169203331-01")).send().await.unwrap();
     assert_eq!(answer.status(), 200);
-    until("every service is read", || async { prometheus.query("up == 1").await.len() == SERVICES.len() })
-        .await;
+    until("every service is read", || async {
+        prometheus.query("up == 1").await.len() == services().count()
+    })
+    .await;
     let durations = "phase6_http_request_duration_seconds_bucket{service=\"budget\"}";
     let window = [("query", durations), ("start", "0"), ("end", "4102444800")];
     until("the trace is an exemplar", || async {
@@ -113,7 +113,7 @@ async fn prometheus_reads_every_service_and_understands_every_rule_and_panel() {
 
     // Both formats say the same, by the same names.
     let mut known = BTreeSet::new();
-    for service in SERVICES {
+    for service in services() {
         let (_, text) = fleet.get(service, "/metrics").await;
         let Value::String(text) = text else { panic!("no metrics of {service}") };
         promtool(&["check", "metrics"], &text);

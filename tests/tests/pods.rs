@@ -149,8 +149,7 @@ async fn the_last_list_stays_while_the_api_server_is_gone_and_the_next_one_count
     stage.stands(1, Stands::Ready);
     stage.calls(&[0, 1]).await;
     stage.api.gone();
-    until("the gateway notices", || async { stage.gateway.program.errors().contains("cannot be watched") })
-        .await;
+    until("the gateway notices", || async { stage.gateway.program.errors().contains("cannot watch") }).await;
     let shares = stage.shares(40).await;
     assert_eq!(shares[0] + shares[1], 40, "{shares:?}");
     stage.stands(0, Stands::Leaving);

@@ -47,9 +47,9 @@ async fn a_compiled_policy_that_breaks_the_rules_is_refused_whole() {
     let broken =
         r#"{"rateLimit":{"capacity":-5,"refillPerSecond":0},"circuitBreaker":{"halfOpenProbes":4294967296}}"#;
     let told = [
-        "policy.rateLimit.capacity is -5; accepted: a whole number from 1 to 1000000",
+        "`policy.rateLimit.capacity` is -5; accepted: an integer from 1 to 1000000",
         "policy.rateLimit.refillPerSecond is 0.0; accepted: a number from 0.001 to 1000000",
-        "policy.circuitBreaker.halfOpenProbes is 4294967296; accepted: a whole number from 1 to 100",
+        "`policy.circuitBreaker.halfOpenProbes` is 4294967296; accepted: an integer from 1 to 100",
     ];
     std::fs::write(&policy, document(1, broken)).unwrap();
     let port = phase6_tests::free_ports().to_string();
@@ -131,5 +131,5 @@ async fn a_second_signal_cuts_the_notice_short() {
         .await;
     served.program.signal(Signal::TERM);
     assert_eq!(served.program.end(Duration::from_secs(10)), Some(0));
-    assert!(served.program.errors().contains("asked again"), "{}", served.program.errors());
+    assert!(served.program.errors().contains("second signal"), "{}", served.program.errors());
 }

@@ -12,8 +12,8 @@ use crate::Definition;
 
 /// A description without routes.
 pub(crate) fn begin(definition: &Definition, version: &str) -> OpenApi {
-    let mut info = Info::new(format!("Phase6 {}", definition.name), version.to_owned());
-    info.description = Some(definition.about.to_owned());
+    let mut info = Info::new(format!("Phase6 {}", definition.service.name), version.to_owned());
+    info.description = Some(definition.service.about.to_owned());
     OpenApiBuilder::new().info(info).build()
 }
 

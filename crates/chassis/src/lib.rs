@@ -26,11 +26,11 @@ mod service;
 mod settings;
 mod stack;
 mod upstream;
-mod watch;
 
 /// The layers that services meet in their own code.
 pub use phase6_breaker as breaker;
 pub use phase6_cache as cache;
+pub use phase6_catalog as catalog;
 pub use phase6_store as store;
 pub use phase6_telemetry as telemetry;
 
@@ -47,4 +47,3 @@ pub use service::{Definition, Host, Kit, Needs, Running, StartError, start};
 pub use settings::Settings;
 pub use stack::RequestContext;
 pub use upstream::{CallError, Condition, EndpointSnapshot, Upstream};
-pub use watch::FileWatch;

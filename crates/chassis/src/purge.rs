@@ -34,11 +34,11 @@ pub(crate) struct Purge {
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Purged {
-    /// Answers that this replica had in memory.
-    forgotten: usize,
-    /// Whether all replicas have been told. If not, they will be when Redis is back; until then they keep
-    /// answers for a second at most.
-    everywhere: bool,
+    /// Responses that were removed from the memory of this replica.
+    purged: usize,
+    /// True if all replicas have received the invalidation. If false they receive it when Redis is back;
+    /// until then they cache responses for at most a second.
+    all_replicas: bool,
 }
 
 /// Forgets answers, on all replicas. Needs the API key of `admin` where keys are required.
@@ -57,9 +57,9 @@ pub(crate) async fn purge(
     }
     let wanted = wanted.invalidations()?;
     let cache: &Cache = &common.cache;
-    let forgotten = wanted.into_iter().map(|invalidation| cache.invalidate(invalidation)).sum();
-    let everywhere = tokio::time::timeout(LIMIT, cache.told()).await.is_ok();
-    Ok(Reply::new(Purged { forgotten, everywhere }))
+    let purged = wanted.into_iter().map(|invalidation| cache.invalidate(invalidation)).sum();
+    let all_replicas = tokio::time::timeout(LIMIT, cache.told()).await.is_ok();
+    Ok(Reply::new(Purged { purged, all_replicas }))
 }
 
 impl Purge {

@@ -53,7 +53,7 @@ pub async fn start(
     enforcer: Enforcer,
 ) -> Result<Running, StartError> {
     let address = listener.local_addr().map_err(StartError::Listen)?;
-    let name = definition.name;
+    let name = definition.service.name;
     let components = Components::default();
     let store = open_store(definition, host, &components).await?;
     let shared_as = host.shared_as.as_deref().unwrap_or(name);
@@ -88,7 +88,7 @@ pub async fn start(
     let mut openapi = described.get_openapi().clone();
     openapi.merge(own.get_openapi().clone());
     describe::complete(&mut openapi);
-    let labels = definition.needs.labels.iter().map(ToString::to_string);
+    let labels = definition.needs.fallback_labels.map(|labels| labels()).unwrap_or_default();
     telemetry.metrics().declare(openapi.paths.paths.keys().cloned().chain(labels));
 
     let connections = Arc::default();
@@ -115,7 +115,7 @@ pub async fn start(
     });
     let _ = observability.0.set(Arc::downgrade(&common));
     series::register_series(&common);
-    if definition.needs.labels.is_empty() {
+    if definition.needs.fallback_labels.is_none() {
         described = described.fallback(no_such_path);
     }
     let (routes, _) = described.with_state(Arc::clone(&common)).merge(own).split_for_parts();
@@ -153,19 +153,22 @@ async fn open_store(
     components: &Components,
 ) -> Result<Option<Store>, StartError> {
     let Some(migrations) = definition.needs.store else { return Ok(None) };
-    let failed =
-        |source| StartError::Store { service: definition.name, database: host.database.to_string(), source };
+    let failed = |source| StartError::Store {
+        service: definition.service.name,
+        database: host.database.to_string(),
+        source,
+    };
     let due = Instant::now() + host.patience;
     let open = async || {
         let store = Store::connect(&host.database, PoolLimits::default()).await?;
-        store.migrate(definition.name, migrations).await?;
+        store.migrate(definition.service.name, migrations).await?;
         Ok(store)
     };
     let store = loop {
         match open().await {
             Ok(store) => break store,
             Err(error) if StoreError::is_unavailable(&error) && Instant::now() < due => {
-                tracing::warn!(service = definition.name, %error, "waiting for the database");
+                tracing::warn!(service = definition.service.name, %error, "waiting for the database");
                 tokio::time::sleep(BETWEEN_ATTEMPTS).await;
             }
             Err(error) => return Err(failed(error)),
@@ -185,13 +188,13 @@ fn connect_peers(
     tasks: &TaskTracker,
 ) -> HashMap<&'static str, Upstream> {
     let mut peers = HashMap::new();
-    for name in definition.needs.peers {
-        let addresses = host.peers.get(*name).cloned().unwrap_or_else(|| Live::new(vec![]));
+    for name in definition.service.peers().map(|peer| peer.name) {
+        let addresses = host.peers.get(name).cloned().unwrap_or_else(|| Live::new(vec![]));
         let token = host.access.internal.clone();
         let upstream = Upstream::new(name, &addresses.get(), &enforcer.breaker(), token);
         components.register_peer(&upstream);
         tasks.spawn(upstream.clone().tend(addresses, stop.clone()));
-        peers.insert(*name, upstream);
+        peers.insert(name, upstream);
     }
     peers
 }

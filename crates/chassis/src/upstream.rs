@@ -205,7 +205,7 @@ impl Upstream {
                     // What was not sent is no load on the others.
                     let elsewhere = attempt < MOST_TRIES && self.inner.endpoints.are_several();
                     if !elsewhere && !may_retry() {
-                        return Err(CallError::Broken { peer: self.inner.name, what: error.to_string() });
+                        return Err(CallError::connect(self.inner.name, &error));
                     }
                     next = Some(*request);
                     tried = Some(endpoint);

@@ -5,7 +5,8 @@
 use std::{collections::HashMap, net::SocketAddr, time::Duration};
 
 use phase6_chassis::{
-    Access, ConnectionLimits, Definition, Domain, Enforcer, Host, Needs, Settings, start, store::DatabaseUrl,
+    Access, ConnectionLimits, Definition, Domain, Enforcer, Host, Needs, Settings, catalog::Service, start,
+    store::DatabaseUrl,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -14,11 +15,9 @@ use tokio::{
 use utoipa_axum::router::OpenApiRouter;
 
 const PLAIN: Definition = Definition {
-    name: "training",
-    port: 0,
+    service: Service::named("training"),
     domain: Domain::NotBuilt,
-    about: "Answers what every service answers.",
-    needs: Needs { store: None, peers: &[], labels: &[] },
+    needs: Needs { store: None, fallback_labels: None },
     build: |_| Box::pin(async { Ok(OpenApiRouter::new()) }),
 };
 

@@ -5,7 +5,8 @@
 use std::{collections::HashMap, net::SocketAddr, time::Duration};
 
 use phase6_chassis::{
-    Access, ConnectionLimits, Definition, Domain, Enforcer, Host, Needs, Settings, start, store::DatabaseUrl,
+    Access, ConnectionLimits, Definition, Domain, Enforcer, Host, Needs, Settings, catalog::Service, start,
+    store::DatabaseUrl,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -24,11 +25,9 @@ async fn fine() -> &'static str {
 }
 
 const BUGGY: Definition = Definition {
-    name: "training",
-    port: 0,
+    service: Service::named("training"),
     domain: Domain::Built,
-    about: "Has a bug.",
-    needs: Needs { store: None, peers: &[], labels: &[] },
+    needs: Needs { store: None, fallback_labels: None },
     build: |_| Box::pin(async { Ok(OpenApiRouter::new().routes(routes!(bug)).routes(routes!(fine))) }),
 };
 

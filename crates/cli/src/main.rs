@@ -1,7 +1,38 @@
-//! The program `phase6`: reads its arguments and ends with 0 (good), 1 (findings) or 2 (usage).
+//! The program `phase6`. Exit codes: 0 success, 1 errors found or work failed, 2 invalid command line.
 
-use std::process::ExitCode;
+mod args;
+mod commands;
+mod fleet_client;
+
+use std::{process::ExitCode, time::Duration};
+
+use clap::Parser;
+use phase6_runner::{RunError, output::print, serve, up};
+
+use crate::args::{Arguments, Cache, Command};
 
 fn main() -> ExitCode {
-    phase6_cli::run()
+    let arguments = Arguments::parse();
+    let result = match arguments.command {
+        Command::Up(options) => block_on(up::run(options)),
+        Command::Serve(options) => block_on(serve::run(options)),
+        Command::Explain(options) => commands::explain::run(&options),
+        Command::Status(target) => block_on(commands::status::run(target)),
+        Command::Cache(Cache::Purge(options)) => block_on(commands::cache_purge::run(options)),
+        Command::Key(options) => commands::key::run(&options),
+        Command::Completions { shell } => print(args::completions(shell)),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => error.report(),
+    }
+}
+
+fn block_on(work: impl Future<Output = Result<(), RunError>>) -> Result<(), RunError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| RunError::Failed(format!("cannot start the runtime: {error}")))?;
+    let result = runtime.block_on(work);
+    // Everything was stopped in order before; what still runs is blocking work without a result.
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    result
 }

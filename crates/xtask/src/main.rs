@@ -128,13 +128,32 @@ fn seeds(options: &[&str]) -> Result<simulate::Seeds, String> {
     Ok(seeds)
 }
 
+/// Returns the example fleet as it is committed, with a document for each service that it lacks.
+fn example_fleet() -> Result<String, String> {
+    let path = run::root().join("crds/examples/fleet.yaml");
+    let mut text = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    for service in phase6_catalog::SERVICES.iter().map(|service| service.name) {
+        if !text.contains(&format!("\n  service: {service}\n")) {
+            text += &format!(
+                "---\napiVersion: phase6.dev/v1alpha1\nkind: Phase6Service\nmetadata:\n  name: {service}\n\
+                 spec:\n  service: {service}\n  tracing:\n    samplingRate: 0.10\n"
+            );
+        }
+    }
+    Ok(text)
+}
+
 fn crd() -> Result<(), String> {
     let definition = phase6_crds::definition_yaml();
+    let fleet = example_fleet()?;
     for (path, text) in [
         ("crds/phase6services.yaml", &definition),
         // Helm installs it where there is none, and never touches it again.
         ("charts/phase6/crds/phase6services.yaml", &definition),
         ("docs/reference/phase6service.md", &phase6_crds::reference_markdown()),
+        ("crds/examples/fleet.yaml", &fleet),
+        // Helm can read files of its own chart only.
+        ("charts/phase6/files/fleet.yaml", &fleet),
     ] {
         let path = run::root().join(path);
         if std::fs::read_to_string(&path).is_ok_and(|committed| committed == *text) {

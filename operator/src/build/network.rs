@@ -11,7 +11,7 @@ use k8s_openapi::{
     apimachinery::pkg::{apis::meta::v1::LabelSelector, util::intstr::IntOrString},
 };
 use kube::ResourceExt;
-use phase6_crds::{Phase6Service, ServiceName};
+use phase6_crds::Phase6Service;
 use serde_json::json;
 
 use super::{Context, Kind, Object, labels, metadata, selector};
@@ -22,7 +22,7 @@ pub(super) const PORT: &str = "http";
 pub(super) fn service(resource: &Phase6Service) -> Object {
     let port = ServicePort {
         name: Some(PORT.into()),
-        port: resource.spec.service.port().into(),
+        port: resource.spec.service.service().port.into(),
         target_port: Some(IntOrString::String(PORT.into())),
         protocol: Some("TCP".into()),
         ..ServicePort::default()
@@ -53,7 +53,7 @@ pub(super) fn policy(resource: &Phase6Service, context: &Context) -> Object {
         pod_selector: Some(labelled(&[("app.kubernetes.io/name", "phase6-operator")])),
         ..NetworkPolicyPeer::default()
     };
-    let open = resource.spec.service == ServiceName::Web || context.monitors;
+    let open = resource.spec.service.service().is_gateway() || context.monitors;
     let ingress = NetworkPolicyIngressRule {
         // No list: from anywhere.
         from: (!open).then(|| vec![fleet.clone(), operator]),

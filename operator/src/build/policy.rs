@@ -3,7 +3,8 @@
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::ResourceExt;
-use phase6_crds::{Phase6Service, compile};
+use phase6_crds::Phase6Service;
+use phase6_manifest::{Owner, compile};
 use phase6_policy::PolicyDocument;
 use serde_json::Value;
 
@@ -27,7 +28,11 @@ pub fn policy_document(
 ) -> PolicyDocument {
     // A copy of an old document says what is wanted under a number that replicas are past.
     let published = published.filter(|published| published.revision >= least);
-    match compile(resource, published, replicas, now) {
+    let owner = Owner {
+        uid: resource.metadata.uid.as_deref().unwrap_or_default(),
+        generation: resource.metadata.generation.unwrap_or_default(),
+    };
+    match compile(owner, resource.spec.policy(), published, replicas, now) {
         Some(mut document) => {
             document.revision = document.revision.max(least + 1);
             document

@@ -14,7 +14,8 @@ use k8s_openapi::{
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
 };
 use kube::ResourceExt;
-use phase6_crds::{Phase6Service, ServiceName};
+use phase6_catalog::SERVICES;
+use phase6_crds::Phase6Service;
 use phase6_policy::PolicyDocument;
 
 use super::{Collector, Context, Kind, Object, labels, metadata, network::PORT, policy_name, selector};
@@ -138,7 +139,7 @@ fn container(resource: &Phase6Service, context: &Context) -> Container {
         env: Some(environment(resource, context)),
         ports: Some(vec![ContainerPort {
             name: Some(PORT.into()),
-            container_port: service.port().into(),
+            container_port: service.service().port.into(),
             protocol: Some("TCP".into()),
             ..ContainerPort::default()
         }]),
@@ -197,7 +198,8 @@ fn environment(resource: &Phase6Service, context: &Context) -> Vec<EnvVar> {
         ..EnvVar::default()
     };
     // A peer is the Service of its name: resources are named after what they are.
-    let peers = ServiceName::ALL.map(|peer| format!("{peer}={peer}:{}", peer.port())).join(",");
+    let peer = |peer: &phase6_catalog::Service| format!("{0}={0}:{1}", peer.name, peer.port);
+    let peers = SERVICES.iter().map(peer).collect::<Vec<_>>().join(",");
     let mut all = vec![
         plain("PHASE6_PEERS", &peers),
         // A variable, because images of before it would refuse an argument that they do not know.

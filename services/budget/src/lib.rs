@@ -30,6 +30,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use phase6_chassis::{
     Definition, Domain, Kind, Kit, Needs, StartError,
+    catalog::Service,
     store::{Migration, StoreError},
 };
 use serde_json::json;
@@ -50,12 +51,9 @@ use crate::{
 
 /// The service.
 pub const SERVICE: Definition = Definition {
-    name: "budget",
-    port: 3003,
+    service: Service::named("budget"),
     domain: Domain::Built,
-    about: "The bill for model calls: status, cost and choice of AI providers, and calls to them within a \
-            daily limit.",
-    needs: Needs { store: Some(&MIGRATIONS), peers: &[], labels: &[] },
+    needs: Needs { store: Some(&MIGRATIONS), fallback_labels: None },
     build: |kit| Box::pin(build(kit)),
 };
 

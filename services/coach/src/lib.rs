@@ -3,15 +3,13 @@
 //! Its own endpoints are not built yet: it answers what every service answers, says so in
 //! `/api/v1/status`, and invents nothing.
 
-use phase6_chassis::{Definition, Domain, Needs};
+use phase6_chassis::{Definition, Domain, Needs, catalog::Service};
 use utoipa_axum::router::OpenApiRouter;
 
 /// The service.
 pub const SERVICE: Definition = Definition {
-    name: "coach",
-    port: 3004,
+    service: Service::named("coach"),
     domain: Domain::NotBuilt,
-    about: "The auto-coach: a loop that schedules practice until a learner is ready.",
-    needs: Needs { store: None, peers: &[], labels: &[] },
+    needs: Needs { store: None, fallback_labels: None },
     build: |_| Box::pin(async { Ok(OpenApiRouter::new()) }),
 };

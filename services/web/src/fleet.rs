@@ -1,5 +1,5 @@
-//! What is known of all eight services together. Every question to a peer has a deadline, all are
-//! asked at once, and who does not answer is named.
+//! Endpoints about the whole fleet. All services are asked at once, each with a deadline, and the ones
+//! that do not answer are named in the response.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,62 +7,56 @@ use axum::{extract::State, response::IntoResponse};
 use futures_util::future::join_all;
 use http::header::CACHE_CONTROL;
 use jiff::Timestamp;
-use phase6_chassis::{ApiError, Query, Reply, Upstream};
+use phase6_chassis::{ApiError, Query, Reply, Upstream, catalog};
 use serde_json::{Map, Value, json};
 use utoipa::IntoParams;
 
-use crate::{
-    gateway::Gateway,
-    table::{PEERS, TABLE},
-};
+use crate::gateway::{Gateway, Route};
 
-/// Longest wait for a peer's own figures.
+/// Longest wait for one service.
 const DEADLINE: Duration = Duration::from_secs(2);
 
 const NO_STORE: [(http::HeaderName, &str); 1] = [(CACHE_CONTROL, "no-store")];
 
-/// Whether the gateway runs.
+/// Reports that the gateway runs, with the server's time.
 #[utoipa::path(get, path = "/api/v1/health", tag = "gateway", operation_id = "web_health",
     responses((status = 200, body = Reply<Object>)))]
 pub(crate) async fn health() -> impl IntoResponse {
     (NO_STORE, Reply::new(json!({"server": "web", "time": Timestamp::now()})))
 }
 
-/// Which prefix is forwarded to which service, and where that is.
+/// Lists the forwarded path prefixes, with the service and the endpoints behind each.
 #[utoipa::path(get, path = "/api/v1/system/routes", tag = "gateway",
     responses((status = 200, body = Reply<Object>)))]
 pub(crate) async fn routes(State(gateway): State<Arc<Gateway>>) -> impl IntoResponse {
-    let of = |(index, name): (usize, &&str)| {
-        let prefixes: Vec<_> =
-            TABLE.iter().filter(|(_, peer)| *peer == index).map(|(prefix, _)| *prefix).collect();
-        let endpoints: Vec<_> =
-            gateway.upstreams[index].snapshot().into_iter().map(|endpoint| endpoint.address).collect();
-        json!({"name": name, "prefixes": prefixes, "endpoints": endpoints})
+    let describe = |route: &Route| {
+        json!({
+            "name": route.service.name,
+            "prefixes": route.service.prefixes,
+            "endpoints": addresses(&route.upstream),
+        })
     };
-    let routes: Vec<Value> = PEERS.iter().enumerate().map(of).collect();
+    let routes: Vec<Value> = gateway.routes.iter().map(describe).collect();
     (NO_STORE, Reply::new(json!({"routes": routes})))
 }
 
-/// Which services are ready.
+fn addresses(upstream: &Upstream) -> Vec<String> {
+    upstream.snapshot().into_iter().map(|endpoint| endpoint.address).collect()
+}
+
+/// Reports which services are ready.
 #[utoipa::path(get, path = "/system/status", tag = "gateway", operation_id = "fleet_status",
     responses((status = 200, body = Reply<Object>)))]
 pub(crate) async fn status(State(gateway): State<Arc<Gateway>>) -> impl IntoResponse {
-    let ready = join_all(gateway.upstreams.iter().map(|peer| peer.is_ready(DEADLINE))).await;
+    let upstreams = || gateway.routes.iter().map(|route| &route.upstream);
+    let ready = join_all(upstreams().map(|upstream| upstream.is_ready(DEADLINE))).await;
     let mut services: Map<String, Value> =
-        PEERS.iter().zip(ready).map(|(name, ready)| ((*name).to_owned(), ready.into())).collect();
+        upstreams().zip(ready).map(|(upstream, ready)| (upstream.name().to_owned(), ready.into())).collect();
     services.insert("web".into(), true.into());
     let missing: Vec<_> =
         services.iter().filter(|(_, ready)| **ready == false).map(|(name, _)| name.clone()).collect();
-    let endpoints: Map<String, Value> = gateway
-        .upstreams
-        .iter()
-        .map(|peer| {
-            (
-                peer.name().to_owned(),
-                json!(peer.snapshot().iter().map(|e| e.address.clone()).collect::<Vec<_>>()),
-            )
-        })
-        .collect();
+    let endpoints: Map<String, Value> =
+        upstreams().map(|upstream| (upstream.name().to_owned(), json!(addresses(upstream)))).collect();
     let body = json!({
         "time": Timestamp::now(),
         "services": services,
@@ -72,28 +66,28 @@ pub(crate) async fn status(State(gateway): State<Arc<Gateway>>) -> impl IntoResp
     (NO_STORE, Reply::new(body))
 }
 
-/// The observability of all eight, and who did not answer.
+/// Returns the observability of all services, and the error of each one that did not answer.
 #[utoipa::path(get, path = "/api/v1/system/observability/fleet", tag = "gateway", operation_id = "fleet_observability",
     responses((status = 200, body = Reply<Object>)))]
 pub(crate) async fn observability(State(gateway): State<Arc<Gateway>>) -> impl IntoResponse {
-    let ask = |peer: &Upstream| {
-        let peer = peer.clone();
+    let ask = |route: &Route| {
+        let upstream = route.upstream.clone();
         async move {
-            let answer = peer.get_json("/api/v1/system/observability", DEADLINE).await;
-            (peer.name(), answer.map_err(|error| error.to_string()))
+            let result = upstream.get_json("/api/v1/system/observability", DEADLINE).await;
+            (upstream.name(), result.map_err(|error| error.to_string()))
         }
     };
-    let answers = join_all(gateway.upstreams.iter().map(ask)).await;
+    let results = join_all(gateway.routes.iter().map(ask)).await;
     let mut services = Map::new();
     services.insert("web".into(), gateway.kit.observability());
     let mut missing = Map::new();
-    for (name, answer) in answers {
-        match answer {
-            Ok(mut shown) => {
-                if let Some(shown) = shown.as_object_mut() {
-                    shown.remove("ok");
+    for (name, result) in results {
+        match result {
+            Ok(mut snapshot) => {
+                if let Some(fields) = snapshot.as_object_mut() {
+                    fields.remove("ok");
                 }
-                services.insert(name.into(), shown);
+                services.insert(name.into(), snapshot);
             }
             Err(error) => {
                 missing.insert(name.into(), error.into());
@@ -109,35 +103,40 @@ pub(crate) async fn observability(State(gateway): State<Arc<Gateway>>) -> impl I
     (NO_STORE, Reply::new(body))
 }
 
-/// Which service's endpoints.
+/// Restricts a response to one service.
 #[derive(serde::Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Which {
-    /// Only this service.
+pub(crate) struct ServiceFilter {
+    /// Name of the only service to include.
     service: Option<String>,
 }
 
-/// Health, load, latency and breaker of every endpoint that is forwarded to.
-#[utoipa::path(get, path = "/api/v1/loadbalance/health", tag = "gateway", params(Which),
+/// Returns health, load, latency and circuit breaker of every endpoint that the gateway forwards to.
+#[utoipa::path(get, path = "/api/v1/loadbalance/health", tag = "gateway", params(ServiceFilter),
     responses((status = 200, body = Reply<Object>), (status = 404, body = phase6_chassis::ErrorBody)))]
 pub(crate) async fn endpoints(
     State(gateway): State<Arc<Gateway>>,
-    Query(Which { service }): Query<Which>,
+    Query(ServiceFilter { service }): Query<ServiceFilter>,
 ) -> Result<impl IntoResponse, ApiError> {
-    let shown: Map<String, Value> = gateway
-        .upstreams
+    let health: Map<String, Value> = gateway
+        .routes
         .iter()
-        .filter(|peer| service.as_deref().is_none_or(|wanted| wanted == peer.name()))
-        .map(|peer| {
-            let breakers = peer.breakers().into_iter();
+        .map(|route| &route.upstream)
+        .filter(|upstream| service.as_deref().is_none_or(|wanted| wanted == upstream.name()))
+        .map(|upstream| {
+            let breakers = upstream.breakers().into_iter();
             let breakers: Map<String, Value> =
                 breakers.map(|(name, breaker)| (name, json!(breaker.snapshot()))).collect();
-            (peer.name().to_owned(), json!({"endpoints": peer.snapshot(), "circuitBreakers": breakers}))
+            (
+                upstream.name().to_owned(),
+                json!({"endpoints": upstream.snapshot(), "circuitBreakers": breakers}),
+            )
         })
         .collect();
-    if shown.is_empty() {
-        let message = format!("service is {:?}; accepted: {}", service.unwrap_or_default(), PEERS.join(", "));
+    if health.is_empty() {
+        let peers: Vec<_> = catalog::Service::named("web").peers().map(|peer| peer.name).collect();
+        let message = format!("service is {:?}; accepted: {}", service.unwrap_or_default(), peers.join(", "));
         return Err(ApiError::not_found(message));
     }
-    Ok((NO_STORE, Reply::new(json!({"health": shown}))))
+    Ok((NO_STORE, Reply::new(json!({"health": health}))))
 }

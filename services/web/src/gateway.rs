@@ -1,8 +1,8 @@
-//! Forwards a request to the service that answers it.
+//! Forwards a request to the service that owns its path.
 //!
-//! The request is built anew from its understood parts, never relayed as it came. Method, path,
-//! query, end-to-end headers and body go on unchanged, and so do status, end-to-end headers and
-//! body of the answer; bodies stream both ways.
+//! The request is built anew from its parsed parts, never relayed byte by byte. Method, path, query,
+//! end-to-end headers and body go to the upstream unchanged; status, end-to-end headers and body of the
+//! response come back. Bodies stream in both directions.
 
 use std::{
     net::IpAddr,
@@ -18,94 +18,112 @@ use axum::{
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, header::HOST, uri::PathAndQuery};
 use phase6_chassis::{
     ApiError, Kit, RequestContext, StartError, Upstream, X_FORWARDED_FOR,
+    catalog::Service,
     telemetry::{Exchange, RouteId},
 };
 
-use crate::{
-    hop,
-    table::{LABELS, PEERS, is_ambiguous, peer},
-};
+use crate::{hop, path::is_ambiguous};
 
-/// Longest time until an upstream begins to answer, unless `UPSTREAM_DEADLINE_MS` says otherwise;
-/// below the handler's own limit.
+/// Longest time until an upstream begins its response, unless `UPSTREAM_DEADLINE_MS` sets another one.
+/// Shorter than the time limit of a handler.
 const DEADLINE: Duration = Duration::from_secs(50);
 
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-/// Which revision of its own policy the upstream judged by.
+/// Carries the upstream's `phase6-policy`, preceded by its name.
 const UPSTREAM_POLICY: HeaderName = HeaderName::from_static("phase6-upstream-policy");
 const POLICY: HeaderName = HeaderName::from_static("phase6-policy");
 const FAULT: HeaderName = phase6_chassis::FAULT;
 
-/// The peers, and what the fleet's own endpoints need.
+/// The upstreams, and the kit that the fleet's own endpoints read from.
 pub(crate) struct Gateway {
     pub(crate) kit: Kit,
-    pub(crate) upstreams: Vec<Upstream>,
+    pub(crate) routes: Vec<Route>,
     deadline: Duration,
-    /// Under what forwarded requests are counted; known once the routes are declared.
-    labels: OnceLock<[RouteId; PEERS.len()]>,
+}
+
+/// One service that requests are forwarded to.
+pub(crate) struct Route {
+    pub(crate) service: &'static Service,
+    pub(crate) upstream: Upstream,
+    /// Route label of forwarded requests in metrics; resolved once the labels are declared.
+    label: OnceLock<RouteId>,
+}
+
+/// Route labels of forwarded requests, one per peer.
+pub(crate) fn labels() -> Vec<String> {
+    Service::named("web").peers().map(label).collect()
+}
+
+fn label(service: &Service) -> String {
+    format!("forward {}", service.name)
 }
 
 impl Gateway {
     pub(crate) fn new(kit: Kit) -> Result<Self, StartError> {
-        let upstreams = PEERS.iter().map(|name| kit.need_peer(name)).collect::<Result<_, _>>()?;
+        let route = |service: &'static Service| {
+            Ok(Route { service, upstream: kit.need_peer(service.name)?, label: OnceLock::new() })
+        };
+        let routes = Service::named("web").peers().map(route).collect::<Result<_, StartError>>()?;
         let deadline =
             kit.settings.whole("UPSTREAM_DEADLINE_MS", 1, 55_000)?.map_or(DEADLINE, Duration::from_millis);
-        Ok(Self { upstreams, deadline, labels: OnceLock::new(), kit })
+        Ok(Self { routes, deadline, kit })
     }
 
-    /// The number under which forwarded requests are counted.
-    fn label(&self, index: usize) -> RouteId {
-        self.labels.get_or_init(|| LABELS.map(|label| self.kit.telemetry.metrics().route(label)))[index]
+    /// Returns the route whose service owns `path`.
+    fn route(&self, path: &str) -> Option<&Route> {
+        let owner = Service::owning(path)?;
+        self.routes.iter().find(|route| std::ptr::eq(route.service, owner))
+    }
+
+    /// Counts the current request under `route`.
+    fn count_under(&self, route: &Route) {
+        if let Some(exchange) = Exchange::current() {
+            let metrics = self.kit.telemetry.metrics();
+            exchange.set_route(*route.label.get_or_init(|| metrics.route(&label(route.service))));
+        }
     }
 }
 
-/// Any request that no route of this service answers.
+/// Handles every request that no endpoint of the gateway itself matches.
 pub(crate) async fn forward(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
-    match prepare(request) {
-        Ok((index, request)) => {
-            if let Some(exchange) = Exchange::current() {
-                exchange.set_route(gateway.label(index));
-            }
-            match gateway.upstreams[index].call(request, gateway.deadline).await {
-                Ok(answer) => returned(answer, PEERS[index]),
-                Err(error) => error.into_response(),
-            }
-        }
+    let path = request.uri().path();
+    if is_ambiguous(path) {
+        let message = "the path has dot segments or a backslash; send it in its normalized form";
+        return ApiError::bad_request("ambiguous_path", message).into_response();
+    }
+    let Some(route) = gateway.route(path) else {
+        let message = format!("no service owns {path}; /api/v1/system/routes lists the prefixes");
+        return ApiError::not_found(message).into_response();
+    };
+    gateway.count_under(route);
+    match route.upstream.call(rebuild(request), gateway.deadline).await {
+        Ok(response) => from_upstream(response, route.service.name),
         Err(error) => error.into_response(),
     }
 }
 
-/// The request as it goes on, and to whom.
-fn prepare(request: Request) -> Result<(usize, Request<Body>), ApiError> {
+/// Builds the request for the next hop.
+fn rebuild(request: Request) -> Request<Body> {
     let (parts, body) = request.into_parts();
-    let path = parts.uri.path();
-    if is_ambiguous(path) {
-        let message = "the path holds dot segments or a backslash; send it in its plain form";
-        return Err(ApiError::bad_request("ambiguous_path", message));
-    }
-    let Some(index) = peer(path) else {
-        let message = format!("no service answers {path}; /api/v1/system/routes lists what is forwarded");
-        return Err(ApiError::not_found(message));
-    };
     let mut headers = parts.headers;
     let host = headers.get(HOST).cloned();
-    hop::strip(&mut headers, hop::is_not_for_clients_to_say);
+    hop::strip(&mut headers, hop::is_reserved);
     hop::add_via(&mut headers);
-    forwarded(&mut headers, parts.extensions.get::<RequestContext>(), host);
+    add_forwarded(&mut headers, parts.extensions.get::<RequestContext>(), host);
     let mut out = Request::new(body);
     *out.method_mut() = parts.method;
-    // Only path and query: an absolute target names this hop, not the next one.
+    // Path and query only: an absolute target names this hop, not the next one.
     let target = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     *out.uri_mut() = Uri::from(target);
     *out.headers_mut() = headers;
-    Ok((index, out))
+    out
 }
 
-/// Says for whom the request is passed on.
-fn forwarded(headers: &mut HeaderMap, context: Option<&RequestContext>, host: Option<HeaderValue>) {
+/// Adds the `X-Forwarded-*` headers: address of the client, host and scheme that it used.
+fn add_forwarded(headers: &mut HeaderMap, context: Option<&RequestContext>, host: Option<HeaderValue>) {
     if let Some(context) = context {
-        headers.insert(X_FORWARDED_FOR, written(context.caller.address));
+        headers.insert(X_FORWARDED_FOR, address_value(context.caller.address));
     }
     if let Some(host) = host {
         headers.insert(X_FORWARDED_HOST, host);
@@ -113,14 +131,13 @@ fn forwarded(headers: &mut HeaderMap, context: Option<&RequestContext>, host: Op
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
 }
 
-/// An address as a header's value.
-fn written(address: IpAddr) -> HeaderValue {
+/// Formats an address as a header value, without `format!` for IPv4: every request needs it.
+fn address_value(address: IpAddr) -> HeaderValue {
     let mut text = String::with_capacity(40);
     match address {
-        // On the path of every request, so without `format!`.
         IpAddr::V4(v4) => {
-            for (place, octet) in v4.octets().into_iter().enumerate() {
-                if place > 0 {
+            for (position, octet) in v4.octets().into_iter().enumerate() {
+                if position > 0 {
                     text.push('.');
                 }
                 text.push_str(itoa::Buffer::new().format(octet));
@@ -128,21 +145,21 @@ fn written(address: IpAddr) -> HeaderValue {
         }
         IpAddr::V6(v6) => text.push_str(&v6.to_string()),
     }
-    HeaderValue::from_str(&text).expect("digits, colons and dots")
+    HeaderValue::from_str(&text).expect("addresses are visible ASCII")
 }
 
-/// The answer as it goes back. What the upstream says of itself stays here, but for two things:
-/// the policy it judged by, under another name, and whether a failure was its own.
-fn returned(mut answer: Response, peer: &str) -> Response {
-    let headers = answer.headers_mut();
+/// Prepares an upstream's response for the client. Of the `phase6-*` headers two remain: the policy
+/// revision, under another name, and `phase6-fault`, which attributes a failure.
+fn from_upstream(mut response: Response, upstream: &str) -> Response {
+    let headers = response.headers_mut();
     let policy = headers.get(POLICY).and_then(|revision| revision.to_str().ok());
-    let policy = policy.and_then(|revision| HeaderValue::from_str(&format!("{peer};{revision}")).ok());
+    let policy = policy.and_then(|revision| HeaderValue::from_str(&format!("{upstream};{revision}")).ok());
     hop::strip(headers, |name| name.starts_with("phase6-") && name != FAULT);
     if let Some(policy) = policy {
         headers.insert(UPSTREAM_POLICY, policy);
     }
     hop::add_via(headers);
-    answer
+    response
 }
 
 #[cfg(test)]
@@ -150,10 +167,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_written_as_everybody_does() {
+    fn addresses_have_their_standard_form() {
         for address in ["0.0.0.0", "192.0.2.255", "2001:db8::1", "::ffff:192.0.2.1"] {
             let address: IpAddr = address.parse().unwrap();
-            assert_eq!(written(address), address.to_string());
+            assert_eq!(address_value(address), address.to_string());
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What belongs to one connection and does not cross to the other (RFC 9110, section 7.6.1).
+//! Hop-by-hop headers, which belong to one connection and are not forwarded (RFC 9110, section 7.6.1).
 
 use http::{
     HeaderMap, HeaderName, HeaderValue,
@@ -7,29 +7,28 @@ use http::{
 
 const OWN_VIA: HeaderValue = HeaderValue::from_static("1.1 phase6");
 
-/// Removes what was meant for one connection only, what `Connection` names besides, and what
-/// `also` says. One look at each name: most messages have nothing to remove.
+/// Removes the hop-by-hop headers, the headers that `Connection` names, and those that `also` selects.
+/// Looks at each name once: most messages have nothing to remove.
 pub(crate) fn strip(headers: &mut HeaderMap, also: impl Fn(&str) -> bool) {
     let named: Vec<HeaderName> = headers
         .get_all(CONNECTION)
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(',').map(str::trim))
-        // These two are no names of headers to be looked for.
+        // Options of the connection, not names of headers.
         .filter(|name| !matches!(*name, "close" | "keep-alive"))
         .filter_map(|name| name.parse().ok())
-        .filter(|name: &HeaderName| !is_for_the_end(name.as_str()))
+        .filter(|name: &HeaderName| !is_end_to_end(name.as_str()))
         .collect();
-    let doomed = |name: &&HeaderName| {
-        is_for_one_connection(name.as_str()) || also(name.as_str()) || named.contains(name)
-    };
-    let doomed: Vec<HeaderName> = headers.keys().filter(doomed).cloned().collect();
-    for name in doomed {
+    let removed =
+        |name: &&HeaderName| is_hop_by_hop(name.as_str()) || also(name.as_str()) || named.contains(name);
+    let removed: Vec<HeaderName> = headers.keys().filter(removed).cloned().collect();
+    for name in removed {
         headers.remove(name);
     }
 }
 
-fn is_for_one_connection(name: &str) -> bool {
+fn is_hop_by_hop(name: &str) -> bool {
     matches!(
         name,
         "connection"
@@ -44,22 +43,21 @@ fn is_for_one_connection(name: &str) -> bool {
     )
 }
 
-/// What is meant for the service at the end, whatever `Connection` says of it. Who asks and what
-/// may be cached must not get lost on the way: a client would be taken for nobody, and its limit
-/// with it.
-fn is_for_the_end(name: &str) -> bool {
+/// True for headers that stay even if `Connection` names them. Without them the upstream would not
+/// recognise the client, nor apply its limit, nor obey its cache directives.
+fn is_end_to_end(name: &str) -> bool {
     matches!(name, "authorization" | "x-api-key" | "cookie" | "set-cookie" | "cache-control" | "vary")
 }
 
-/// What a client may not say to our services, what this hop says itself, and `Expect`, to which
-/// this hop gives the interim answer.
-pub(crate) fn is_not_for_clients_to_say(name: &str) -> bool {
+/// True for headers that clients may not send to our services, those that this hop sets itself, and
+/// `Expect`, to which this hop sends the interim response.
+pub(crate) fn is_reserved(name: &str) -> bool {
     name.starts_with("phase6-")
         || name.starts_with("x-forwarded-")
         || matches!(name, "forwarded" | "host" | "expect")
 }
 
-/// Says that this hop was passed.
+/// Appends this hop to `Via`.
 pub(crate) fn add_via(headers: &mut HeaderMap) {
     headers.append(VIA, OWN_VIA);
 }
@@ -76,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn what_connection_names_stays_on_its_side() {
+    fn headers_that_connection_names_are_not_forwarded() {
         let mut map = headers(&[
             ("connection", "keep-alive, X-Secret"),
             ("x-secret", "1"),
@@ -95,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn who_asks_cannot_be_lost_on_the_way() {
+    fn credentials_and_cache_directives_are_forwarded_even_if_connection_names_them() {
         let mut map = headers(&[
             ("connection", "x-api-key, Authorization, cache-control, x-other"),
             ("x-api-key", "k"),
@@ -110,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_cannot_claim_to_be_one_of_us_or_somebody_else() {
+    fn clients_cannot_set_headers_that_identify_services_or_other_clients() {
         let mut map = headers(&[
             ("phase6-internal", "guess"),
             ("x-forwarded-for", "1.2.3.4"),
@@ -119,7 +117,7 @@ mod tests {
             ("host", "a"),
             ("x-request-id", "kept"),
         ]);
-        strip(&mut map, is_not_for_clients_to_say);
+        strip(&mut map, is_reserved);
         assert_eq!(map.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-request-id"]);
     }
 }

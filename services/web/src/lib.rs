@@ -1,35 +1,32 @@
-//! web: the front door.
+//! web: the gateway of the fleet.
 //!
 //! ```text
-//! client -> stack (limit, trace root) -> table (longest prefix) -> rebuilt request -> upstream
-//!                                    \-> own endpoints: routes, status and figures of the fleet
+//! client -> stack (limit, trace root) -> catalog (longest prefix) -> rebuilt request -> upstream
+//!                                    \-> own endpoints: routes, status and metrics of the fleet
 //! ```
 //!
-//! * [`table`] says which service answers a path.
-//! * [`hop`] keeps what belongs to one connection from crossing to the other side.
+//! * [`path`] refuses paths that another program could read differently.
+//! * [`hop`] keeps hop-by-hop headers from being forwarded.
 //! * [`gateway`] forwards; bodies stream both ways.
-//! * [`fleet`] speaks of all eight services together.
+//! * [`fleet`] has the endpoints about all services together.
 
 mod fleet;
 mod gateway;
 mod hop;
-mod table;
+mod path;
 
 use std::sync::Arc;
 
-use phase6_chassis::{Definition, Domain, Kit, Needs, StartError};
+use phase6_chassis::{Definition, Domain, Kit, Needs, StartError, catalog::Service};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::gateway::Gateway;
 
 /// The service.
 pub const SERVICE: Definition = Definition {
-    name: "web",
-    port: 3000,
+    service: Service::named("web"),
     domain: Domain::Built,
-    about: "The front door: forwards every API call to the service that answers it, limits clients, \
-            shows which services are alive.",
-    needs: Needs { store: None, peers: &table::PEERS, labels: &table::LABELS },
+    needs: Needs { store: None, fallback_labels: Some(gateway::labels) },
     build: |kit| Box::pin(async { build(kit) }),
 };
 

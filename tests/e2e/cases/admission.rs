@@ -6,7 +6,7 @@ use kube::{
     Api,
     api::{ApiResource, DynamicObject, GroupVersionKind, PostParams},
 };
-use phase6_crds::check;
+use phase6_manifest::check;
 use serde_json::{Value, json};
 
 use crate::{
@@ -192,11 +192,11 @@ pub async fn a_malformed_object_that_is_stored_stalls_nobody_else(fleet: &Fleet)
     })
     .await;
     assert_eq!(stalled["reason"], "InvalidSpec");
-    assert!(stalled["message"].as_str().unwrap().contains("spec.tracing.samplingRate is 7"), "{stalled}");
+    assert!(stalled["message"].as_str().unwrap().contains("`spec.tracing.samplingRate` is 7"), "{stalled}");
     // The API server takes no status of an object whose types do not fit: an event says it.
     until("an event says what is wrong", Duration::from_secs(30), || async {
         let told = fleet.kubectl(&["get", "events", "--field-selector=involvedObject.name=untyped"]).await;
-        told.contains("spec.cache.ttl is 5; accepted: a duration").then_some(())
+        told.contains("`spec.cache.ttl` is 5; accepted: a duration").then_some(())
     })
     .await;
     fleet.patch("meta", json!({"tracing": {"samplingRate": 0.33}})).await;

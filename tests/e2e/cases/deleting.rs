@@ -1,9 +1,10 @@
 //! What is left when something goes.
 
+use phase6_tests::services;
 use serde_json::{Value, json};
 
 use crate::{
-    fleet::{Fleet, NAMES, SOON},
+    fleet::{Fleet, SOON},
     kubernetes::{run, until},
 };
 
@@ -55,7 +56,7 @@ pub async fn uninstalling_leaves_only_definitions_and_resources(fleet: &Fleet) {
     until("nothing is left", SOON, || async { left(fleet).await.is_empty().then_some(()) }).await;
     // And a release comes back over what is left.
     fleet.helm_install().await;
-    for name in NAMES {
+    for name in services() {
         fleet.settle(name).await;
     }
 }

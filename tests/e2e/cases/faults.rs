@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use phase6_tests::services;
 use serde_json::{Value, json};
 
 use crate::{
-    fleet::{Fleet, NAMES, SOON, condition},
+    fleet::{Fleet, SOON, condition},
     kubernetes::{run, until},
 };
 
@@ -109,7 +110,7 @@ pub async fn killed_pods_and_operators_leave_everything_as_it_was(fleet: &Fleet)
 
 pub async fn pods_keep_their_policy_while_the_api_server_is_gone(fleet: &Fleet) {
     let seconds = if std::env::var_os("PHASE6_E2E_FULL").is_some() { 60 } else { 20 };
-    for name in NAMES {
+    for name in services() {
         fleet.settle(name).await;
     }
     let pods: Vec<String> = fleet.pods("budget").await.iter().map(name_of).collect();

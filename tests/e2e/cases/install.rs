@@ -3,17 +3,17 @@
 use http::Request;
 use serde_json::json;
 
-use phase6_tests::root;
+use phase6_tests::{root, services};
 
 use crate::{
-    fleet::{Fleet, NAMES, SOON, values},
+    fleet::{Fleet, SOON, values},
     kubernetes::{run, try_run, until},
 };
 
 pub async fn a_request_goes_through_web_to_budget_under_one_trace(fleet: &Fleet) {
     fleet.patch("web", json!({"tracing": {"samplingRate": 1.0}})).await;
     fleet.patch("budget", json!({"tracing": {"samplingRate": 1.0}})).await;
-    for name in NAMES {
+    for name in services() {
         fleet.settle(name).await;
     }
     let path = format!("/api/v1/namespaces/{}/services/web:3000/proxy/api/v1/budget", fleet.namespace);
@@ -285,7 +285,7 @@ pub async fn monitors_are_made_where_the_cluster_knows_them(fleet: &Fleet) {
     }
     run("kubectl", &["delete", "crd", definition]).await;
     restart().await;
-    for name in NAMES {
+    for name in services() {
         fleet.settle(name).await;
     }
 }

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use phase6_crds::ServiceName;
+use phase6_catalog::SERVICES;
+use phase6_tests::services;
 use serde_json::json;
 
 use crate::{
-    fleet::{Fleet, NAMES, SOON, image},
+    fleet::{Fleet, SOON, image},
     kubernetes::until,
 };
 
@@ -16,13 +17,13 @@ fn urls(fleet: &Fleet) -> Vec<String> {
     let at = |name: &str, port: u16, path: &str| {
         format!("http://{name}.{}.svc.cluster.local:{port}{path}", fleet.namespace)
     };
-    let pages = ServiceName::ALL.iter().map(|name| at(name.as_str(), name.port(), "/api/v1/status"));
+    let pages = SERVICES.iter().map(|service| at(service.name, service.port, "/api/v1/status"));
     pages.chain([at("web", 3000, "/api/v1/budget")]).collect()
 }
 
 pub async fn an_upgrade_of_the_release_loses_no_request(fleet: &Fleet) {
     fleet.helm_upgrade(&["--set", "demo.replicas=2"]).await;
-    for name in NAMES {
+    for name in services() {
         fleet.settle(name).await;
     }
     fleet.start_load("load-upgrade", 200, 8_000, &urls(fleet)).await;
@@ -30,7 +31,7 @@ pub async fn an_upgrade_of_the_release_loses_no_request(fleet: &Fleet) {
     let (_, tag) = next.rsplit_once(':').unwrap();
     fleet.helm_upgrade(&["--set", "demo.replicas=2", "--set", &format!("image.tag={tag}")]).await;
     fleet.kubectl(&["rollout", "status", "deployment/phase6-operator", "--timeout=120s"]).await;
-    for name in NAMES {
+    for name in services() {
         until("the operator asks for the new image", SOON, || async {
             let deployment = fleet.deployment(name).await;
             (deployment["spec"]["template"]["spec"]["containers"][0]["image"] == next).then_some(())
@@ -45,31 +46,31 @@ pub async fn an_upgrade_of_the_release_loses_no_request(fleet: &Fleet) {
     let answered: u64 = ["200", "429"].iter().filter_map(|status| load.results.get(*status)).sum();
     assert_eq!(answered, load.sent, "{load:?}");
     fleet.helm_install().await;
-    for name in NAMES {
+    for name in services() {
         fleet.settle(name).await;
     }
 }
 
 pub async fn a_rolling_update_of_all_services_loses_no_request(fleet: &Fleet) {
     let full = std::env::var_os("PHASE6_E2E_FULL").is_some();
-    for name in NAMES {
+    for name in services() {
         fleet.patch(name, json!({"replicas": 2, "rateLimit": null})).await;
     }
-    for name in NAMES {
+    for name in services() {
         fleet.settle(name).await;
     }
     let rounds = if full { 3 } else { 1 };
     let count = if full { 50_400 } else { 9_000 };
     fleet.start_load("load-rolling", 200, count, &urls(fleet)).await;
     for round in 0..rounds {
-        for name in NAMES {
+        for name in services() {
             // Another template: memory that differs by a little.
             let memory = format!("{}Mi", 257 + round);
             let resources =
                 json!({"requests": {"cpu": "20m", "memory": "48Mi"}, "limits": {"memory": memory}});
             fleet.patch(name, json!({ "resources": resources })).await;
         }
-        for name in NAMES {
+        for name in services() {
             fleet.settle(name).await;
         }
     }
@@ -79,12 +80,12 @@ pub async fn a_rolling_update_of_all_services_loses_no_request(fleet: &Fleet) {
         load.sent, load.results, load.p50, load.p99
     );
     assert_eq!(load.results.get("200"), Some(&load.sent), "{load:?}");
-    for name in NAMES {
+    for name in services() {
         fleet.patch(name, json!({"replicas": 1, "resources": null})).await;
     }
     fleet.patch("budget", json!({"rateLimit": {"capacity": 100, "refillPerSecond": 10}})).await;
     fleet.patch("web", json!({"rateLimit": {"capacity": 1000, "refillPerSecond": 100}})).await;
-    for name in NAMES {
+    for name in services() {
         fleet.settle(name).await;
     }
 }

@@ -2,10 +2,11 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use phase6_tests::services;
 use serde_json::json;
 
 use crate::{
-    fleet::{Fleet, NAMES, SOON},
+    fleet::{Fleet, SOON},
     kubernetes::until,
 };
 
@@ -52,7 +53,7 @@ async fn writes(fleet: &Fleet) -> f64 {
 }
 
 pub async fn nothing_is_written_once_everything_is_as_it_should_be(fleet: &Fleet) {
-    for name in NAMES {
+    for name in services() {
         fleet.settle(name).await;
     }
     let before = until("two looks in a row are the same", SOON, || async {

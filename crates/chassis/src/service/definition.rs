@@ -10,6 +10,7 @@ use std::{
 use futures_util::future::BoxFuture;
 use phase6_breaker::Breaker;
 use phase6_cache::Cache;
+use phase6_catalog::Service;
 use phase6_live::Live;
 use phase6_otlp::Otlp;
 use phase6_redis::{RedisError, RedisUrl};
@@ -30,25 +31,19 @@ use crate::{
 pub struct Needs {
     /// Records, with these migrations.
     pub store: Option<&'static [Migration]>,
-    /// Peers that it calls.
-    pub peers: &'static [&'static str],
-    /// Names under which it counts the requests that no route of it matches; it then has a
-    /// fallback of its own. Empty: such requests are refused with 404.
-    pub labels: &'static [&'static str],
+    /// Names under which it counts requests that none of its routes matches; it then has a fallback
+    /// route. Without it such requests are refused with 404.
+    pub fallback_labels: Option<fn() -> Vec<String>>,
 }
 
-/// A service: name, port, routes, what it needs; nothing else.
+/// A service: its row of the catalog, its needs, and its routes.
 #[derive(Clone, Copy)]
 pub struct Definition {
-    /// Its name.
-    pub name: &'static str,
-    /// Its port.
-    pub port: u16,
-    /// Whether it has its own endpoints yet.
+    /// Name, port, peers and purpose.
+    pub service: &'static Service,
+    /// State of its own endpoints.
     pub domain: Domain,
-    /// One sentence on what it does, for its description.
-    pub about: &'static str,
-    /// What it needs.
+    /// Resources that it needs.
     pub needs: Needs,
     /// Makes its routes.
     pub build: fn(Kit) -> BoxFuture<'static, Result<OpenApiRouter, StartError>>,

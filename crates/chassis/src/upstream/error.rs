@@ -18,6 +18,12 @@ pub enum CallError {
         /// When one may be.
         retry_after: Duration,
     },
+    /// No process listens at the endpoint.
+    #[error("{peer} refused the connection")]
+    Refused {
+        /// The peer.
+        peer: &'static str,
+    },
     /// The connection could not be made or broke.
     #[error("connection to {peer} failed: {what}")]
     Broken {
@@ -39,6 +45,16 @@ pub enum CallError {
     Body(ApiError),
 }
 
+impl CallError {
+    /// Error for a connection that could not be opened.
+    pub(super) fn connect(peer: &'static str, error: &std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::ConnectionRefused => Self::Refused { peer },
+            _ => Self::Broken { peer, what: error.to_string() },
+        }
+    }
+}
+
 impl From<CallError> for ApiError {
     fn from(error: CallError) -> Self {
         let message = error.to_string();
@@ -47,7 +63,9 @@ impl From<CallError> for ApiError {
             CallError::Unavailable { retry_after, .. } => {
                 Self::unavailable("upstream_unavailable", message, retry_after.as_secs() + 1)
             }
-            CallError::Broken { .. } => Self::new(StatusCode::BAD_GATEWAY, "upstream_failed", message),
+            CallError::Refused { .. } | CallError::Broken { .. } => {
+                Self::new(StatusCode::BAD_GATEWAY, "upstream_failed", message)
+            }
             CallError::TooSlow { .. } => Self::new(StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", message),
         }
     }

@@ -1,0 +1,223 @@
+//! Options that `up` and `serve` share, and the host that services get from them: database, Redis,
+//! collector, keys, sockets.
+
+#![allow(clippy::doc_markdown, reason = "doc comments of options are help texts for a terminal")]
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use clap::Args;
+use ipnet::IpNet;
+use phase6_chassis::{Access, ApiKeys, ConnectionLimits, Host, InternalToken, Settings};
+use phase6_live::Live;
+use phase6_otlp::{Otlp, OtlpError};
+use phase6_store::DatabaseUrl;
+use tokio::net::TcpListener;
+
+use crate::{LogFormat, RunError, error_chain};
+
+/// Version of this program.
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Command-line options that `up` and `serve` share.
+#[derive(Debug, Args)]
+pub struct HostOptions {
+    /// Folder for data that survives a restart: database files and the cache on disk
+    #[arg(long, value_name = "DIR", env = "PHASE6_DATA", default_value = ".phase6")]
+    pub data: PathBuf,
+
+    /// Address to listen on; any address but loopback requires --api-keys
+    #[arg(long, value_name = "ADDR", env = "PHASE6_BIND", default_value = "127.0.0.1")]
+    pub bind: IpAddr,
+
+    /// Database: sqlite://PATH or postgres://USER@HOST/NAME [default: a SQLite file in the data folder]
+    #[arg(long, value_name = "URL", env = "PHASE6_DATABASE_URL", hide_env_values = true)]
+    // A string until `host` parses it: clap repeats values that it cannot parse, and a URL may hold a
+    // password.
+    pub database: Option<String>,
+
+    /// Redis through which replicas share limits and cached responses:
+    /// redis://[[USER]:PASSWORD@]HOST[:PORT][/DATABASE], redis-sentinel://...SENTINEL[:PORT],.../MASTER or
+    /// redis-cluster://...HOST[:PORT],...; rediss for TLS [default: each replica enforces its share of a
+    /// shared limit and has its own cache]
+    #[arg(long, value_name = "URL", env = "PHASE6_REDIS_URL", hide_env_values = true)]
+    // A string for the same reason.
+    pub redis: Option<String>,
+
+    /// OpenTelemetry collector that receives finished spans: http://HOST:PORT, or https:// for TLS. Request
+    /// headers are read from OTEL_EXPORTER_OTLP_HEADERS [default: no export; each service shows its newest
+    /// spans]
+    #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT", hide_env_values = true)]
+    pub otlp: Option<String>,
+
+    /// Protocol of the collector: http/protobuf (port 4318) or grpc (port 4317)
+    #[arg(
+        long,
+        value_name = "PROTOCOL",
+        env = "OTEL_EXPORTER_OTLP_PROTOCOL",
+        default_value = "http/protobuf"
+    )]
+    pub otlp_protocol: String,
+
+    /// File of accepted API keys, one line per key as `phase6 key` prints it
+    #[arg(long, value_name = "FILE", env = "PHASE6_API_KEYS")]
+    pub api_keys: Option<PathBuf>,
+
+    /// Networks of proxies whose X-Forwarded-For header is trusted
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', env = "PHASE6_TRUSTED_PROXIES")]
+    pub trusted_proxies: Vec<IpNet>,
+
+    /// Log format [default: text on a terminal, else json]
+    #[arg(long, value_name = "FORMAT", env = "PHASE6_LOG")]
+    pub log: Option<LogFormat>,
+}
+
+/// Builds the host of the services in this process.
+///
+/// `store_wait` is the longest wait for a database that cannot be reached when a service starts.
+pub(crate) fn host(
+    options: &HostOptions,
+    peers: HashMap<String, Live<Vec<String>>>,
+    store_wait: Duration,
+) -> Result<Host, RunError> {
+    let settings = Settings::from_environment();
+    let keys = match &options.api_keys {
+        Some(file) => read_keys(file)?,
+        None => ApiKeys::default(),
+    };
+    if !options.bind.is_loopback() && keys.is_empty() {
+        return Err(RunError::Usage(format!(
+            "--bind {} is reachable from other machines and requires API keys: create one with \
+             `phase6 key OWNER`, put the printed line into a file, and pass it with --api-keys FILE",
+            options.bind
+        )));
+    }
+    let internal = match settings.get("PHASE6_INTERNAL_TOKEN") {
+        Some(token) => InternalToken::new(token).ok_or_else(|| {
+            RunError::Usage(
+                "PHASE6_INTERNAL_TOKEN is invalid; accepted: at least 16 visible characters".into(),
+            )
+        })?,
+        None => InternalToken::random(),
+    };
+    let database = match &options.database {
+        // The value is not repeated: it may hold a password.
+        Some(url) => url
+            .parse()
+            .map_err(|error| RunError::Usage(format!("--database (or PHASE6_DATABASE_URL): {error}")))?,
+        None => DatabaseUrl::file(options.data.join("phase6.db")),
+    };
+    let redis = match options.redis.as_deref().filter(|url| !url.is_empty()) {
+        Some(url) => {
+            let invalid = |error: String| RunError::Usage(format!("--redis (or PHASE6_REDIS_URL): {error}"));
+            Some(url.parse().map_err(invalid)?)
+        }
+        None => None,
+    };
+    create_data_folder(&options.data)?;
+    Ok(Host {
+        redis,
+        spans: collector(options)?,
+        shared_as: None,
+        access: Access { keys, internal, trusted_proxies: options.trusted_proxies.clone() },
+        database,
+        patience: store_wait,
+        cache_folder: Some(options.data.join("cache")),
+        peers,
+        connections: ConnectionLimits::default(),
+        settings,
+        version: VERSION,
+    })
+}
+
+/// Returns the collector that receives finished spans, if one is configured.
+fn collector(options: &HostOptions) -> Result<Option<Otlp>, RunError> {
+    let invalid = |name: &str, error: String| RunError::Usage(format!("--{name}: {error}"));
+    let protocol = options
+        .otlp_protocol
+        .parse()
+        .map_err(|error| invalid("otlp-protocol (or OTEL_EXPORTER_OTLP_PROTOCOL)", error))?;
+    let Some(endpoint) = options.otlp.as_deref().filter(|endpoint| !endpoint.is_empty()) else {
+        return Ok(None);
+    };
+    match Otlp::new(endpoint, protocol) {
+        Ok(otlp) => Ok(Some(otlp)),
+        Err(OtlpError::Environment(error)) => Err(RunError::Usage(error)),
+        Err(error) => Err(invalid("otlp (or OTEL_EXPORTER_OTLP_ENDPOINT)", error_chain(&error))),
+    }
+}
+
+fn read_keys(file: &Path) -> Result<ApiKeys, RunError> {
+    let shown = file.display();
+    let invalid = |error: String| RunError::Usage(format!("--api-keys {shown}: {error}"));
+    let text = std::fs::read_to_string(file).map_err(|error| invalid(error.to_string()))?;
+    let keys: ApiKeys = text.parse().map_err(|error| invalid(format!("{error}")))?;
+    if keys.is_empty() {
+        // An empty set would let everybody in, which nobody means who names a file of keys.
+        return Err(RunError::Usage(format!(
+            "--api-keys {shown} holds no key; create one with `phase6 key OWNER` and put the printed line into \
+             the file"
+        )));
+    }
+    Ok(keys)
+}
+
+/// Creates the data folder, and makes sure that it can be written.
+fn create_data_folder(folder: &Path) -> Result<(), RunError> {
+    // A name of its own for each process: others may start in the same folder at the same time, from other
+    // machines too.
+    let probe = folder.join(format!(".writable-{:016x}", rand::random::<u64>()));
+    let result = std::fs::create_dir_all(folder)
+        .and_then(|()| std::fs::write(&probe, b"phase6"))
+        .and_then(|()| std::fs::remove_file(&probe));
+    result.map_err(|error| {
+        RunError::Failed(format!(
+            "cannot write to the data folder {}: {error}; choose another one with --data DIR",
+            folder.display()
+        ))
+    })
+}
+
+/// Returns the address at which this machine reaches a socket that listens on `bind`.
+pub(crate) fn reachable_at(bind: IpAddr) -> IpAddr {
+    if bind.is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { bind }
+}
+
+/// Opens a listening socket for the service `name`; `advice` ends the error message.
+pub(crate) fn listen(bind: IpAddr, port: u16, name: &str, advice: &str) -> Result<TcpListener, RunError> {
+    let address = SocketAddr::new(bind, port);
+    phase6_chassis::listen(address).map_err(|error| {
+        let cause = match error.kind() {
+            std::io::ErrorKind::AddrInUse => "is in use by another process".to_owned(),
+            std::io::ErrorKind::AddrNotAvailable => "is not an address of this machine".to_owned(),
+            std::io::ErrorKind::PermissionDenied => "may not be used by this user".to_owned(),
+            _ => format!("cannot be used: {error}"),
+        };
+        RunError::Failed(format!("{name}: {address} {cause}; {advice}"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Processes once shared the file that proves the folder writable, and removed it for each other.
+    #[test]
+    fn many_processes_can_start_in_one_data_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = &folder.path().join("data");
+        std::thread::scope(|scope| {
+            let starts: Vec<_> = (0..8)
+                .map(|_| scope.spawn(move || (0..100).try_for_each(|_| create_data_folder(data))))
+                .collect();
+            for start in starts {
+                start.join().unwrap().unwrap();
+            }
+        });
+        assert_eq!(std::fs::read_dir(data).unwrap().count(), 0, "nothing is left behind");
+    }
+}
