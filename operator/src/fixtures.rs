@@ -233,7 +233,7 @@ fn merge(into: &mut Value, from: &Value) {
     match (into, from) {
         (Value::Object(into), Value::Object(from)) => {
             for (name, value) in from {
-                merge(into.entry(name).or_default(), value);
+                merge(into.entry(name).or_insert(Value::Null), value);
             }
         }
         (into, from) => *into = from.clone(),
@@ -245,14 +245,13 @@ async fn respond(State(api): State<ScriptedApi>, request: Request) -> Response {
     let body = to_bytes(body, usize::MAX).await.expect("bodies are in memory");
     let body: Value = serde_json::from_slice(&body).unwrap_or_default();
     let path = parts.uri.path().to_owned();
-    let parameters = parts.uri.query().unwrap_or_default().split('&');
-    let manager = parameters.filter_map(|parameter| parameter.strip_prefix("fieldManager=")).next();
+    let mut parameters = parts.uri.query().unwrap_or_default().split('&');
+    let manager = parameters.find_map(|parameter| parameter.strip_prefix("fieldManager="));
     let method = &parts.method;
-    let summary = match (path.split_once("/events"), manager) {
+    let events = format!("/apis/events.k8s.io/v1/namespaces/{NAMESPACE}/events");
+    let summary = match (path.strip_prefix(&events), manager) {
         // The names of events are generated.
-        (Some((prefix, _)), _) => {
-            format!("{method} {prefix}/events {}", body["reason"].as_str().unwrap_or_default())
-        }
+        (Some(_), _) => format!("{method} {events} {}", body["reason"].as_str().unwrap_or_default()),
         (None, Some(manager)) => format!("{method} {path} as {}", manager.replace("%2F", "/")),
         (None, None) => format!("{method} {path}"),
     };

@@ -64,11 +64,12 @@ fn collect(folder: &Path, module: Option<&str>, sources: &mut BTreeMap<String, V
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         let stem = path.file_stem().unwrap().to_str().unwrap().to_owned();
-        if path.is_dir() && stem != "snapshots" {
+        let is_source = path.extension().is_some_and(|extension| extension == "rs");
+        if ["lib", "main", "fixtures", "tests", "snapshots"].contains(&stem.as_str()) {
+            continue;
+        } else if path.is_dir() {
             collect(&path, module.or(Some(&stem)), sources);
-        } else if path.extension().is_some_and(|extension| extension == "rs")
-            && !["lib", "main", "tests", "fixtures"].contains(&stem.as_str())
-        {
+        } else if is_source {
             let source = fs::read_to_string(&path).unwrap();
             sources.entry(module.unwrap_or(&stem).to_owned()).or_default().push(source);
         }

@@ -32,8 +32,8 @@ fn document() -> PolicyDocument {
     next_document(&resource(), None, 6, 1, Timestamp::UNIX_EPOCH)
 }
 
-fn enforcing(revision: u64) -> ProbeResult {
-    Ok(ReplicaPolicy { uid: "2b1c".into(), revision, hash: document().hash, error: None })
+fn enforcing(revision: u64) -> ReplicaPolicy {
+    ReplicaPolicy { uid: "2b1c".into(), revision, hash: document().hash, error: None }
 }
 
 /// Status one second after publication, with one ready replica for each probe result.
@@ -68,14 +68,14 @@ fn condition<'a>(status: &'a Phase6ServiceStatus, type_: &str) -> (&'a str, &'a 
 
 #[test]
 fn policy_applied_is_true_only_if_every_ready_replica_enforces_the_policy() {
-    let all = status_of(None, 2, &[enforcing(7), enforcing(7)]);
+    let all = status_of(None, 2, &[Ok(enforcing(7)), Ok(enforcing(7))]);
     let applied = condition(&all, "PolicyApplied");
     assert_eq!(applied, ("True", "EnforcedEverywhere", "revision 7 is enforced by all 2 ready replicas"));
     let policy = all.policy.as_ref().unwrap();
     assert_eq!((policy.applied.as_str(), policy.propagation_ms), ("2/2", Some(1000)));
     assert_eq!(condition(&all, "Ready").0, "True");
 
-    let some = status_of(None, 2, &[enforcing(7), enforcing(6)]);
+    let some = status_of(None, 2, &[Ok(enforcing(7)), Ok(enforcing(6))]);
     let applied = condition(&some, "PolicyApplied");
     assert_eq!(applied, ("False", "Propagating", "budget-1 enforces revision 6, not 7 yet"));
     let policy = some.policy.as_ref().unwrap();
@@ -84,19 +84,19 @@ fn policy_applied_is_true_only_if_every_ready_replica_enforces_the_policy() {
 
 #[test]
 fn a_replica_with_a_policy_of_another_resource_does_not_count() {
-    let other = ReplicaPolicy { uid: "other".into(), revision: 7, hash: document().hash, error: None };
+    let other = ReplicaPolicy { uid: "other".into(), ..enforcing(7) };
     assert_eq!(condition(&status_of(None, 1, &[Ok(other)]), "PolicyApplied").0, "False");
 }
 
 #[test]
 fn another_policy_of_the_same_revision_does_not_count() {
-    let other = ReplicaPolicy { uid: "2b1c".into(), revision: 7, hash: "other".into(), error: None };
+    let other = ReplicaPolicy { hash: "other".into(), ..enforcing(7) };
     assert_eq!(condition(&status_of(None, 1, &[Ok(other)]), "PolicyApplied").0, "False");
 }
 
 #[test]
 fn a_replica_that_does_not_respond_or_rejects_the_policy_is_named() {
-    let silent = status_of(None, 2, &[enforcing(7), Err(ProbeError::Timeout)]);
+    let silent = status_of(None, 2, &[Ok(enforcing(7)), Err(ProbeError::Timeout)]);
     assert_eq!(
         condition(&silent, "PolicyApplied"),
         ("False", "ReplicaSilent", "policy probe of budget-1 failed: no response within 500 ms")
@@ -105,7 +105,7 @@ fn a_replica_that_does_not_respond_or_rejects_the_policy_is_named() {
     assert_eq!(silent.policy.unwrap().last_error.as_deref(), Some("budget-1: no response within 500 ms"));
 
     let error = Some("capacity is -5".to_owned());
-    let refusing = ReplicaPolicy { uid: "2b1c".into(), revision: 6, hash: document().hash, error };
+    let refusing = ReplicaPolicy { error, ..enforcing(6) };
     let refused = status_of(None, 1, &[Ok(refusing)]);
     assert_eq!(
         condition(&refused, "PolicyApplied"),
@@ -126,23 +126,23 @@ fn without_ready_replicas_a_policy_is_applied_only_if_none_is_desired() {
 
 #[test]
 fn equal_observations_give_equal_statuses_and_times_move_only_with_a_transition() {
-    let first = status_of(None, 1, &[enforcing(7)]);
-    assert_eq!(status_of(Some(&first), 1, &[enforcing(7)]), first);
+    let first = status_of(None, 1, &[Ok(enforcing(7))]);
+    assert_eq!(status_of(Some(&first), 1, &[Ok(enforcing(7))]), first);
     let mut earlier = first.clone();
     for condition in &mut earlier.conditions {
         condition.last_transition_time = Time(k8s_openapi::jiff::Timestamp::from_second(-5).unwrap());
     }
     earlier.policy.as_mut().unwrap().propagation_ms = Some(41);
-    let again = status_of(Some(&earlier), 1, &[enforcing(7)]);
+    let again = status_of(Some(&earlier), 1, &[Ok(enforcing(7))]);
     assert_eq!(again, earlier, "neither the time of a transition nor the propagation time moves");
-    let flipped = status_of(Some(&earlier), 1, &[enforcing(6)]);
+    let flipped = status_of(Some(&earlier), 1, &[Ok(enforcing(6))]);
     let applied = flipped.conditions.iter().find(|condition| condition.type_ == "PolicyApplied").unwrap();
     assert_eq!(applied.last_transition_time.0.as_second(), 1);
 }
 
 #[test]
 fn an_invalid_resource_keeps_the_rest_of_its_status() {
-    let before = status_of(None, 1, &[enforcing(7)]);
+    let before = status_of(None, 1, &[Ok(enforcing(7))]);
     let after =
         invalid_status(Some(&before), Some(4), "spec.cache.ttl is 5", Timestamp::from_second(9).unwrap());
     assert_eq!(after.policy, before.policy);
