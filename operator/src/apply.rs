@@ -30,7 +30,7 @@ pub struct Applied {
 /// Deletes objects that are no longer desired, then applies those that differ.
 ///
 /// `replicas` is the part of the Deployment with the number of replicas, unless an autoscaler sets it.
-/// `was_reported` tells that an earlier reconcile made the objects, so that a missing one was deleted.
+/// `was_reported` is true if an earlier reconcile made the objects, so that a missing one was deleted.
 pub async fn apply(
     writer: Writer<'_>,
     view: &ClusterView,

@@ -92,8 +92,8 @@ impl ClusterView {
         Self { resources, pods, owned, synced: OnceCell::new() }
     }
 
-    /// Starts all watches of a scope; the one of `ServiceMonitor` only if `service_monitors` says that the
-    /// cluster has this kind.
+    /// Starts all watches of a scope. `service_monitors` is true if the cluster has the kind
+    /// `ServiceMonitor`, which is otherwise not watched.
     pub fn watch(client: &Client, scope: &Scope, service_monitors: bool) -> (Self, WatchStreams) {
         let managed = watcher::Config::default().labels(&format!("{}={}", MANAGED_BY.0, MANAGED_BY.1));
         let unfiltered = watcher::Config::default();
@@ -184,7 +184,7 @@ where
         .reflect(writer)
         .touched_objects()
         // A controller backs off all of its streams for every error of one of them. Each stream here
-        // retries by itself, so its errors are logged and kept from the controller.
+        // retries by itself, so its errors are logged and not passed on to the controller.
         .filter_map(|change| async {
             if let Err(error) = &change {
                 tracing::warn!(%error, "watch interrupted");

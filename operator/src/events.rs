@@ -1,7 +1,7 @@
 //! Kubernetes events about resources.
 //!
 //! The recorder folds events of one type, reason and action within six minutes into a series. The action
-//! therefore carries what tells one event from the next, such as the revision.
+//! therefore carries a detail that differs between events of one reason, such as the revision.
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
@@ -89,7 +89,7 @@ impl ResourceEvent {
     }
 
     /// Returns the event of a policy that every ready replica enforces, if `now` is the first status to
-    /// say so.
+    /// report it.
     pub fn policy_applied(before: Option<&Phase6ServiceStatus>, now: &Phase6ServiceStatus) -> Option<Self> {
         let policy = now.policy.as_ref()?;
         let propagation_ms = policy.propagation_ms?;

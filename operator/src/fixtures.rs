@@ -1,8 +1,8 @@
 //! Scripted API server for tests.
 //!
 //! A [`Scenario`] lists the calls that the operator is expected to make, in order, each with its response.
-//! [`ScriptedApi`] checks every call against it, and keeps the objects that the calls store. Watches are
-//! not part of it: tests fill the caches themselves.
+//! [`ScriptedApi`] checks every call against it, keeps the objects that the calls store, and checks that a
+//! write names the stored version if it names one. Watches are not part of it: tests fill the caches.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -129,7 +129,7 @@ struct ApiState {
     last_version: u64,
 }
 
-/// API server that answers from a scenario. Clones share its state.
+/// API server that responds from a scenario. Clones share its state.
 #[derive(Clone, Default)]
 pub struct ScriptedApi {
     state: Arc<Mutex<ApiState>>,
@@ -190,8 +190,8 @@ impl ApiState {
         object
     }
 
-    /// Answers a call from the scenario.
-    fn answer(&mut self, method: &Method, path: &str, call: Call) -> Response {
+    /// Returns the response to a call from the scenario.
+    fn respond(&mut self, method: &Method, path: &str, call: Call) -> Response {
         let (expected, reply) = self.steps.pop_front().unwrap_or_else(|| {
             ("no call".into(), Reply::Failure { code: 500, reason: "", message: "unexpected call" })
         });
@@ -215,6 +215,10 @@ impl ApiState {
             Reply::Stored => {
                 let path = path.strip_suffix("/status").unwrap_or(path);
                 let mut object = self.objects.get(path).cloned().unwrap_or_default();
+                let precondition = &call.body["metadata"]["resourceVersion"];
+                if !precondition.is_null() && *precondition != object["metadata"]["resourceVersion"] {
+                    self.mismatches.push(format!("{} replaces another version", call.summary));
+                }
                 match &call.body {
                     // A JSON patch with one operation, which adds the status.
                     Value::Array(operations) => object["status"] = operations[0]["value"].clone(),
@@ -255,5 +259,5 @@ async fn respond(State(api): State<ScriptedApi>, request: Request) -> Response {
         (None, Some(manager)) => format!("{method} {path} as {}", manager.replace("%2F", "/")),
         (None, None) => format!("{method} {path}"),
     };
-    api.state.lock().answer(&parts.method, &path, Call { summary, body })
+    api.state.lock().respond(&parts.method, &path, Call { summary, body })
 }

@@ -22,7 +22,7 @@
 //! reconcile                                            -- the stages in order
 //! publish, apply                                       -- the stages that write
 //! writer, http                                         -- writes of the leader; endpoints
-//! context                                              -- what all of the above share
+//! context                                              -- state that all of the above share
 //! fetch, events, election                              -- state at the start; events; the right to write
 //! validate, report, pending_writes, backoff, settings  -- rules; status; memory; command line
 //! drift, probe, cluster_view, per_resource, metrics    -- comparison; replicas; watches; memory

@@ -62,7 +62,7 @@ impl PendingWrites {
         let shown = ResourceVersion::of(object);
         match self.writes.with(object, |last| last.status.clone()) {
             Some(WrittenStatus { status, version }) if version > shown => Some(status),
-            // A status that cannot be parsed counts as none and is written anew.
+            // A status that cannot be parsed counts as none and is replaced.
             _ => serde_json::from_value(object.data["status"].clone()).ok(),
         }
     }

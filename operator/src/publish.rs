@@ -2,7 +2,7 @@
 //!
 //! Revisions of a resource only grow, and no two policies carry the same revision: a write names the
 //! version of the `ConfigMap` that it replaces, and fails with a conflict if that is not the stored one.
-//! This holds however far the watches lag, if somebody deletes the `ConfigMap`, and across processes.
+//! This holds however far the watches lag, after a deletion of the `ConfigMap`, and across processes.
 
 use std::time::Instant;
 
@@ -23,7 +23,7 @@ use crate::{
     writer::Writer,
 };
 
-/// Policy that is published at the end of this step.
+/// Policy that is published when [`publish`] returns.
 pub struct Published {
     /// Published document.
     pub document: PolicyDocument,
@@ -147,7 +147,7 @@ fn plan(input: &PlanInput<'_>) -> Plan {
     if replaced.is_none()
         && let Some(last) = last.filter(|last| last.document.policy == document.policy)
     {
-        // Somebody deleted the `ConfigMap`. The same revision again changes nothing for the replicas.
+        // The `ConfigMap` was deleted. Replicas already enforce this revision, so it is published again.
         document = last.document.clone();
     }
 

@@ -212,7 +212,7 @@ impl Reconciler {
         let is_new = previous != Some(&status);
         match self.write_status(writer, fetched, status).await {
             // The API server accepts no status for an object whose types do not match its schema. The event
-            // below tells instead.
+            // below reports the problem instead.
             Err(error) if !error.is_invalid() => return Err(error),
             _ => {}
         }

@@ -21,7 +21,7 @@ pub struct ResourceId {
     pub namespace: String,
     /// Name of the resource.
     pub name: String,
-    /// Uid, which tells the resource from an earlier one of the same name.
+    /// Uid, which differs from that of an earlier resource of the same name.
     pub uid: String,
 }
 

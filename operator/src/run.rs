@@ -106,7 +106,7 @@ struct OptionalKinds {
     service_monitor: bool,
 }
 
-/// Asks the API server for the kinds that it knows.
+/// Discovers the kinds that the API server has.
 async fn discover(client: &Client) -> Result<OptionalKinds, RunError> {
     let groups = Discovery::new(client.clone()).filter(&["phase6.dev", "monitoring.coreos.com"]);
     let groups = groups.run().await.map_err(api_server)?;

@@ -101,7 +101,7 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Asks the API server if an object exists.
+    /// Looks up an object at the API server and returns true if it exists.
     pub async fn exists(&self, kind: Kind, name: &str) -> Result<bool, ReconcileError> {
         let found = self.api(kind).get_metadata_opt(name).await;
         let operation = format!("look up {} {name}", kind.api().kind);
@@ -122,7 +122,7 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// Asks the API server if the name of an object to create is free, or taken by an object that the
+    /// Checks at the API server that the name of an object to create is free, or taken by an object that the
     /// resource owns: an object that the operator did not make must not be overwritten.
     pub async fn check_name_free(&self, desired: &Object) -> Result<(), ReconcileError> {
         let found = self.api(desired.kind).get_metadata_opt(&desired.name).await;

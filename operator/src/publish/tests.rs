@@ -92,7 +92,7 @@ fn a_newer_write_of_another_process_counts_over_an_own_one() {
 
 #[test]
 fn a_deleted_config_map_comes_back_with_the_same_revision() {
-    // The version is the lowest one after the API server said that the `ConfigMap` is gone.
+    // `publish` resets the version once the API server has confirmed that the `ConfigMap` is gone.
     let last = own_write(&document(100, 7), 0);
     let plan = plan_for(100, None, Some(&last), 7);
     assert_eq!(plan.document, document(100, 7));
