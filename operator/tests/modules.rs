@@ -65,8 +65,8 @@ fn collect(folder: &Path, module: Option<&str>, sources: &mut BTreeMap<String, V
         let path = entry.unwrap().path();
         let stem = path.file_stem().unwrap().to_str().unwrap().to_owned();
         let is_source = path.extension().is_some_and(|extension| extension == "rs");
-        if ["lib", "main", "fixtures", "tests", "snapshots"].contains(&stem.as_str()) {
-            continue;
+        if ["lib", "main", "fixtures", "tests"].contains(&stem.as_str()) {
+            // The crate's root and tests may name any module.
         } else if path.is_dir() {
             collect(&path, module.or(Some(&stem)), sources);
         } else if is_source {
