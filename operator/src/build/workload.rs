@@ -37,9 +37,9 @@ const DATABASE_WAIT: i32 = 60;
 // Phases of a terminating pod, one after another, in seconds.
 /// The pod still accepts connections while the cluster learns that it is terminating.
 const PRE_STOP: i64 = 2;
-/// The pod is not ready, and responses ask callers to reconnect. The phase ends early once no
-/// connection is left. A connection still idle at its end is closed, and a caller that just then reuses it loses a
-/// request: hence longer than the 90 seconds for which most clients keep an idle connection.
+/// The pod is not ready, and responses ask callers to reconnect. The phase ends early once no connection is
+/// left. A connection still idle at its end is closed, and a caller that just then reuses it loses a request:
+/// hence longer than the 90 seconds for which most clients keep an idle connection.
 const NOTICE: i64 = 95;
 /// Requests in progress finish. Equals `GRACE` of `phase6 serve`.
 const DRAIN: i64 = 25;
