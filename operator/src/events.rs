@@ -1,7 +1,7 @@
-//! Tells people what was done, as events of the resource.
+//! Kubernetes events about resources.
 //!
-//! Events of one reason and action within six minutes are folded into one by those who show them, so
-//! the action carries what tells one from another.
+//! The recorder folds events of one type, reason and action within six minutes into a series. The action
+//! therefore carries a detail that differs between events of one reason, such as the revision.
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
@@ -12,98 +12,158 @@ use phase6_crds::Phase6ServiceStatus;
 use phase6_manifest::differences;
 use phase6_policy::PolicyDocument;
 
-/// Longest note that the API takes, with room for what it is cut with.
-const LONGEST_NOTE: usize = 1000;
+use crate::{
+    build::{Kind, Object},
+    report::is_policy_applied,
+};
 
-/// Writes events. Those that cannot be written are logged: nothing depends on them.
-pub struct Events {
+/// Longest note in bytes, before the mark of truncation. The API server accepts 1,024 bytes.
+const MAX_NOTE: usize = 1000;
+
+/// Publisher of events. A failed event is logged and not retried: nothing depends on it.
+pub struct EventPublisher {
     recorder: Recorder,
 }
 
-/// One thing to tell.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct News {
-    /// Whether somebody should look at it.
-    pub warning: bool,
-    /// What kind of thing it is, as in `PolicyPublished`.
-    pub reason: &'static str,
-    /// What tells it from others of its kind.
-    pub action: String,
-    /// The sentence.
-    pub note: String,
-}
-
-impl Events {
-    /// `instance` is the pod that the operator runs in.
-    pub fn new(client: Client, instance: String) -> Self {
-        let reporter = Reporter { controller: "phase6-operator".into(), instance: Some(instance) };
+impl EventPublisher {
+    /// Creates a publisher. `pod_name` names the operator's pod as the source of the events.
+    pub fn new(client: Client, pod_name: String) -> Self {
+        let reporter = Reporter { controller: "phase6-operator".into(), instance: Some(pod_name) };
         Self { recorder: Recorder::new(client, reporter) }
     }
 
-    /// Tells it all, in order.
-    pub async fn tell(&self, resource: &ObjectReference, news: &[News]) {
-        for item in news {
+    /// Publishes events of a resource, in order.
+    pub async fn publish(&self, resource: &ObjectReference, events: &[ResourceEvent]) {
+        for event in events {
+            let reason = event.reason;
             let event = Event {
-                type_: if item.warning { EventType::Warning } else { EventType::Normal },
-                reason: item.reason.into(),
-                note: Some(clipped(&item.note)),
-                action: item.action.clone(),
+                type_: event.type_,
+                reason: reason.into(),
+                note: Some(truncate(&event.note)),
+                action: event.action.clone(),
                 secondary: None,
             };
             if let Err(error) = self.recorder.publish(&event, resource).await {
-                tracing::warn!(%error, reason = item.reason, "an event could not be written");
+                tracing::warn!(%error, reason, "failed to publish an event");
             }
         }
     }
 }
 
-/// Whether a status says that every ready replica enforces the policy.
-pub fn is_applied(status: &Phase6ServiceStatus) -> bool {
-    status.conditions.iter().any(|condition| condition.type_ == "PolicyApplied" && condition.status == "True")
+/// Event of a resource.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResourceEvent {
+    /// Severity.
+    pub type_: EventType,
+    /// Kind of event, such as `PolicyPublished`.
+    pub reason: &'static str,
+    /// Action that the operator took, distinct for each event that must not be folded into another.
+    pub action: String,
+    /// Message for people.
+    pub note: String,
 }
 
-/// What a published policy changes, from what to what.
-pub fn told_when_published(before: Option<&PolicyDocument>, document: &PolicyDocument) -> News {
-    let revision = document.revision;
-    let note = match before {
-        None => format!("revision {revision} is published"),
-        Some(before) => {
-            let mut changes: Vec<String> =
-                differences(&before.policy, &document.policy).iter().map(ToString::to_string).collect();
-            if before.replicas != document.replicas {
-                changes.push(format!(
-                    "replicas that share the limit {} -> {}",
-                    before.replicas, document.replicas
-                ));
+impl ResourceEvent {
+    /// Returns the event of a new revision: every changed setting, with its old and new value.
+    pub fn policy_published(before: Option<&PolicyDocument>, document: &PolicyDocument) -> Self {
+        let revision = document.revision;
+        let note = match before {
+            None => format!("revision {revision} is published"),
+            Some(before) => {
+                let mut changes: Vec<String> =
+                    differences(&before.policy, &document.policy).iter().map(ToString::to_string).collect();
+                if before.replicas != document.replicas {
+                    changes.push(format!(
+                        "replicas sharing the limit {} -> {}",
+                        before.replicas, document.replicas
+                    ));
+                }
+                format!("revision {revision}: {}", changes.join(", "))
             }
-            format!("revision {revision}: {}", changes.join(", "))
+        };
+        Self {
+            type_: EventType::Normal,
+            reason: "PolicyPublished",
+            action: format!("PublishRevision{revision}"),
+            note,
         }
-    };
-    News { warning: false, reason: "PolicyPublished", action: format!("PublishRevision{revision}"), note }
-}
-
-/// That a policy is in force everywhere, the first time that a status says so.
-pub fn told_when_applied(before: Option<&Phase6ServiceStatus>, now: &Phase6ServiceStatus) -> Option<News> {
-    let policy = now.policy.as_ref()?;
-    let took = policy.propagation_ms?;
-    let known = before.and_then(|before| before.policy.as_ref());
-    let known =
-        known.is_some_and(|known| known.revision == policy.revision && known.propagation_ms.is_some());
-    (!known && is_applied(now)).then(|| News {
-        warning: false,
-        reason: "PolicyApplied",
-        action: format!("ConfirmRevision{}", policy.revision),
-        note: format!(
-            "revision {} is in force on all {} ready replicas, {took} ms after it was published",
-            policy.revision, policy.total_replicas
-        ),
-    })
-}
-
-fn clipped(text: &str) -> String {
-    let mut end = text.len().min(LONGEST_NOTE);
-    while !text.is_char_boundary(end) {
-        end -= 1;
     }
+
+    /// Returns the event of a policy that every ready replica enforces, if `now` is the first status to
+    /// report it.
+    pub fn policy_applied(before: Option<&Phase6ServiceStatus>, now: &Phase6ServiceStatus) -> Option<Self> {
+        let policy = now.policy.as_ref()?;
+        let propagation_ms = policy.propagation_ms?;
+        let before = before.and_then(|before| before.policy.as_ref());
+        let is_known = before
+            .is_some_and(|before| before.revision == policy.revision && before.propagation_ms.is_some());
+        (!is_known && is_policy_applied(now)).then(|| Self {
+            type_: EventType::Normal,
+            reason: "PolicyApplied",
+            action: format!("ConfirmRevision{}", policy.revision),
+            note: format!(
+                "revision {} is in force on all {} ready replicas, {propagation_ms} ms after it was published",
+                policy.revision, policy.total_replicas
+            ),
+        })
+    }
+
+    /// Returns the event of an object that was deleted because it is no longer desired.
+    pub fn removed(kind: Kind, name: &str) -> Self {
+        let kind = kind.api().kind;
+        Self {
+            type_: EventType::Normal,
+            reason: "Removed",
+            action: format!("Remove{kind}"),
+            note: format!("{kind} {name} is no longer needed; deleted"),
+        }
+    }
+
+    /// Returns the event of an object that another client modified at `path`.
+    pub fn restored(object: &Object, path: &str) -> Self {
+        Self::repaired(object, &format!("was modified by another client at {path}; restored"))
+    }
+
+    /// Returns the event of an object that another client deleted.
+    pub fn recreated(object: &Object) -> Self {
+        Self::repaired(object, "was deleted by another client; recreated")
+    }
+
+    fn repaired(object: &Object, repair: &str) -> Self {
+        let kind = object.kind.api().kind;
+        Self {
+            type_: EventType::Warning,
+            reason: "Repaired",
+            action: format!("Repair{kind}"),
+            note: format!("{kind} {} {repair}", object.name),
+        }
+    }
+
+    /// Returns the event of a resource that breaks its rules.
+    pub fn invalid_spec(generation: i64, problems: &str) -> Self {
+        Self {
+            type_: EventType::Warning,
+            reason: "InvalidSpec",
+            action: format!("RefuseGeneration{generation}"),
+            note: format!("{problems}; the running service is left as it is"),
+        }
+    }
+}
+
+fn truncate(text: &str) -> String {
+    let end = text.floor_char_boundary(MAX_NOTE);
     if end == text.len() { text.to_owned() } else { format!("{}…", &text[..end]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_notes_are_truncated_between_characters() {
+        assert_eq!(truncate("short"), "short");
+        let long = truncate(&"é".repeat(600));
+        assert_eq!(long, format!("{}…", "é".repeat(500)));
+        assert!(truncate(&format!("a{}", "é".repeat(600))).len() <= 1024);
+    }
 }

@@ -1,35 +1,29 @@
-//! The operator's own series, and the pages it serves: `/healthz`, `/readyz`, `/metrics`.
+//! Metrics of the operator.
+//!
+//! Label values come from closed sets. Serving them is left to [`http`](crate::http).
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use axum::{
-    Router,
-    extract::State,
-    http::{StatusCode, header::CONTENT_TYPE},
-    response::IntoResponse,
-    routing::get,
-};
 use prometheus::{
     Encoder, Histogram, HistogramOpts, IntCounterVec, IntGauge, Opts, Registry, TextEncoder, core::Collector,
 };
 
-use crate::{error::Error, run::Shared};
+use crate::error::ReconcileError;
 
-/// Every series. Label values come from closed sets.
+/// Every metric of the operator, registered.
 pub struct Metrics {
     registry: Registry,
     reconciles: IntCounterVec,
     errors: IntCounterVec,
     writes: IntCounterVec,
-    /// How long a reconcile takes.
-    pub duration: Histogram,
-    /// From publishing a policy until every ready replica enforces it.
+    duration: Histogram,
+    /// Time in seconds from publishing a policy until every ready replica enforced it.
     pub propagation: Histogram,
-    /// Resources in view.
+    /// Number of resources in the watch cache.
     pub resources: IntGauge,
-    /// Reconciles under way.
+    /// Number of reconciles in progress.
     pub active: IntGauge,
-    /// 1 while this replica is the one that writes.
+    /// 1 while this replica is the leader, else 0.
     pub leader: IntGauge,
 }
 
@@ -37,72 +31,72 @@ impl Default for Metrics {
     fn default() -> Self {
         let registry = Registry::new();
         let counter = |name: &str, help: &str, label: &str| {
-            registered(&registry, IntCounterVec::new(Opts::new(name, help), &[label]))
+            register(&registry, IntCounterVec::new(Opts::new(name, help), &[label]))
         };
-        let gauge = |name: &str, help: &str| registered(&registry, IntGauge::new(name, help));
+        let gauge = |name: &str, help: &str| register(&registry, IntGauge::new(name, help));
         let histogram = |name: &str, help: &str, buckets: &[f64]| {
-            registered(
-                &registry,
-                Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.into())),
-            )
+            register(&registry, Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.into())))
         };
         Self {
             reconciles: counter(
                 "phase6_operator_reconciles_total",
-                "Reconciles that ended, by result.",
+                "Number of finished reconciles, by result.",
                 "result",
             ),
             errors: counter(
                 "phase6_operator_reconcile_errors_total",
-                "Reconciles that failed, by reason.",
+                "Number of failed reconciles, by reason.",
                 "reason",
             ),
             writes: counter(
                 "phase6_operator_writes_total",
-                "Objects written to the API server, by kind.",
+                "Number of writes to the API server, by kind of object.",
                 "kind",
             ),
             duration: histogram(
                 "phase6_operator_reconcile_duration_seconds",
-                "Time of a reconcile, the wait for replicas included.",
+                "Duration of a reconcile in seconds, including the wait for replicas.",
                 &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0],
             ),
             propagation: histogram(
                 "phase6_policy_propagation_seconds",
-                "Time from publishing a policy until every ready replica enforced it.",
+                "Time in seconds from publishing a policy until every ready replica enforced it.",
                 &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0],
             ),
-            resources: gauge("phase6_operator_resources", "Phase6Service resources in view."),
-            active: gauge("phase6_operator_active_reconciles", "Reconciles under way."),
-            leader: gauge("phase6_operator_leader", "1 while this replica is the one that writes."),
+            resources: gauge(
+                "phase6_operator_resources",
+                "Number of Phase6Service resources in the watch cache.",
+            ),
+            active: gauge("phase6_operator_active_reconciles", "Number of reconciles in progress."),
+            leader: gauge("phase6_operator_leader", "1 while this replica is the leader, else 0."),
             registry,
         }
     }
 }
 
-/// Series are made once, from names that are fixed.
-fn registered<C: Collector + Clone + 'static>(registry: &Registry, series: prometheus::Result<C>) -> C {
-    let series = series.expect("a series with a valid name");
-    registry.register(Box::new(series.clone())).expect("a name that is used once");
-    series
+fn register<C: Collector + Clone + 'static>(registry: &Registry, metric: prometheus::Result<C>) -> C {
+    let metric = metric.expect("the name of a metric is a valid constant");
+    registry.register(Box::new(metric.clone())).expect("each name is registered once");
+    metric
 }
 
 impl Metrics {
-    /// A reconcile ended.
-    pub fn ended(&self, result: Result<(), &Error>, took: Duration) {
-        self.duration.observe(took.as_secs_f64());
+    /// Records a finished reconcile.
+    pub fn record_reconcile(&self, result: Result<(), &ReconcileError>, duration: Duration) {
+        self.duration.observe(duration.as_secs_f64());
         self.reconciles.with_label_values(&[if result.is_ok() { "ok" } else { "error" }]).inc();
         if let Err(error) = result {
-            self.errors.with_label_values(&[error.reason()]).inc();
+            self.errors.with_label_values(&[error.label()]).inc();
         }
     }
 
-    /// An object was written.
-    pub fn wrote(&self, kind: &str) {
+    /// Records a write to the API server.
+    pub fn record_write(&self, kind: &str) {
         self.writes.with_label_values(&[kind]).inc();
     }
 
-    fn text(&self) -> String {
+    /// Returns all metrics in the text format of Prometheus.
+    pub fn encode(&self) -> String {
         let mut text = Vec::new();
         // Writing to memory does not fail.
         let _ = TextEncoder::new().encode(&self.registry.gather(), &mut text);
@@ -110,30 +104,8 @@ impl Metrics {
     }
 }
 
-/// The operator's pages.
-pub(crate) fn pages(shared: Arc<Shared>) -> Router {
-    Router::new()
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
-        .with_state(shared)
-}
-
-/// Ready: every watch has shown all there is, so that this replica could take over at once.
-async fn readyz(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
-    if shared.is_warm() {
-        (StatusCode::OK, "ok\n")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "watches are starting\n")
-    }
-}
-
-async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
-    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], shared.metrics.text())
-}
-
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+#[allow(clippy::unwrap_used, reason = "a failed test panics")]
 mod tests {
     use std::{
         io::Write,
@@ -142,36 +114,36 @@ mod tests {
 
     use super::*;
 
-    /// Each series with a value.
-    fn all() -> String {
+    /// Encodes metrics of which each has a value.
+    fn encoded() -> String {
         let metrics = Metrics::default();
-        metrics.ended(Err(&Error::NotLeader), Duration::from_millis(3));
-        metrics.wrote("ConfigMap");
-        metrics.text()
+        metrics.record_reconcile(Err(&ReconcileError::NotLeader), Duration::from_millis(3));
+        metrics.record_write("ConfigMap");
+        metrics.encode()
     }
 
     #[test]
-    fn prometheus_finds_nothing_wrong_with_the_series() {
+    fn promtool_accepts_every_metric() {
         let mut tool = Command::new("promtool")
             .args(["check", "metrics"])
             .stdin(Stdio::piped())
             .spawn()
-            .expect("promtool can be started; cargo xtask test installs it");
-        tool.stdin.take().unwrap().write_all(all().as_bytes()).unwrap();
+            .expect("promtool is installed; `cargo xtask test` installs it");
+        tool.stdin.take().unwrap().write_all(encoded().as_bytes()).unwrap();
         assert!(tool.wait().unwrap().success());
     }
 
     #[test]
-    fn rules_and_dashboards_of_the_chart_name_series_that_there_are() {
-        let shown = all();
+    fn rules_and_dashboards_of_the_chart_use_metrics_that_exist() {
+        let encoded = encoded();
         let chart = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("charts/phase6");
         let files = ["rules/phase6.yaml", "dashboards/phase6-operator.json", "dashboards/phase6-fleet.json"];
         let text = files.map(|file| std::fs::read_to_string(chart.join(file)).unwrap()).concat();
         let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-        let ours = ["phase6_operator_", "phase6_policy_propagation_"];
+        let prefixes = ["phase6_operator_", "phase6_policy_propagation_"];
         let mut found = 0;
-        for word in words.filter(|word| ours.iter().any(|start| word.starts_with(start))) {
-            assert!(shown.contains(&format!("\n{word}")), "the operator does not show {word}");
+        for word in words.filter(|word| prefixes.iter().any(|prefix| word.starts_with(prefix))) {
+            assert!(encoded.contains(&format!("\n{word}")), "the operator has no metric {word}");
             found += 1;
         }
         assert!(found > 10);

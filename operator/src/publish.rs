@@ -1,92 +1,163 @@
-//! The write that everything waits for: a policy, published in its `ConfigMap`.
+//! Publishing of the policy, the one object that every edit waits for: it is built and applied first.
 //!
-//! Revisions only grow, and no two policies ever bear one number, whatever the watches have shown so
-//! far, whoever removed the object, and whoever published before this process.
+//! Revisions of a resource only grow, and no two policies carry the same revision: a write names the
+//! version of the `ConfigMap` that it replaces, and fails with a conflict if that is not the stored one.
+//! This holds however far the watches lag, after a deletion of the `ConfigMap`, and across processes.
 
 use std::time::Instant;
 
 use jiff::Timestamp;
-use kube::{ResourceExt, api::DynamicObject};
-use phase6_crds::{Phase6Service, Phase6ServiceStatus};
+use kube::ResourceExt;
+use phase6_crds::Phase6Service;
 use phase6_policy::PolicyDocument;
+use serde_json::Value;
 
 use crate::{
-    apply::{Applier, Version},
-    build::{self, Kind, policy_config_map, policy_document},
-    difference::Step,
-    error::Error,
-    events::{News, told_when_published},
-    reconcile::Reconciler,
+    build::{self, Kind, Object},
+    drift::{self, Drift},
+    error::ReconcileError,
+    events::ResourceEvent,
+    fetch::Fetched,
+    pending_writes::{PendingWrites, PublishedPolicy},
+    resource::ResourceVersion,
+    writer::Writer,
 };
 
-impl Reconciler {
-    /// Publishes the policy, if it is not. The moment is told if it was published by this process.
-    pub(crate) async fn publish(
-        &self,
-        resource: &Phase6Service,
-        object: &DynamicObject,
-        status: Option<&Phase6ServiceStatus>,
-        ready: usize,
-        applier: &Applier<'_>,
-        news: &mut Vec<News>,
-    ) -> Result<(PolicyDocument, Option<Instant>), Error> {
-        let mut remembered = self.memories.with(object, |memory| memory.published.clone());
-        let live =
-            self.world.object(Kind::ConfigMap, applier.namespace, &build::policy_name(applier.owner.0));
-        if let Some((_, version, _)) = &mut remembered
-            && live.is_none()
-            && !applier.policy_exists().await?
-        {
-            // Not yet shown, and removed, look the same from here.
-            *version = Version::default();
-        }
-        let live_version = live.as_ref().map_or(Version::default(), |live| {
-            let text = live["metadata"]["resourceVersion"].as_str();
-            Version::parse(text)
-        });
-        let unseen = remembered.as_ref().filter(|(_, version, _)| *version > live_version);
-        let published = match unseen {
-            Some((document, ..)) => Some(document.clone()),
-            None => live.as_ref().and_then(build::published),
-        };
-        let uid = resource.uid().unwrap_or_default();
-        let told =
-            status.and_then(|status| status.policy.as_ref()).map_or(0, |policy| policy.revision as u64);
-        let known = remembered.as_ref().filter(|(document, ..)| document.owner_uid == uid);
-        let least = known.map_or(told, |(document, ..)| document.revision.max(told));
-        // What is published counts only if it is this resource's: another one had the name before.
-        let published = published.filter(|document| document.owner_uid == uid);
-        let mut document =
-            policy_document(resource, published.as_ref(), least, ready.max(1) as u32, Timestamp::now());
-        if published.is_none()
-            && let Some((lost, ..)) = known.filter(|(lost, ..)| lost.policy == document.policy)
-        {
-            // It was removed, and nothing else is asked for: the same again.
-            document = lost.clone();
-        }
-        let is_new = published.as_ref() != Some(&document);
-        let wanted = policy_config_map(resource, &document);
-        let step = crate::difference::step(&wanted, live.as_ref());
-        if unseen.is_some() && !is_new || step == Step::Nothing {
-            let since = remembered.filter(|(kept, ..)| *kept == document).map(|(.., since)| since);
-            return Ok((document, since));
-        }
-        if let Some(live) = &live {
-            applier.make_sure_that_it_is_ours(&wanted, live)?;
-        }
-        let follows = unseen.map_or(live_version, |(_, version, _)| *version);
-        let version = applier.publish(&wanted, follows.text().as_deref()).await?;
-        let now = Instant::now();
-        if is_new {
-            tracing::info!(
-                namespace = applier.namespace,
-                name = applier.owner.0,
-                revision = document.revision,
-                "policy published"
-            );
-            news.push(told_when_published(published.as_ref(), &document));
-        }
-        self.memories.with(object, |memory| memory.published = Some((document.clone(), version, now)));
-        Ok((document, Some(now)))
-    }
+/// Policy that is published when [`publish`] returns.
+pub struct Published {
+    /// Published document.
+    pub document: PolicyDocument,
+    /// Time of the write, if this process made it.
+    pub at: Option<Instant>,
+    /// Event about a new revision.
+    pub event: Option<ResourceEvent>,
 }
+
+/// Publishes the policy of a resource unless it is published already.
+///
+/// `ready_replicas` is the number of replicas that divide a shared limit where they share no state.
+///
+/// # Errors
+///
+/// Fails if the API server refuses the write, if another writer was faster, or if the name of the
+/// `ConfigMap` is taken.
+pub async fn publish(
+    writer: Writer<'_>,
+    pending: &PendingWrites,
+    resource: &Phase6Service,
+    fetched: &Fetched<'_>,
+    ready_replicas: usize,
+) -> Result<Published, ReconcileError> {
+    let mut last = fetched.last_published.clone();
+    if let Some(last) = &mut last
+        && fetched.config_map.is_none()
+        && !writer.exists(Kind::ConfigMap, &build::config_map_name(&fetched.id.name)).await?
+    {
+        // In the view, a deleted `ConfigMap` looks like one that the watch does not show yet.
+        last.version = ResourceVersion::default();
+    }
+    let plan = plan(&PlanInput {
+        resource,
+        config_map: fetched.config_map.as_ref(),
+        last: last.as_ref(),
+        reported_revision: fetched
+            .status
+            .as_ref()
+            .and_then(|status| status.policy.as_ref())
+            .map_or(0, |policy| policy.revision as u64),
+        replicas: ready_replicas.max(1) as u32,
+        now: Timestamp::now(),
+    });
+    let document = plan.document;
+    let Some(replaced_version) = plan.replaced_version else {
+        let at = last.filter(|last| last.document == document).map(|last| last.at);
+        return Ok(Published { document, at, event: None });
+    };
+
+    if let Some(live) = &fetched.config_map {
+        writer.check_ownership(&plan.config_map, live)?;
+    }
+    let mut body = drift::with_fingerprint(&plan.config_map);
+    match replaced_version.precondition() {
+        Some(version) => body["metadata"]["resourceVersion"] = version.into(),
+        None => writer.check_name_free(&plan.config_map).await?,
+    }
+    let Object { kind, name, .. } = &plan.config_map;
+    let stored = writer.apply_object(*kind, name, kind.manager(), &body).await?;
+    let at = Instant::now();
+    let event = plan.is_new.then(|| {
+        let id = &fetched.id;
+        tracing::info!(
+            namespace = id.namespace,
+            name = id.name,
+            revision = document.revision,
+            "policy published"
+        );
+        ResourceEvent::policy_published(plan.replaced.as_ref(), &document)
+    });
+    let version = ResourceVersion::of(&stored);
+    pending.record_policy(fetched.object, PublishedPolicy { document: document.clone(), version, at });
+    Ok(Published { document, at: Some(at), event })
+}
+
+/// Facts that decide which policy to publish.
+struct PlanInput<'a> {
+    resource: &'a Phase6Service,
+    /// `ConfigMap` as the watch shows it.
+    config_map: Option<&'a Value>,
+    /// Policy that this process published last.
+    last: Option<&'a PublishedPolicy>,
+    /// Revision in the status of the resource.
+    reported_revision: u64,
+    /// Number of replicas that divide a shared limit.
+    replicas: u32,
+    now: Timestamp,
+}
+
+/// Policy to publish, and the write that it takes.
+struct Plan {
+    document: PolicyDocument,
+    /// Desired `ConfigMap`, which holds the document.
+    config_map: Object,
+    /// Published document of the same resource, if there is one.
+    replaced: Option<PolicyDocument>,
+    /// True if the document is not the published one.
+    is_new: bool,
+    /// Version of the `ConfigMap` that the write replaces, or `None` if no write is needed.
+    replaced_version: Option<ResourceVersion>,
+}
+
+/// Decides which policy to publish. Pure.
+fn plan(input: &PlanInput<'_>) -> Plan {
+    let shown_version = input.config_map.map_or(ResourceVersion::default(), ResourceVersion::of_json);
+    let unseen = input.last.filter(|last| last.version > shown_version);
+    let stored = match unseen {
+        Some(last) => Some(last.document.clone()),
+        None => input.config_map.and_then(build::read_document),
+    };
+    let uid = input.resource.uid().unwrap_or_default();
+    // An earlier resource of the same name may have left both.
+    let replaced = stored.filter(|document| document.owner_uid == uid);
+    let last = input.last.filter(|last| last.document.owner_uid == uid);
+
+    let highest_revision =
+        last.map_or(input.reported_revision, |last| last.document.revision.max(input.reported_revision));
+    let mut document =
+        build::next_document(input.resource, replaced.as_ref(), highest_revision, input.replicas, input.now);
+    if replaced.is_none()
+        && let Some(last) = last.filter(|last| last.document.policy == document.policy)
+    {
+        // The `ConfigMap` was deleted. Replicas already enforce this revision, so it is published again.
+        document = last.document.clone();
+    }
+
+    let config_map = build::policy_config_map(input.resource, &document);
+    let is_new = replaced.as_ref() != Some(&document);
+    let is_stored =
+        unseen.is_some() && !is_new || drift::detect(&config_map, input.config_map) == Drift::None;
+    let replaced_version = (!is_stored).then(|| unseen.map_or(shown_version, |last| last.version));
+    Plan { document, config_map, replaced, is_new, replaced_version }
+}
+
+#[cfg(test)]
+mod tests;

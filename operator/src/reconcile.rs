@@ -1,9 +1,9 @@
-//! Fetch, validate, build, apply, report: one resource, from what it asks for to what its status says.
+//! Reconciliation of one resource, from its spec to its status, stage by stage.
 //!
-//! Everything is read from watches, so that a reconcile which finds nothing to do makes no call.
-//! Only the policy is hurried: it is published before anything else is looked at, and the replicas are
-//! asked at once. A reconcile never waits long for them; while they do not agree it comes back, more
-//! and more slowly, and a new edit is published in between.
+//! Every stage reads from the watches, so a reconcile that finds nothing to do makes no call to the API
+//! server. The policy is published first and the replicas are probed in the same reconcile, because edits
+//! of the policy are the ones that people wait for. A reconcile waits for replicas only briefly; while they
+//! do not agree it is repeated, less and less often, and a new edit is published in between.
 
 use std::{
     sync::Arc,
@@ -11,343 +11,273 @@ use std::{
 };
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
 use kube::{Resource, ResourceExt, api::DynamicObject, runtime::controller::Action};
 use phase6_crds::{Phase6Service, Phase6ServiceStatus};
-use phase6_manifest::check;
 use phase6_policy::PolicyDocument;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::{
-    apply::{Applier, Version},
-    build::{self, Kind, build},
-    difference::Step,
-    error::Error,
-    events::{News, is_applied, told_when_applied},
-    memory::Memories,
-    replicas::{self, Answer, Replica},
-    report::{self, Observed},
-    run::Shared,
-    world::{World, resource_api},
+    apply::{Applied, apply},
+    backoff::Backoff,
+    build::{self, Kind},
+    cluster_view::ClusterView,
+    context::Context,
+    error::{ReconcileError, with_cause},
+    events::ResourceEvent,
+    fetch::{Fetched, fetch},
+    pending_writes::PendingWrites,
+    probe::ProbedReplica,
+    publish::{Published, publish},
+    replicas::{self, Replica},
+    report::{self, Observation, Stall, is_policy_applied},
+    resource::{ResourceVersion, resource_api},
+    validate::{InvalidSpec, Validator},
+    writer::Writer,
 };
 
-/// A settled resource is looked at again after so long, for what no watch tells.
-const AGAIN: Duration = Duration::from_mins(1);
-/// For how long a reconcile itself waits for replicas after it published.
-const AT_ONCE: Duration = Duration::from_millis(150);
-/// Pauses between asking replicas: the first and the longest. In between, a fifth of the time that
-/// has passed since publishing.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(5));
-/// Pauses after errors: the first and the longest.
-const ERROR_PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+/// Time after which a settled resource is reconciled again, for changes that no watch delivers.
+const RESYNC: Duration = Duration::from_mins(1);
+/// Time from publishing during which a reconcile itself waits for the replicas.
+const PROBE_WAIT: Duration = Duration::from_millis(150);
+/// Shortest pause between probes of a replica.
+const MIN_PROBE_DELAY: Duration = Duration::from_millis(5);
+/// Longest pause between probes of a replica that does not enforce the newest policy yet.
+const MAX_PROBE_DELAY: Duration = Duration::from_secs(5);
 
-/// Reconciles the resources of one scope.
+/// Reconciler of the resources of one scope.
 pub struct Reconciler {
-    shared: Arc<Shared>,
-    pub(crate) world: World,
-    pub(crate) memories: Memories,
+    context: Arc<Context>,
+    view: ClusterView,
+    pending: PendingWrites,
+    validator: Validator,
+    backoff: Backoff,
 }
 
 impl Reconciler {
-    /// Reads from `world`.
-    pub fn new(shared: Arc<Shared>, world: World) -> Self {
-        Self { shared, memories: Memories::of(world.resources()), world }
+    /// Creates a reconciler that reads from `view`.
+    pub fn new(context: Arc<Context>, view: ClusterView) -> Self {
+        Self {
+            context,
+            pending: PendingWrites::new(view.resources()),
+            validator: Validator::new(view.resources()),
+            backoff: Backoff::new(view.resources()),
+            view,
+        }
     }
 
-    /// Reconciles once.
+    /// Reconciles a resource once and returns when to do so again.
     ///
     /// # Errors
     ///
-    /// The API server refused something or could not be reached; [`Self::failed`] says when to try again.
-    pub async fn reconcile(self: Arc<Self>, object: Arc<DynamicObject>) -> Result<Action, Error> {
-        self.world.known().await;
-        self.shared.warm();
-        if !self.shared.leadership.is_held() {
-            // Whoever begins to lead looks at everything.
+    /// Fails if the API server refused a call or could not be reached; [`Self::on_error`] schedules the
+    /// retry.
+    pub async fn reconcile(self: Arc<Self>, object: Arc<DynamicObject>) -> Result<Action, ReconcileError> {
+        self.view.wait_until_synced().await;
+        self.context.mark_ready();
+        if !self.context.leadership.is_held() {
+            // A new leader reconciles every resource.
             return Ok(Action::await_change());
         }
-        let metrics = &self.shared.metrics;
-        metrics.resources.set(self.world.resources().len() as i64);
+        let metrics = &self.context.metrics;
+        metrics.resources.set(self.view.resources().len() as i64);
         metrics.active.inc();
-        let begun = Instant::now();
-        let result = self.work(&object).await;
+        let started = Instant::now();
+        let result = self.run_stages(&object).await;
         metrics.active.dec();
-        metrics.ended(result.as_ref().map(|_| ()), begun.elapsed());
+        metrics.record_reconcile(result.as_ref().map(|_| ()), started.elapsed());
         if result.is_ok() {
-            self.memories.with(&object, |memory| memory.failures = 0);
+            self.backoff.reset(&object);
         }
         result
     }
 
-    /// When to try again after an error.
-    pub fn failed(&self, object: &DynamicObject, error: &Error) -> Action {
-        let failures = self.memories.with(object, |memory| {
-            memory.failures = memory.failures.saturating_add(1);
-            memory.failures
-        });
-        let name = object.name_any();
-        tracing::warn!(namespace = object.namespace(), name, failures, %error, "not reconciled");
-        let pause = ERROR_PAUSES.0.saturating_mul(1 << (failures - 1).min(16)).min(ERROR_PAUSES.1);
-        // Many that failed together do not come back together.
-        Action::requeue(pause.mul_f64(0.75 + 0.5 * fraction(object)))
+    /// Logs the error of a reconcile and returns when to retry.
+    pub fn on_error(&self, object: &DynamicObject, error: &ReconcileError) -> Action {
+        let retry = self.backoff.record_failure(object);
+        tracing::warn!(
+            namespace = object.namespace(),
+            name = object.name_any(),
+            failures = retry.failures,
+            error = with_cause(error),
+            "reconcile failed"
+        );
+        Action::requeue(retry.delay)
     }
 
-    async fn work(&self, object: &DynamicObject) -> Result<Action, Error> {
+    async fn run_stages(&self, object: &DynamicObject) -> Result<Action, ReconcileError> {
         if object.metadata.deletion_timestamp.is_some() {
-            // What belongs to it goes by its owner references.
+            // The owned objects are deleted through their owner references.
             return Ok(Action::await_change());
         }
-        let resource = match self.validate(object) {
+        let fetched = fetch(&self.view, &self.pending, object);
+        let writer = Writer::new(&self.context, &fetched.id);
+        let resource = match self.validator.validate(object) {
             Ok(resource) => resource,
-            Err(complaint) => return self.refuse(object, &complaint).await,
+            Err(invalid) => return self.report_invalid(writer, &fetched, &invalid).await,
         };
-        let namespace = resource.namespace().unwrap_or_default();
-        let (name, uid) = (resource.name_any(), resource.uid().unwrap_or_default());
-        let applier = self.applier(&namespace, (&name, &uid));
-        self.bring_about(&resource, object, &applier).await
-    }
-
-    async fn bring_about(
-        &self,
-        resource: &Phase6Service,
-        object: &DynamicObject,
-        applier: &Applier<'_>,
-    ) -> Result<Action, Error> {
-        let mut news = Vec::new();
-        let pods = self.world.pods(applier.namespace, applier.owner.0);
-        let ready = replicas::ready(pods.iter().map(AsRef::as_ref), resource.spec.service.service().port);
-        let previous = self.memories.newest_status(object, resource.status.clone());
-        let published =
-            self.publish(resource, object, previous.as_ref(), ready.len(), applier, &mut news).await;
-        let (document, since) = match published {
+        let ready = replicas::ready(&fetched.pods, resource.spec.service.service().port);
+        let published = match publish(writer, &self.pending, &resource, &fetched, ready.len()).await {
             Ok(published) => published,
             Err(error) => {
-                if let Some(reason) = error.refusal() {
-                    let generation = resource.metadata.generation;
-                    let told = (reason, &*error.to_string());
-                    let status = report::unpublished(previous.as_ref(), generation, told, Timestamp::now());
-                    self.report(applier, object, previous.as_ref(), status).await?;
-                }
+                self.report_unpublished(writer, &fetched, &error).await?;
                 return Err(error);
             }
         };
-        let mut written = None;
-        let brought = self.bring_objects(resource, previous.as_ref(), applier, &mut news, &mut written).await;
-        // The policy is out, whatever became of the rest: what replicas say of it is told.
-        let sentence = brought.as_ref().err().map(ToString::to_string);
-        let reason = brought.as_ref().err().and_then(Error::refusal);
-        let (ready, answers) = self.ask(resource, applier, &document, ready, since).await;
-        let shown = self.world.object(Kind::Deployment, applier.namespace, applier.owner.0);
-        let deployment = newer(shown, written);
-        let mut seen = resource.clone();
-        seen.status.clone_from(&previous);
-        let status = report::status(&Observed {
-            resource: &seen,
-            document: &document,
+        let objects = build::build(&resource, &self.context.build_options);
+        let replicas = build::replicas(&resource);
+        let applied = apply(writer, &self.view, &objects, replicas.as_ref(), fetched.was_reported()).await;
+        // A failed apply does not hide how far the published policy has come.
+        let probed = self.probe(&resource, &fetched, &published, ready).await;
+        self.report(writer, &resource, &fetched, published, applied, &probed).await
+    }
+
+    /// Probes the ready replicas until they agree, but no longer than [`PROBE_WAIT`] after publishing.
+    async fn probe(
+        &self,
+        resource: &Phase6Service,
+        fetched: &Fetched<'_>,
+        published: &Published,
+        mut ready: Vec<Replica>,
+    ) -> Vec<ProbedReplica> {
+        loop {
+            let probed = self.context.probe.probe(&ready).await;
+            let elapsed = published.at.map_or(Duration::MAX, |at| at.elapsed());
+            if all_enforce(&probed, &published.document) || elapsed > PROBE_WAIT {
+                return probed;
+            }
+            tokio::time::sleep(probe_delay(elapsed)).await;
+            let pods = self.view.pods(&fetched.id.namespace, &fetched.id.name);
+            ready = replicas::ready(&pods, resource.spec.service.service().port);
+        }
+    }
+
+    /// Reports the outcome of all stages, and returns when to reconcile again.
+    async fn report(
+        &self,
+        writer: Writer<'_>,
+        resource: &Phase6Service,
+        fetched: &Fetched<'_>,
+        published: Published,
+        applied: Applied,
+        probed: &[ProbedReplica],
+    ) -> Result<Action, ReconcileError> {
+        let shown = self.view.object(Kind::Deployment, &fetched.id.namespace, &fetched.id.name);
+        let deployment = newest(shown, applied.deployment);
+        let stall = applied.error.as_ref().and_then(stall);
+        let previous = fetched.status.as_ref();
+        let status = report::status(&Observation {
+            resource,
+            previous,
+            document: &published.document,
             deployment: deployment.as_ref(),
-            replicas: &ready,
-            answers: &answers,
-            pods: pods.iter().filter(|pod| is_counted(pod)).count(),
-            shared: self.shared.context.redis.is_some(),
-            trouble: reason.zip(sentence.as_deref()),
+            replicas: probed,
+            pods: replicas::count_active(&fetched.pods),
+            stall: stall.as_ref(),
+            shared_state: self.context.build_options.redis.is_some(),
             now: Timestamp::now(),
         });
-        let applied = is_applied(&status);
-        if let Some(item) = told_when_applied(previous.as_ref(), &status) {
-            let took = status.policy.as_ref().and_then(|policy| policy.propagation_ms);
-            self.shared.metrics.propagation.observe(took.unwrap_or_default() as f64 / 1e3);
-            news.push(item);
+        let mut events: Vec<_> = published.event.into_iter().chain(applied.events).collect();
+        if let Some(event) = ResourceEvent::policy_applied(previous, &status) {
+            let propagation_ms = status.policy.as_ref().and_then(|policy| policy.propagation_ms);
+            self.context.metrics.propagation.observe(propagation_ms.unwrap_or_default() as f64 / 1e3);
+            events.push(event);
         }
-        self.report(applier, object, previous.as_ref(), status).await?;
-        self.shared.events.tell(&resource.object_ref(&()), &news).await;
-        brought?;
-        Ok(match since {
-            Some(since) if !applied && !ready.is_empty() => Action::requeue(pause(since.elapsed())),
-            None if !applied && !ready.is_empty() => Action::requeue(PAUSES.1),
-            _ => Action::requeue(AGAIN),
-        })
-    }
-
-    /// Applies everything else. The Deployment is told as it was written last, if it was.
-    async fn bring_objects(
-        &self,
-        resource: &Phase6Service,
-        status: Option<&Phase6ServiceStatus>,
-        applier: &Applier<'_>,
-        news: &mut Vec<News>,
-        written: &mut Option<Value>,
-    ) -> Result<(), Error> {
-        let wanted = build(resource, &self.shared.context);
-        // An autoscaler that goes must be gone before a number is set.
-        for (kind, name) in applier.prune(&wanted).await? {
-            let kind = kind.api().kind;
-            news.push(News {
-                warning: false,
-                reason: "Removed",
-                action: format!("Remove{kind}"),
-                note: format!("{kind} {name} is no longer wanted"),
-            });
+        let is_applied = is_policy_applied(&status);
+        self.write_status(writer, fetched, status).await?;
+        self.context.events.publish(&resource.object_ref(&()), &events).await;
+        if let Some(error) = applied.error {
+            return Err(error);
         }
-        let settled = status.and_then(|status| status.observed_generation) == resource.metadata.generation;
-        for object in &wanted {
-            let (step, now) = applier.bring(object).await?;
-            if object.kind == Kind::Deployment {
-                *written = now;
-            }
-            let kind = object.kind.api().kind;
-            let name = &object.name;
-            let note = match step {
-                Step::Repair(path) => {
-                    format!("{kind} {name} was changed by somebody else at {path}; put back")
-                }
-                Step::Create if settled => format!("{kind} {name} was gone; made again"),
-                _ => continue,
-            };
-            news.push(News { warning: true, reason: "Repaired", action: format!("Repair{kind}"), note });
-        }
-        if let Some(replicas) = build::replicas(resource) {
-            *written = applier.scale(&replicas).await?.or(written.take());
-        }
-        Ok(())
-    }
-
-    /// Asks the ready replicas, and while this is worth while again, those that are ready by then.
-    async fn ask(
-        &self,
-        resource: &Phase6Service,
-        applier: &Applier<'_>,
-        document: &PolicyDocument,
-        mut ready: Vec<Replica>,
-        since: Option<Instant>,
-    ) -> (Vec<Replica>, Vec<Answer>) {
-        let asker = &self.shared.asker;
-        loop {
-            let answers = asker.ask(&ready).await;
-            let elapsed = since.map_or(Duration::MAX, |since| since.elapsed());
-            let agreed = answers.iter().all(|answer| report::enforces(answer, document));
-            if agreed || elapsed > AT_ONCE {
-                return (ready, answers);
-            }
-            tokio::time::sleep(pause(elapsed)).await;
-            let pods = self.world.pods(applier.namespace, applier.owner.0);
-            ready = replicas::ready(pods.iter().map(AsRef::as_ref), resource.spec.service.service().port);
-        }
-    }
-
-    /// The resource, if it keeps the rules; else what it breaks.
-    fn validate(&self, object: &DynamicObject) -> Result<Phase6Service, String> {
-        let value = serde_json::to_value(object).map_err(|error| error.to_string())?;
-        let version = (object.uid().unwrap_or_default(), object.metadata.generation.unwrap_or_default());
-        if self.memories.with(object, |memory| memory.valid.as_ref() != Some(&version)) {
-            let problems = check(&json!({
-                "apiVersion": value["apiVersion"],
-                "kind": value["kind"],
-                "metadata": { "name": object.name_any() },
-                "spec": value["spec"],
-            }));
-            if !problems.is_empty() {
-                let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
-                return Err(lines.join("; "));
-            }
-        }
-        let resource = serde_json::from_value(value).map_err(|error| format!("cannot be read: {error}"))?;
-        self.memories.with(object, |memory| memory.valid = Some(version));
-        Ok(resource)
-    }
-
-    /// Says what is wrong with a resource, and leaves everything as it is.
-    async fn refuse(&self, object: &DynamicObject, complaint: &str) -> Result<Action, Error> {
-        let namespace = object.namespace().unwrap_or_default();
-        let (name, uid) = (object.name_any(), object.uid().unwrap_or_default());
-        tracing::warn!(namespace, name, complaint, "the resource is not valid");
-        // A status that cannot be read is written anew.
-        let status: Option<Phase6ServiceStatus> = serde_json::from_value(object.data["status"].clone()).ok();
-        let previous = self.memories.newest_status(object, status);
-        let new = report::invalid(previous.as_ref(), object.metadata.generation, complaint, Timestamp::now());
-        let generation = object.metadata.generation.unwrap_or_default();
-        let news = News {
-            warning: true,
-            reason: "InvalidSpec",
-            action: format!("RefuseGeneration{generation}"),
-            note: format!("{complaint}; what runs stays as it is"),
+        let delay = if is_applied || probed.is_empty() {
+            RESYNC
+        } else {
+            published.at.map_or(MAX_PROBE_DELAY, |at| probe_delay(at.elapsed()))
         };
-        let told = previous.as_ref() == Some(&new);
-        match self.report(&self.applier(&namespace, (&name, &uid)), object, previous.as_ref(), new).await {
-            // The API server takes no status of an object whose types do not fit its definition.
-            Err(error) if error.reason() != "invalid" => return Err(error),
+        Ok(Action::requeue(delay))
+    }
+
+    /// Reports a resource that breaks its rules, and leaves its objects as they are.
+    async fn report_invalid(
+        &self,
+        writer: Writer<'_>,
+        fetched: &Fetched<'_>,
+        invalid: &InvalidSpec,
+    ) -> Result<Action, ReconcileError> {
+        let problems = invalid.to_string();
+        let id = &fetched.id;
+        tracing::warn!(namespace = id.namespace, name = id.name, problems, "resource is not valid");
+        let generation = fetched.generation();
+        let previous = fetched.status.as_ref();
+        let status = report::invalid_status(previous, generation, &problems, Timestamp::now());
+        let is_new = previous != Some(&status);
+        match self.write_status(writer, fetched, status).await {
+            // The API server accepts no status for an object whose types do not match its schema. The event
+            // below reports the problem instead.
+            Err(error) if !error.is_invalid() => return Err(error),
             _ => {}
         }
-        if !told {
-            self.shared.events.tell(&object.object_ref(&resource_api()), &[news]).await;
+        if is_new {
+            let event = ResourceEvent::invalid_spec(generation.unwrap_or_default(), &problems);
+            self.context.events.publish(&fetched.object.object_ref(&resource_api()), &[event]).await;
         }
         Ok(Action::await_change())
     }
 
-    async fn report(
+    /// Reports that the policy could not be published, unless a retry alone may succeed.
+    async fn report_unpublished(
         &self,
-        applier: &Applier<'_>,
-        object: &DynamicObject,
-        previous: Option<&Phase6ServiceStatus>,
-        status: Phase6ServiceStatus,
-    ) -> Result<(), Error> {
-        if previous == Some(&status) {
-            return Ok(());
-        }
-        let version = applier.report(&status).await?;
-        self.memories.with(object, |memory| memory.status = Some((status, version)));
-        Ok(())
+        writer: Writer<'_>,
+        fetched: &Fetched<'_>,
+        error: &ReconcileError,
+    ) -> Result<(), ReconcileError> {
+        let Some(stall) = stall(error) else { return Ok(()) };
+        let previous = fetched.status.as_ref();
+        let status = report::unpublished_status(previous, fetched.generation(), &stall, Timestamp::now());
+        self.write_status(writer, fetched, status).await
     }
 
-    fn applier<'a>(&'a self, namespace: &'a str, owner: (&'a str, &'a str)) -> Applier<'a> {
-        Applier {
-            client: &self.shared.client,
-            world: &self.world,
-            leadership: &self.shared.leadership,
-            metrics: &self.shared.metrics,
-            namespace,
-            owner,
+    /// Writes a status that differs from the newest known one.
+    async fn write_status(
+        &self,
+        writer: Writer<'_>,
+        fetched: &Fetched<'_>,
+        status: Phase6ServiceStatus,
+    ) -> Result<(), ReconcileError> {
+        if fetched.status.as_ref() == Some(&status) {
+            return Ok(());
         }
+        let version = writer.write_status(&status).await?;
+        self.pending.record_status(fetched.object, status, version);
+        Ok(())
     }
 }
 
-/// What was written a moment ago may not be shown yet: by what is shown, everything would seem done.
-fn newer(shown: Option<Value>, written: Option<Value>) -> Option<Value> {
-    let version = |object: &Value| Version::parse(object["metadata"]["resourceVersion"].as_str());
+fn stall(error: &ReconcileError) -> Option<Stall> {
+    error.stall_reason().map(|reason| Stall { reason, message: with_cause(error) })
+}
+
+fn all_enforce(probed: &[ProbedReplica], document: &PolicyDocument) -> bool {
+    probed.iter().all(|replica| report::enforces(&replica.result, document))
+}
+
+/// Returns the newer of the object that the watch shows and the one that was just written. An outdated
+/// Deployment would look rolled out before its rollout begins.
+fn newest(shown: Option<Value>, written: Option<Value>) -> Option<Value> {
     match (shown, written) {
-        (Some(shown), Some(written)) if version(&written) > version(&shown) => Some(written),
+        (Some(shown), Some(written))
+            if ResourceVersion::of_json(&written) > ResourceVersion::of_json(&shown) =>
+        {
+            Some(written)
+        }
         (None, written) => written,
         (shown, _) => shown,
     }
 }
 
-/// How long to pause before replicas are asked again, so long after publishing.
-fn pause(elapsed: Duration) -> Duration {
-    (elapsed / 5).clamp(PAUSES.0, PAUSES.1)
-}
-
-/// A number from 0 to 1 that differs from resource to resource.
-fn fraction(object: &DynamicObject) -> f64 {
-    let sum =
-        object.name_any().bytes().fold(7_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
-    f64::from(sum % 1000) / 1000.0
-}
-
-/// Pods that are finished do not count as replicas.
-fn is_counted(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    pod.metadata.deletion_timestamp.is_none() && !matches!(phase, Some("Succeeded" | "Failed"))
+/// Returns the pause before the next probe: a fifth of the time since publishing, within bounds.
+fn probe_delay(since_published: Duration) -> Duration {
+    (since_published / 5).clamp(MIN_PROBE_DELAY, MAX_PROBE_DELAY)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_was_written_counts_until_it_is_shown() {
-        let deployment = |version: u64| Some(json!({"metadata": {"resourceVersion": version.to_string()}}));
-        assert_eq!(newer(deployment(9), deployment(10)), deployment(10));
-        assert_eq!(newer(deployment(10), deployment(9)), deployment(10));
-        assert_eq!(newer(deployment(9), None), deployment(9));
-        assert_eq!(newer(None, deployment(9)), deployment(9));
-    }
-}
+mod tests;

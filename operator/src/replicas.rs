@@ -1,54 +1,23 @@
-//! Asks replicas which policy they enforce.
+//! Selection of the pods that count as replicas of a resource. Pure.
 
-use std::time::Duration;
+use std::sync::Arc;
 
-use futures_util::{StreamExt, stream};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
-use serde::Deserialize;
 
-/// Longest wait for a replica's answer: it is a few hundred bytes from memory.
-const PATIENCE: Duration = Duration::from_millis(500);
-/// So many replicas are asked at a time.
-const AT_A_TIME: usize = 32;
-/// Longest answer that is read.
-const LONGEST_ANSWER: usize = 64 * 1024;
-
-/// A replica that receives requests.
+/// Replica that receives requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Replica {
-    /// The pod's name.
+    /// Name of the pod.
     pub name: String,
-    /// Where it answers, as `HOST:PORT`.
+    /// Address that the service listens on, as `HOST:PORT`.
     pub address: String,
 }
 
-/// What a replica says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// What it enforces.
-    Enforces(State),
-    /// It did not answer, or not in a way that can be understood.
-    Silent(String),
-}
-
-/// The policy in force in a replica.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub struct State {
-    /// The uid of the resource that it was compiled from.
-    pub uid: String,
-    /// Its revision.
-    pub revision: u64,
-    /// Its fingerprint.
-    pub hash: String,
-    /// Why a newer one was refused, if it was.
-    pub error: Option<String>,
-}
-
-/// Those of `pods` that receive requests: ready, and not told to stop. In the order of their names.
-pub fn ready<'a>(pods: impl IntoIterator<Item = &'a Pod>, port: u16) -> Vec<Replica> {
+/// Returns the replicas that receive requests, sorted by name: pods that are ready and not terminating.
+pub fn ready(pods: &[Arc<Pod>], port: u16) -> Vec<Replica> {
     let mut replicas: Vec<Replica> = pods
-        .into_iter()
+        .iter()
         .filter(|pod| pod.metadata.deletion_timestamp.is_none() && is_ready(pod))
         .filter_map(|pod| {
             let ip = pod.status.as_ref()?.pod_ip.as_ref()?;
@@ -60,70 +29,54 @@ pub fn ready<'a>(pods: impl IntoIterator<Item = &'a Pod>, port: u16) -> Vec<Repl
     replicas
 }
 
+/// Returns the number of pods, ready or not, that are neither finished nor terminating.
+pub fn count_active(pods: &[Arc<Pod>]) -> usize {
+    let is_finished = |pod: &Pod| {
+        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        matches!(phase, Some("Succeeded" | "Failed"))
+    };
+    pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none() && !is_finished(pod)).count()
+}
+
 fn is_ready(pod: &Pod) -> bool {
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
     conditions.into_iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
-/// Asks replicas over HTTP. Clones share connections.
-#[derive(Clone)]
-pub struct Asker {
-    client: reqwest::Client,
-}
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
 
-impl Asker {
-    /// # Errors
-    ///
-    /// The HTTP client cannot be set up.
-    pub fn new() -> Result<Self, reqwest::Error> {
-        let client = reqwest::Client::builder()
-            .timeout(PATIENCE)
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .pool_max_idle_per_host(1)
-            .build()?;
-        Ok(Self { client })
-    }
+    use super::*;
 
-    /// Every replica's answer, in their order.
-    pub async fn ask(&self, replicas: &[Replica]) -> Vec<Answer> {
-        let questions: Vec<_> = replicas.iter().map(|replica| self.ask_one(&replica.address)).collect();
-        stream::iter(questions).buffered(AT_A_TIME).collect().await
-    }
-
-    async fn ask_one(&self, address: &str) -> Answer {
-        let silent = |error: reqwest::Error| {
-            let why = if error.is_timeout() { "no answer in time".to_owned() } else { root(&error) };
-            Answer::Silent(why)
-        };
-        let request = self.client.get(format!("http://{address}/policyz"));
-        let mut response = match request.send().await.and_then(reqwest::Response::error_for_status) {
-            Ok(response) => response,
-            Err(error) => return silent(error),
-        };
-        let mut body = Vec::new();
-        loop {
-            match response.chunk().await {
-                Ok(Some(chunk)) if body.len() + chunk.len() <= LONGEST_ANSWER => {
-                    body.extend_from_slice(&chunk);
-                }
-                Ok(Some(_)) => return Answer::Silent("its answer is too long".into()),
-                Ok(None) => break,
-                Err(error) => return silent(error),
-            }
+    fn pod(name: &str, ip: &str, ready: &str, more: Value) -> Arc<Pod> {
+        let mut pod = json!({
+            "metadata": {"name": name},
+            "status": {"podIP": ip, "phase": "Running", "conditions": [{"type": "Ready", "status": ready}]},
+        });
+        if let (Some(pod), Value::Object(more)) = (pod.as_object_mut(), more) {
+            pod.extend(more);
         }
-        match serde_json::from_slice(&body) {
-            Ok(state) => Answer::Enforces(state),
-            Err(error) => Answer::Silent(format!("its answer is not understood: {error}")),
-        }
+        Arc::new(serde_json::from_value(pod).expect("a pod"))
     }
-}
 
-/// The innermost cause, which says more than its wrappers.
-fn root(error: &dyn std::error::Error) -> String {
-    let mut inner = error;
-    while let Some(source) = inner.source() {
-        inner = source;
+    #[test]
+    fn only_ready_pods_that_are_not_terminating_receive_requests() {
+        let terminating = json!({"metadata": {"name": "d", "deletionTimestamp": "2026-01-01T00:00:00Z"}});
+        let pods = [
+            pod("b", "fd00::2", "True", json!({})),
+            pod("a", "10.0.0.1", "True", json!({})),
+            pod("c", "10.0.0.3", "False", json!({})),
+            pod("d", "10.0.0.4", "True", terminating),
+        ];
+        let addresses: Vec<_> = ready(&pods, 3003).into_iter().map(|replica| replica.address).collect();
+        assert_eq!(addresses, ["10.0.0.1:3003", "[fd00::2]:3003"]);
+        assert_eq!(count_active(&pods), 3);
     }
-    inner.to_string()
+
+    #[test]
+    fn finished_pods_are_not_counted() {
+        let finished = |phase: &str| pod("a", "10.0.0.1", "False", json!({"status": {"phase": phase}}));
+        assert_eq!(count_active(&[finished("Succeeded"), finished("Failed"), finished("Pending")]), 1);
+    }
 }

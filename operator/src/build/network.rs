@@ -1,4 +1,4 @@
-//! How pods are reached, and what they may reach.
+//! Network objects: `Service`, `NetworkPolicy` and `ServiceMonitor`.
 
 use k8s_openapi::{
     api::{
@@ -14,9 +14,9 @@ use kube::ResourceExt;
 use phase6_crds::Phase6Service;
 use serde_json::json;
 
-use super::{Context, Kind, Object, labels, metadata, selector};
+use super::{BuildOptions, Kind, Object, labels, metadata, selector};
 
-/// The name of the one port.
+/// Name of the container port and of the Service port.
 pub(super) const PORT: &str = "http";
 
 pub(super) fn service(resource: &Phase6Service) -> Object {
@@ -41,30 +41,33 @@ pub(super) fn service(resource: &Phase6Service) -> Object {
     )
 }
 
-/// The gateway is for everybody, the others for the fleet and the operator; everybody may ask for
-/// metrics where a monitor does. Out go peers, DNS, the API server and the given ports.
-pub(super) fn policy(resource: &Phase6Service, context: &Context) -> Object {
-    let fleet = NetworkPolicyPeer {
-        pod_selector: Some(labelled(&[("app.kubernetes.io/part-of", "phase6")])),
+/// Builds the `NetworkPolicy` of the pods.
+///
+/// Ingress: from anywhere to `web`, and to every service where a Prometheus scrapes them; otherwise from the
+/// services and the operator. Egress: to the services, DNS, the API server and the given ports.
+pub(super) fn network_policy(resource: &Phase6Service, options: &BuildOptions) -> Object {
+    let services = NetworkPolicyPeer {
+        pod_selector: Some(selecting(&[("app.kubernetes.io/part-of", "phase6")])),
         ..NetworkPolicyPeer::default()
     };
     let operator = NetworkPolicyPeer {
-        namespace_selector: Some(labelled(&[("kubernetes.io/metadata.name", &context.operator_namespace)])),
-        pod_selector: Some(labelled(&[("app.kubernetes.io/name", "phase6-operator")])),
+        namespace_selector: Some(selecting(&[("kubernetes.io/metadata.name", &options.operator_namespace)])),
+        pod_selector: Some(selecting(&[("app.kubernetes.io/name", "phase6-operator")])),
         ..NetworkPolicyPeer::default()
     };
-    let open = resource.spec.service.service().is_gateway() || context.monitors;
+    let is_open = resource.spec.service.service().is_gateway() || options.service_monitors;
     let ingress = NetworkPolicyIngressRule {
-        // No list: from anywhere.
-        from: (!open).then(|| vec![fleet.clone(), operator]),
+        // Without a list, connections from anywhere are allowed.
+        from: (!is_open).then(|| vec![services.clone(), operator]),
         ports: Some(vec![port("TCP", IntOrString::String(PORT.into()))]),
     };
-    let to_peers = NetworkPolicyEgressRule { to: Some(vec![fleet]), ports: None };
+    let to_services = NetworkPolicyEgressRule { to: Some(vec![services]), ports: None };
     let mut ports = vec![port("UDP", IntOrString::Int(53)), port("TCP", IntOrString::Int(53))];
-    // The API server, at its Service and behind it.
-    ports.extend([443, 6443].map(|number| port("TCP", IntOrString::Int(number))));
-    let more = context.egress_ports.iter().filter(|number| ![443, 6443].contains(*number));
-    ports.extend(more.map(|&number| port("TCP", IntOrString::Int(number.into()))));
+    // Ports of the API server: that of its Service, and the usual one of the server itself.
+    let api_server = [443, 6443];
+    ports.extend(api_server.map(|number| port("TCP", IntOrString::Int(number.into()))));
+    let others = options.egress_ports.iter().filter(|number| !api_server.contains(*number));
+    ports.extend(others.map(|&number| port("TCP", IntOrString::Int(number.into()))));
     let to_anywhere = NetworkPolicyEgressRule { to: None, ports: Some(ports) };
     Object::new(
         Kind::NetworkPolicy,
@@ -74,18 +77,18 @@ pub(super) fn policy(resource: &Phase6Service, context: &Context) -> Object {
                 pod_selector: Some(selector(resource)),
                 policy_types: Some(vec!["Ingress".into(), "Egress".into()]),
                 ingress: Some(vec![ingress]),
-                egress: Some(vec![to_peers, to_anywhere]),
+                egress: Some(vec![to_services, to_anywhere]),
             }),
         },
     )
 }
 
-/// Asks Prometheus' operator to collect the metrics.
-pub(super) fn monitor(resource: &Phase6Service, context: &Context) -> Object {
+/// Builds the `ServiceMonitor`, by which the Prometheus operator configures a scrape of the metrics.
+pub(super) fn service_monitor(resource: &Phase6Service, options: &BuildOptions) -> Object {
     let mut metadata = metadata(resource, resource.name_any());
-    // Ours win: by them the object is known.
-    let ours = metadata.labels.take().unwrap_or_default();
-    metadata.labels = Some(context.monitor_labels.clone().into_iter().chain(ours).collect());
+    // The operator's labels take precedence, because it finds its objects by them.
+    let own = metadata.labels.take().unwrap_or_default();
+    metadata.labels = Some(options.monitor_labels.clone().into_iter().chain(own).collect());
     Object::new(
         Kind::ServiceMonitor,
         json!({
@@ -102,7 +105,7 @@ fn port(protocol: &str, port: IntOrString) -> NetworkPolicyPort {
     NetworkPolicyPort { port: Some(port), protocol: Some(protocol.into()), end_port: None }
 }
 
-fn labelled(labels: &[(&str, &str)]) -> LabelSelector {
+fn selecting(labels: &[(&str, &str)]) -> LabelSelector {
     let labels = labels.iter().map(|&(key, value)| (key.to_owned(), value.to_owned()));
     LabelSelector { match_labels: Some(labels.collect()), ..LabelSelector::default() }
 }

@@ -1,4 +1,4 @@
-//! An object as it should be, of any kind that the operator makes.
+//! Desired objects, of any kind that the operator makes.
 
 use k8s_openapi::api::{
     apps::v1::Deployment,
@@ -15,9 +15,9 @@ use kube::{
 use serde::Serialize;
 use serde_json::Value;
 
-/// The kinds of objects that the operator makes.
+/// Kinds of objects that the operator makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[allow(missing_docs, reason = "each is the kind of its name")]
+#[allow(missing_docs, reason = "each variant is the kind of its name")]
 pub enum Kind {
     ConfigMap,
     Deployment,
@@ -32,7 +32,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [Self; 10] = [
         Self::ConfigMap,
         Self::Deployment,
@@ -46,7 +46,7 @@ impl Kind {
         Self::ServiceMonitor,
     ];
 
-    /// How the API calls it.
+    /// Returns group, version and names of the kind in the API.
     pub fn api(self) -> ApiResource {
         fn of<K: Resource<DynamicType = ()>>() -> ApiResource {
             ApiResource::erase::<K>(&())
@@ -68,8 +68,8 @@ impl Kind {
         }
     }
 
-    /// The field manager that applies objects of this kind: one for each, so that leaving out a
-    /// field gives up that field and no other.
+    /// Returns the field manager that applies objects of this kind. A manager gives up the fields that it
+    /// leaves out, so no two calls with different fields of one object share a manager.
     pub fn manager(self) -> &'static str {
         match self {
             Self::ConfigMap => "phase6-operator/policy",
@@ -84,21 +84,21 @@ impl Kind {
     }
 }
 
-/// An object as it should be.
+/// Desired object.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Object {
-    /// Its kind.
+    /// Kind of the object.
     pub kind: Kind,
-    /// Its name, in the namespace of its resource.
+    /// Name of the object, in the namespace of its resource.
     pub name: String,
-    /// All that the operator says about it, `apiVersion` and `kind` included.
+    /// Every field that the operator sets, including `apiVersion` and `kind`.
     pub body: Value,
 }
 
 impl Object {
-    /// From a typed object, or from JSON where there is no type.
+    /// Creates an object from a typed one, or from JSON where there is no type.
     pub(super) fn new(kind: Kind, content: impl Serialize) -> Self {
-        let mut body = serde_json::to_value(content).expect("an object is plain data");
+        let mut body = serde_json::to_value(content).expect("objects of the API serialize to JSON");
         let api = kind.api();
         body["apiVersion"] = api.api_version.into();
         body["kind"] = api.kind.into();

@@ -1,4 +1,4 @@
-//! How many pods there are, and how few there may be.
+//! Number of replicas: disruption budget, autoscaler, and the fixed number.
 
 use k8s_openapi::{
     api::{
@@ -20,7 +20,7 @@ pub(super) fn build(resource: &Phase6Service) -> Vec<Object> {
     let budget = PodDisruptionBudget {
         metadata: metadata(resource, resource.name_any()),
         spec: Some(PodDisruptionBudgetSpec {
-            // One after another, so that a single replica does not keep a node from being drained.
+            // One at a time, instead of a minimum: a single replica must not block the drain of its node.
             max_unavailable: Some(IntOrString::Int(1)),
             selector: Some(selector(resource)),
             ..PodDisruptionBudgetSpec::default()
@@ -28,18 +28,18 @@ pub(super) fn build(resource: &Phase6Service) -> Vec<Object> {
         ..PodDisruptionBudget::default()
     };
     let mut objects = vec![Object::new(Kind::PodDisruptionBudget, budget)];
-    objects.extend(resource.spec.autoscaling.as_ref().map(|wanted| autoscaler(resource, wanted)));
+    objects.extend(resource.spec.autoscaling.as_ref().map(|autoscaling| autoscaler(resource, autoscaling)));
     objects
 }
 
-fn autoscaler(resource: &Phase6Service, wanted: &Autoscaling) -> Object {
+fn autoscaler(resource: &Phase6Service, autoscaling: &Autoscaling) -> Object {
     let cpu = MetricSpec {
         type_: "Resource".into(),
         resource: Some(ResourceMetricSource {
             name: "cpu".into(),
             target: MetricTarget {
                 type_: "Utilization".into(),
-                average_utilization: Some(wanted.target_cpu_percent),
+                average_utilization: Some(autoscaling.target_cpu_percent),
                 ..MetricTarget::default()
             },
         }),
@@ -55,8 +55,8 @@ fn autoscaler(resource: &Phase6Service, wanted: &Autoscaling) -> Object {
                     kind: "Deployment".into(),
                     name: resource.name_any(),
                 },
-                min_replicas: Some(wanted.min_replicas),
-                max_replicas: wanted.max_replicas,
+                min_replicas: Some(autoscaling.min_replicas),
+                max_replicas: autoscaling.max_replicas,
                 metrics: Some(vec![cpu]),
                 ..HorizontalPodAutoscalerSpec::default()
             }),
@@ -65,12 +65,12 @@ fn autoscaler(resource: &Phase6Service, wanted: &Autoscaling) -> Object {
     )
 }
 
-/// The number of replicas as a part of the Deployment that is applied by itself; none when the
-/// autoscaler decides.
+/// Builds the part of the Deployment with the number of replicas, or `None` if an autoscaler sets it.
 ///
-/// It has a field manager of its own. When autoscaling begins, that manager only stops speaking: the
-/// number it last said stays until the autoscaler says another. A manager that leaves out a field
-/// it had would take the field away, and the Deployment would fall to one replica.
+/// This part is applied separately, by another field manager. When autoscaling begins, that manager stops
+/// applying, and the number stays until the autoscaler changes it. If the manager of the whole Deployment
+/// set the number and then left it out, the field would be removed and the Deployment would fall to one
+/// replica.
 pub fn replicas(resource: &Phase6Service) -> Option<Value> {
     if resource.spec.autoscaling.is_some() {
         return None;

@@ -1,4 +1,4 @@
-//! The pods: one program, under the strictest of the pod security standards.
+//! Deployment of the pods, which comply with the pod security standard `restricted`.
 
 use k8s_openapi::{
     api::{
@@ -14,49 +14,52 @@ use k8s_openapi::{
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
 };
 use kube::ResourceExt;
-use phase6_catalog::SERVICES;
+use phase6_catalog::{SERVICES, Service};
 use phase6_crds::Phase6Service;
 use phase6_policy::PolicyDocument;
 
-use super::{Collector, Context, Kind, Object, labels, metadata, network::PORT, policy_name, selector};
+use super::{
+    BuildOptions, Collector, Kind, Object, config_map_name, labels, metadata, network::PORT, selector,
+};
 
-/// Nobody in particular: the user of our image.
-const USER: i64 = 65532;
-const POLICY: &str = "/etc/phase6/policy";
-const ACCESS: &str = "/etc/phase6/access";
-const DATA: &str = "/var/lib/phase6";
-/// Keys of the access Secret.
+/// User and group of the image.
+const USER_ID: i64 = 65532;
+const POLICY_PATH: &str = "/etc/phase6/policy";
+const ACCESS_PATH: &str = "/etc/phase6/access";
+const DATA_PATH: &str = "/var/lib/phase6";
+/// Key of the access Secret with the accepted API keys.
 const API_KEYS: &str = "api-keys";
+/// Key of the access Secret with the token that services share.
 const INTERNAL_TOKEN: &str = "internal-token";
 
-/// How long a new pod waits for its database, in seconds.
-const START: i32 = 60;
+/// Longest wait of a new pod for its database, in seconds.
+const DATABASE_WAIT: i32 = 60;
 
-// A pod that is told to stop goes through these, one after another, in seconds. All of them together
-// end before `GRACE`, when Kubernetes kills.
-/// The pod is still ready, while everybody learns that it is leaving.
-const HOOK: i64 = 2;
-/// No longer ready; answers ask callers to connect anew. It ends when nobody is connected any more. What
-/// is idle until its very end is closed, and a caller that picks it just then loses a request: hence
-/// longer than the 90 seconds for which most clients keep an idle connection.
+// Phases of a terminating pod, one after another, in seconds.
+/// The pod still accepts connections while the cluster learns that it is terminating.
+const PRE_STOP: i64 = 2;
+/// The pod is not ready, and responses ask callers to reconnect. The phase ends early once no connection is
+/// left. A connection still idle at its end is closed, and a caller that just then reuses it loses a request:
+/// hence longer than the 90 seconds for which most clients keep an idle connection.
 const NOTICE: i64 = 95;
-/// Requests under way end: `GRACE` of `phase6 serve`.
+/// Requests in progress finish. Equals `GRACE` of `phase6 serve`.
 const DRAIN: i64 = 25;
-const GRACE: i64 = HOOK + NOTICE + DRAIN + 5;
+/// Time after which Kubernetes kills the pod: longer than all phases.
+const TERMINATION_GRACE: i64 = PRE_STOP + NOTICE + DRAIN + 5;
 
-pub(super) fn deployment(resource: &Phase6Service, context: &Context) -> Object {
+pub(super) fn deployment(resource: &Phase6Service, options: &BuildOptions) -> Object {
     let name = resource.name_any();
     let pod = PodSpec {
         service_account_name: Some(name.clone()),
-        // Variables of every Service in the namespace are of no use, and can take our own names.
+        // The variables of every Service in the namespace are not used, and could shadow those set here.
         enable_service_links: Some(false),
-        termination_grace_period_seconds: Some(GRACE),
-        image_pull_secrets: pull_secrets(context),
+        termination_grace_period_seconds: Some(TERMINATION_GRACE),
+        image_pull_secrets: pull_secrets(options),
         security_context: Some(PodSecurityContext {
             run_as_non_root: Some(true),
-            run_as_user: Some(USER),
-            run_as_group: Some(USER),
-            fs_group: Some(USER),
+            run_as_user: Some(USER_ID),
+            run_as_group: Some(USER_ID),
+            fs_group: Some(USER_ID),
             seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".into(), localhost_profile: None }),
             ..PodSecurityContext::default()
         }),
@@ -67,13 +70,13 @@ pub(super) fn deployment(resource: &Phase6Service, context: &Context) -> Object 
             label_selector: Some(selector(resource)),
             ..TopologySpreadConstraint::default()
         }]),
-        containers: vec![container(resource, context)],
-        volumes: Some(volumes(&name, context)),
+        containers: vec![container(resource, options)],
+        volumes: Some(volumes(&name, options)),
         ..PodSpec::default()
     };
     let spec = DeploymentSpec {
         selector: selector(resource),
-        // A new pod is ready before an old one goes.
+        // An old pod terminates only after a new one is ready.
         strategy: Some(DeploymentStrategy {
             type_: Some("RollingUpdate".into()),
             rolling_update: Some(RollingUpdateDeployment {
@@ -92,19 +95,19 @@ pub(super) fn deployment(resource: &Phase6Service, context: &Context) -> Object 
         Kind::Deployment,
         Deployment { metadata: metadata(resource, name), spec: Some(spec), ..Deployment::default() },
     );
-    // How many there are is said by another field manager, or by an autoscaler.
+    // Another field manager or an autoscaler sets the number of replicas.
     if let Some(spec) = object.body["spec"].as_object_mut() {
         spec.remove("replicas");
     }
     object
 }
 
-fn pull_secrets(context: &Context) -> Option<Vec<LocalObjectReference>> {
-    let named = |name: &String| LocalObjectReference { name: name.clone() };
-    (!context.pull_secrets.is_empty()).then(|| context.pull_secrets.iter().map(named).collect())
+fn pull_secrets(options: &BuildOptions) -> Option<Vec<LocalObjectReference>> {
+    let reference = |name: &String| LocalObjectReference { name: name.clone() };
+    (!options.pull_secrets.is_empty()).then(|| options.pull_secrets.iter().map(reference).collect())
 }
 
-fn container(resource: &Phase6Service, context: &Context) -> Container {
+fn container(resource: &Phase6Service, options: &BuildOptions) -> Container {
     let service = resource.spec.service;
     let get = |path: &str| {
         Some(HTTPGetAction {
@@ -122,38 +125,38 @@ fn container(resource: &Phase6Service, context: &Context) -> Container {
     };
     Container {
         name: "phase6".into(),
-        image: Some(resource.spec.image.clone().unwrap_or_else(|| context.image.clone())),
-        image_pull_policy: context.pull_policy.clone(),
+        image: Some(resource.spec.image.clone().unwrap_or_else(|| options.image.clone())),
+        image_pull_policy: options.pull_policy.clone(),
         command: Some(vec!["/usr/bin/phase6".into()]),
         args: Some(vec![
             "serve".into(),
             service.as_str().into(),
             "--bind=0.0.0.0".into(),
-            format!("--policy={POLICY}/{}", PolicyDocument::KEY),
-            format!("--policy-object={}", policy_name(&resource.name_any())),
-            format!("--api-keys={ACCESS}/{API_KEYS}"),
-            format!("--data={DATA}"),
+            format!("--policy={POLICY_PATH}/{}", PolicyDocument::KEY),
+            format!("--policy-object={}", config_map_name(&resource.name_any())),
+            format!("--api-keys={ACCESS_PATH}/{API_KEYS}"),
+            format!("--data={DATA_PATH}"),
             format!("--notice={NOTICE}"),
-            format!("--wait={START}"),
+            format!("--wait={DATABASE_WAIT}"),
         ]),
-        env: Some(environment(resource, context)),
+        env: Some(environment(resource, options)),
         ports: Some(vec![ContainerPort {
             name: Some(PORT.into()),
             container_port: service.service().port.into(),
             protocol: Some("TCP".into()),
             ..ContainerPort::default()
         }]),
-        startup_probe: Some(probe("/livez", 1, START + 15)),
+        startup_probe: Some(probe("/livez", 1, DATABASE_WAIT + 15)),
         readiness_probe: Some(probe("/readyz", 1, 2)),
         liveness_probe: Some(probe("/livez", 10, 3)),
         lifecycle: Some(Lifecycle {
             pre_stop: Some(LifecycleHandler {
-                sleep: Some(SleepAction { seconds: HOOK }),
+                sleep: Some(SleepAction { seconds: PRE_STOP }),
                 ..LifecycleHandler::default()
             }),
             ..Lifecycle::default()
         }),
-        resources: Some(resource.spec.resources.clone().unwrap_or_else(usual_resources)),
+        resources: Some(resource.spec.resources.clone().unwrap_or_else(default_resources)),
         security_context: Some(SecurityContext {
             allow_privilege_escalation: Some(false),
             read_only_root_filesystem: Some(true),
@@ -162,15 +165,15 @@ fn container(resource: &Phase6Service, context: &Context) -> Container {
         }),
         volume_mounts: Some(
             [
-                ("policy", POLICY, true),
-                ("access", ACCESS, true),
-                ("data", DATA, false),
+                ("policy", POLICY_PATH, true),
+                ("access", ACCESS_PATH, true),
+                ("data", DATA_PATH, false),
                 ("tmp", "/tmp", false),
             ]
-            .map(|(name, path, fixed)| VolumeMount {
+            .map(|(name, path, read_only)| VolumeMount {
                 name: name.into(),
                 mount_path: path.into(),
-                read_only: fixed.then_some(true),
+                read_only: read_only.then_some(true),
                 ..VolumeMount::default()
             })
             .into(),
@@ -179,7 +182,7 @@ fn container(resource: &Phase6Service, context: &Context) -> Container {
     }
 }
 
-fn environment(resource: &Phase6Service, context: &Context) -> Vec<EnvVar> {
+fn environment(resource: &Phase6Service, options: &BuildOptions) -> Vec<EnvVar> {
     let secret = |variable: &str, name: &str, key: &str| EnvVar {
         name: variable.into(),
         value_from: Some(EnvVarSource {
@@ -197,35 +200,37 @@ fn environment(resource: &Phase6Service, context: &Context) -> Vec<EnvVar> {
         value: Some(value.into()),
         ..EnvVar::default()
     };
-    // A peer is the Service of its name: resources are named after what they are.
-    let peer = |peer: &phase6_catalog::Service| format!("{0}={0}:{1}", peer.name, peer.port);
+    // Each service is reached by the Service of the same name: resources are named after their services.
+    let peer = |peer: &Service| format!("{0}={0}:{1}", peer.name, peer.port);
     let peers = SERVICES.iter().map(peer).collect::<Vec<_>>().join(",");
-    let mut all = vec![
+    let mut variables = vec![
         plain("PHASE6_PEERS", &peers),
-        // A variable, because images of before it would refuse an argument that they do not know.
+        // A variable, because older images would refuse an unknown argument.
         plain("PHASE6_FOLLOW_PEERS", "true"),
-        secret("PHASE6_INTERNAL_TOKEN", &context.access_secret, INTERNAL_TOKEN),
+        secret("PHASE6_INTERNAL_TOKEN", &options.access_secret, INTERNAL_TOKEN),
     ];
-    if let Some(database) = &context.database {
-        all.push(secret("PHASE6_DATABASE_URL", &database.name, &database.key));
+    if let Some(database) = &options.database {
+        variables.push(secret("PHASE6_DATABASE_URL", &database.name, &database.key));
     }
-    if let Some(redis) = &context.redis {
-        all.push(secret("PHASE6_REDIS_URL", &redis.name, &redis.key));
-        // Others may share the same Redis.
+    if let Some(redis) = &options.redis {
+        variables.push(secret("PHASE6_REDIS_URL", &redis.name, &redis.key));
+        // Several fleets may share one Redis.
         let name = format!("{}/{}", resource.namespace().unwrap_or_default(), resource.name_any());
-        all.push(plain("PHASE6_SHARED_AS", &name));
+        variables.push(plain("PHASE6_SHARED_AS", &name));
     }
-    if let Some(Collector { endpoint, protocol, headers }) = &context.collector {
+    if let Some(Collector { endpoint, protocol, headers }) = &options.collector {
         let namespace = resource.namespace().unwrap_or_default();
-        all.push(plain("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint.url));
-        all.push(plain("OTEL_EXPORTER_OTLP_PROTOCOL", protocol));
-        all.push(plain("OTEL_RESOURCE_ATTRIBUTES", &format!("k8s.namespace.name={namespace}")));
-        all.extend(headers.as_ref().map(|it| secret("OTEL_EXPORTER_OTLP_HEADERS", &it.name, &it.key)));
+        variables.push(plain("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint.url));
+        variables.push(plain("OTEL_EXPORTER_OTLP_PROTOCOL", protocol));
+        variables.push(plain("OTEL_RESOURCE_ATTRIBUTES", &format!("k8s.namespace.name={namespace}")));
+        variables.extend(
+            headers.as_ref().map(|headers| secret("OTEL_EXPORTER_OTLP_HEADERS", &headers.name, &headers.key)),
+        );
     }
-    all
+    variables
 }
 
-fn volumes(name: &str, context: &Context) -> Vec<Volume> {
+fn volumes(name: &str, options: &BuildOptions) -> Vec<Volume> {
     let empty = |name: &str, limit: &str| Volume {
         name: name.into(),
         empty_dir: Some(EmptyDirVolumeSource { size_limit: Some(Quantity(limit.into())), medium: None }),
@@ -235,7 +240,7 @@ fn volumes(name: &str, context: &Context) -> Vec<Volume> {
         Volume {
             name: "policy".into(),
             config_map: Some(ConfigMapVolumeSource {
-                name: policy_name(name),
+                name: config_map_name(name),
                 ..ConfigMapVolumeSource::default()
             }),
             ..Volume::default()
@@ -243,8 +248,8 @@ fn volumes(name: &str, context: &Context) -> Vec<Volume> {
         Volume {
             name: "access".into(),
             secret: Some(SecretVolumeSource {
-                secret_name: Some(context.access_secret.clone()),
-                // The token comes by a variable; no other key of the Secret is for the pods.
+                secret_name: Some(options.access_secret.clone()),
+                // The token is passed as a variable; the pods need no other key of the Secret.
                 items: Some(vec![KeyToPath { key: API_KEYS.into(), path: API_KEYS.into(), mode: None }]),
                 ..SecretVolumeSource::default()
             }),
@@ -255,8 +260,9 @@ fn volumes(name: &str, context: &Context) -> Vec<Volume> {
     ]
 }
 
-/// Enough for a service at some hundred requests a second; an autoscaler measures CPU by its request.
-fn usual_resources() -> ResourceRequirements {
+/// Returns resources for a few hundred requests per second. The CPU request is what an autoscaler measures
+/// use against.
+fn default_resources() -> ResourceRequirements {
     let quantities = |pairs: [(&str, &str); 2]| {
         Some(pairs.into_iter().map(|(name, amount)| (name.to_owned(), Quantity(amount.into()))).collect())
     };

@@ -90,8 +90,8 @@ pub async fn drift_is_repaired_and_told_and_what_others_added_stays(fleet: &Flee
     until("both are told", SOON, || async {
         let told = fleet.kubectl(&["get", "events", "--field-selector=reason=Repaired"]).await;
         let both = told.contains(
-            "Deployment coach was changed by somebody else at spec.template.spec.containers[0].args[0]",
-        ) && told.contains("Service coach was gone; made again");
+            "Deployment coach was modified by another client at spec.template.spec.containers[0].args[0]",
+        ) && told.contains("Service coach was deleted by another client; recreated");
         both.then_some(())
     })
     .await;
