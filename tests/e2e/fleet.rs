@@ -1,4 +1,4 @@
-//! One release of the chart with its demo, and what is asked of it.
+//! One release of the chart with its demo, and operations on it.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 
 use crate::{
     cases::Lane,
-    kubernetes::{get, run, try_run, until},
+    kubernetes::{get, run, try_run, wait_until},
 };
 
-/// Time for pods to come and go.
+/// Longest wait for pods to start or stop, and for the operator to react.
 pub const SOON: Duration = Duration::from_mins(2);
 
 /// Release that `cargo xtask demo` installs.
@@ -27,7 +27,7 @@ pub struct Fleet {
     extra: &'static [&'static str],
     /// Name of the release.
     pub release: String,
-    /// Time between two looks of its operator at a settled resource.
+    /// Time between two reconciles of a settled resource by its operator.
     pub resync: Duration,
     /// Values of the release besides the images.
     settings: Vec<String>,
@@ -45,7 +45,7 @@ pub struct Load {
     pub p99: f64,
 }
 
-/// Returns an image that the suite was given.
+/// Returns the image that an environment variable names.
 pub fn image(variable: &str) -> String {
     std::env::var(variable).unwrap_or_else(|_| panic!("{variable} names an image that the cluster can fetch"))
 }
@@ -77,7 +77,7 @@ pub async fn apply_definition() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), wrong.to_string()).unwrap();
     let path = file.path().to_string_lossy().into_owned();
-    until("the definition's rules are in force", SOON, || async {
+    wait_until("the rules of the definition are in force", SOON, || async {
         let words = ["apply", "--dry-run=server", "--validate=false", "-f", &path];
         let error = try_run("kubectl", &words).await.err()?;
         error.contains("Unsupported value").then_some(())
@@ -123,8 +123,8 @@ impl Fleet {
         self.release == DEMO.0
     }
 
-    /// Installs the release into a namespace that enforces the restricted standard, or brings it to its
-    /// values if it is there.
+    /// Installs the release into a namespace that enforces the restricted standard, or upgrades it to the
+    /// values of this fleet.
     pub async fn install(&self) {
         for namespace in self.extra.iter().copied().chain([self.namespace.as_str()]) {
             let _ = try_run("kubectl", &["create", "namespace", namespace]).await;
@@ -133,21 +133,21 @@ impl Fleet {
         self.helm_install().await;
     }
 
-    /// Installs the release, or brings it to the chart and the values of this fleet.
+    /// Installs the release, or upgrades it to the chart and the values of this fleet.
     pub async fn helm_install(&self) {
         self.helm_upgrade(&[]).await;
     }
 
-    /// Does the same with more words on the command line.
-    pub async fn helm_upgrade(&self, more: &[&str]) {
+    /// Installs or upgrades the release with further arguments of Helm.
+    pub async fn helm_upgrade(&self, arguments: &[&str]) {
         let chart = root().join("charts/phase6").to_string_lossy().into_owned();
         let values = values();
-        // Edits of the demo's resources that cases made are undone.
+        // `--force-conflicts` also undoes edits that cases made to the resources of the demo.
         let mut words = vec!["upgrade", "--install", &self.release, &chart];
         words.extend(["--namespace", &self.namespace, "--force-conflicts"]);
         words.extend(values.iter().map(String::as_str));
         words.extend(self.settings.iter().flat_map(|setting| ["--set", setting]));
-        words.extend(more);
+        words.extend(arguments);
         run("helm", &words).await;
         let rollout = ["rollout", "status", "deployment/phase6-operator", "--timeout=120s"];
         self.kubectl(&rollout).await;
@@ -177,31 +177,31 @@ impl Fleet {
         try_run("kubectl", &all).await
     }
 
-    /// `kubectl apply` of one object.
+    /// Runs `kubectl apply` with one object.
     pub async fn apply(&self, object: &Value) {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), object.to_string()).unwrap();
         self.kubectl(&["apply", "-f", &file.path().to_string_lossy()]).await;
     }
 
-    /// `kubectl wait --for=condition=...`, as users wait.
+    /// Runs `kubectl wait --for=condition=...`, as users do.
     pub async fn wait_for(&self, name: &str, condition: &str) {
         let condition = format!("--for=condition={condition}");
         self.kubectl(&["wait", &condition, &format!("p6/{name}"), "--timeout=120s"]).await;
     }
 
-    /// `kubectl patch` of a spec.
+    /// Runs `kubectl patch` on the spec of a resource.
     pub async fn patch(&self, name: &str, spec: Value) {
         let patch = json!({ "spec": spec }).to_string();
         self.kubectl(&["patch", "p6", name, "--type=merge", &format!("--patch={patch}")]).await;
     }
 
-    /// An object of the namespace by its path below it, as in `apis/apps/v1 deployments budget`.
+    /// Returns an object of the namespace, as in `apis/apps/v1`, `deployments`, `budget`.
     pub async fn object(&self, api: &str, kind: &str, name: &str) -> Option<Value> {
         get(&self.client, &format!("/{api}/namespaces/{}/{kind}/{name}", self.namespace)).await.ok()
     }
 
-    /// Objects of a kind.
+    /// Returns the objects of a kind that a label selector matches.
     pub async fn objects(&self, api: &str, kind: &str, selector: &str) -> Vec<Value> {
         let path = format!("/{api}/namespaces/{}/{kind}?labelSelector={selector}", self.namespace);
         let list = get(&self.client, &path).await.unwrap();
@@ -216,7 +216,7 @@ impl Fleet {
         self.object("apis/apps/v1", "deployments", name).await.unwrap()
     }
 
-    /// The pods of a resource that are not on their way out.
+    /// Returns the pods of a resource that are not terminating.
     pub async fn pods(&self, name: &str) -> Vec<Value> {
         let selector = format!("phase6.dev/resource%3D{name}");
         let mut pods = self.objects("api/v1", "pods", &selector).await;
@@ -224,31 +224,39 @@ impl Fleet {
         pods
     }
 
-    /// What a pod says at a path, asked through the API server.
-    pub async fn ask(&self, pod: &str, port: u16, path: &str) -> Result<Value, String> {
+    /// Sends a GET request to a pod through the API server, and returns the JSON of the response.
+    pub async fn get_from_pod(&self, pod: &str, port: u16, path: &str) -> Result<Value, String> {
         get(&self.client, &format!("/api/v1/namespaces/{}/pods/{pod}:{port}/proxy{path}", self.namespace))
             .await
     }
 
-    /// Waits until the operator has seen the resource as it is, all replicas are there, and all of them
-    /// enforce its policy.
+    /// Waits until the operator has observed the current generation of the resource, all replicas are ready,
+    /// and all of them enforce its policy. Returns the resource.
     pub async fn settle(&self, name: &str) -> Value {
-        until(&format!("{name} settles"), SOON, || async {
+        wait_until(&format!("{name} settles"), SOON, || async {
             let resource = self.resource(name).await;
             let holds = |kind| is_true(&resource, kind);
-            let seen = resource["status"]["observedGeneration"] == resource["metadata"]["generation"];
-            (seen && holds("Ready") && holds("PolicyApplied") && !holds("Reconciling")).then_some(resource)
+            let is_observed = resource["status"]["observedGeneration"] == resource["metadata"]["generation"];
+            (is_observed && holds("Ready") && holds("PolicyApplied") && !holds("Reconciling"))
+                .then_some(resource)
         })
         .await
     }
 
-    /// The key that the chart made.
+    /// Waits until every resource of the demo has settled.
+    pub async fn settle_all(&self) {
+        for name in services() {
+            self.settle(name).await;
+        }
+    }
+
+    /// Returns the key that the chart generated.
     pub async fn key(&self) -> String {
         let template = "--template={{.data.key | base64decode}}";
         self.kubectl(&["get", "secret", "phase6-access", template]).await
     }
 
-    /// Runs a load from a pod in the cluster: `count` requests, `rate` a second, to each URL in turn.
+    /// Starts a load from a pod in the cluster: `count` requests, `rate` per second, to each URL in turn.
     pub async fn start_load(&self, name: &str, rate: u32, count: u64, urls: &[String]) {
         let key = self.key().await;
         let mut command = vec!["/usr/bin/load".to_owned(), rate.to_string(), count.to_string()];
@@ -280,25 +288,25 @@ impl Fleet {
         .await;
     }
 
-    /// Waits for a load to end.
-    pub async fn end_load(&self, name: &str, patience: Duration) -> Load {
-        until(&format!("{name} ends"), patience, || async {
+    /// Waits until a load has ended, and returns its results.
+    pub async fn end_load(&self, name: &str, timeout: Duration) -> Load {
+        wait_until(&format!("{name} ends"), timeout, || async {
             let pod = self.object("api/v1", "pods", name).await?;
             (pod["status"]["phase"] == "Succeeded").then_some(())
         })
         .await;
-        let told = self.kubectl(&["logs", name]).await;
+        let log = self.kubectl(&["logs", name]).await;
         self.kubectl(&["delete", "pod", name]).await;
-        let told: Value = serde_json::from_str(told.trim()).unwrap_or_else(|error| panic!("{error}: {told}"));
+        let results: Value = serde_json::from_str(log.trim()).unwrap_or_else(|error| panic!("{error}: {log}"));
         Load {
-            sent: told["sent"].as_u64().unwrap(),
-            results: serde_json::from_value(told["results"].clone()).unwrap(),
-            p50: told["p50"].as_f64().unwrap(),
-            p99: told["p99"].as_f64().unwrap(),
+            sent: results["sent"].as_u64().unwrap(),
+            results: serde_json::from_value(results["results"].clone()).unwrap(),
+            p50: results["p50"].as_f64().unwrap(),
+            p99: results["p99"].as_f64().unwrap(),
         }
     }
 
-    /// Prints what helps to understand a failure.
+    /// Prints the state of the release, its events and the log of its operator, to explain a failure.
     pub async fn explain(&self) {
         for words in [
             &["get", "p6,pods", "-o", "wide"][..],
@@ -306,19 +314,19 @@ impl Fleet {
             &["get", "events", "--sort-by=.lastTimestamp"],
             &["logs", "-l", "app.kubernetes.io/name=phase6-operator", "--tail=15", "--prefix"],
         ] {
-            let told = self.try_kubectl(words).await.unwrap_or_else(|error| error);
-            let last: Vec<&str> = told.lines().rev().take(20).collect();
+            let output = self.try_kubectl(words).await.unwrap_or_else(|error| error);
+            let last: Vec<&str> = output.lines().rev().take(20).collect();
             println!("{}", last.into_iter().rev().collect::<Vec<_>>().join("\n"));
         }
     }
 }
 
-/// A condition of a resource.
+/// Returns a condition of a resource.
 pub fn condition<'a>(resource: &'a Value, kind: &str) -> Option<&'a Value> {
     resource["status"]["conditions"].as_array()?.iter().find(|condition| condition["type"] == kind)
 }
 
-/// Whether a condition holds for the resource as it is now.
+/// True if a condition is true of the current generation of a resource.
 pub fn is_true(resource: &Value, kind: &str) -> bool {
     condition(resource, kind).is_some_and(|condition| {
         condition["status"] == "True" && condition["observedGeneration"] == resource["metadata"]["generation"]

@@ -1,6 +1,6 @@
-//! The product on a real cluster, as its users have it: `kubectl apply`, `helm install`, edit.
+//! The product on a real cluster, used as its users do: `kubectl apply`, `helm install`, `kubectl edit`.
 //!
-//! `cargo xtask e2e` runs it; `KUBECONFIG` names the cluster. Nothing here knows how the cluster was made.
+//! `cargo xtask e2e` runs it; `KUBECONFIG` names the cluster. Nothing here depends on how the cluster was made.
 //! Cases run in lanes: each lane is a namespace with a release and an operator of its own, and its cases run
 //! in order and leave the release settled. Lanes run at the same time; cases that act on the whole cluster
 //! run alone, after all lanes. With words on the command line only cases whose names contain one of them run,
@@ -8,9 +8,9 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test that cannot go on panics")]
 
+mod api_proxy;
 mod cases;
 mod fleet;
-mod gate;
 mod kubernetes;
 
 use std::{
@@ -79,7 +79,7 @@ async fn run(lanes: Vec<Lane>, filters: &[String]) -> Counts {
 async fn run_lane(lane: Lane, remove: bool) -> Counts {
     let fleet = Arc::new(Fleet::of_lane(&lane).await);
     let counts = run_cases(&fleet, lane.cases).await;
-    // The release of the demo goes on, with an operator for the whole cluster.
+    // The cluster-wide cases use the release of the demo.
     if remove && !fleet.is_demo() {
         fleet.remove().await;
     }

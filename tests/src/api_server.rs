@@ -1,5 +1,6 @@
-//! An API server that knows one kind: the `EndpointSlice`s of a namespace. It can be listed and watched,
-//! refuse to be, and be gone.
+//! An API server that serves one kind: the `EndpointSlice`s of a namespace, by list and watch.
+//!
+//! A test can make it refuse all requests, stop it, and start it again at the same address.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -22,46 +23,46 @@ use tokio::{net::TcpListener, runtime::Runtime, sync::watch};
 
 const NAMESPACE: &str = "here";
 
-/// What a pod's endpoint says of it.
+/// State of a pod, as the conditions of its endpoint describe it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stands {
+pub enum PodState {
     Starting,
     Ready,
-    /// It is to stop, and still answers.
-    Leaving,
-    /// It is to stop, and answers no more.
-    Gone,
+    /// Terminating, but still serving.
+    Draining,
+    /// Terminating, and no longer serving.
+    Stopped,
 }
 
-/// The server. It ends with this.
+/// The server. It stops when it is dropped.
 pub struct ApiServer {
     address: SocketAddr,
-    world: Arc<World>,
-    /// Of its own, so that all of its connections can be cut at once.
+    store: Arc<Store>,
+    /// A runtime for the server alone, so that all of its connections can be closed at once.
     runtime: Option<Runtime>,
     kubeconfig: tempfile::NamedTempFile,
 }
 
-struct World {
-    now: Mutex<Now>,
+struct Store {
+    content: Mutex<Content>,
     changed: watch::Sender<()>,
 }
 
 #[derive(Default)]
-struct Now {
+struct Content {
     slices: BTreeMap<String, Value>,
-    /// Every change; its number is the version of the world after it.
+    /// Every watch event. The resource version after an event is the number of events up to it.
     events: Vec<Value>,
-    refuses: bool,
+    forbidden: bool,
 }
 
 impl ApiServer {
     pub async fn start() -> Self {
-        let world = World { now: Mutex::default(), changed: watch::Sender::new(()) };
+        let store = Store { content: Mutex::default(), changed: watch::Sender::new(()) };
         let kubeconfig = tempfile::NamedTempFile::new().unwrap();
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut server = Self { address, world: Arc::new(world), runtime: None, kubeconfig };
-        server.back().await;
+        let mut server = Self { address, store: Arc::new(store), runtime: None, kubeconfig };
+        server.restart().await;
         let text = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "it",
             "clusters": [{"name": "it", "cluster": {"server": format!("http://{}", server.address)}}],
@@ -72,53 +73,53 @@ impl ApiServer {
         server
     }
 
-    /// The file that says where it is.
+    /// Path of a kubeconfig for this server.
     pub fn kubeconfig(&self) -> &str {
         self.kubeconfig.path().to_str().unwrap()
     }
 
-    /// Is gone: every connection ends, and nobody listens.
-    pub fn gone(&mut self) {
+    /// Stops the server: every connection ends, and new ones are refused.
+    pub fn stop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
     }
 
-    /// Is there again, where it was.
-    pub async fn back(&mut self) {
+    /// Starts the server again at its address.
+    pub async fn restart(&mut self) {
         let listener = TcpListener::bind(self.address).await.unwrap().into_std().unwrap();
         self.address = listener.local_addr().unwrap();
-        let app = Router::new().fallback(answer).with_state(Arc::clone(&self.world));
+        let app = Router::new().fallback(handle).with_state(Arc::clone(&self.store));
         let runtime = Runtime::new().unwrap();
         runtime.spawn(async move { axum::serve(TcpListener::from_std(listener).unwrap(), app).await });
         self.runtime = Some(runtime);
     }
 
-    /// Refuses everybody, as without rights, or no longer.
-    pub fn refuses(&self, refuses: bool) {
-        self.world.now.lock().refuses = refuses;
+    /// Answers every request with 403 from now on, or stops doing so.
+    pub fn set_forbidden(&self, forbidden: bool) {
+        self.store.content.lock().forbidden = forbidden;
     }
 
-    /// A pod of a Service, in a slice of its own.
-    pub fn pod(&self, service: &str, address: SocketAddr, stands: Stands) {
-        let conditions = match stands {
-            Stands::Starting => json!({"ready": false, "serving": false, "terminating": false}),
-            Stands::Ready => json!({"ready": true, "serving": true, "terminating": false}),
-            Stands::Leaving => json!({"ready": false, "serving": true, "terminating": true}),
-            Stands::Gone => json!({"ready": false, "serving": false, "terminating": true}),
+    /// Adds a pod of a Service, or changes its state. Each pod has a slice of its own.
+    pub fn set_pod(&self, service: &str, address: SocketAddr, state: PodState) {
+        let conditions = match state {
+            PodState::Starting => json!({"ready": false, "serving": false, "terminating": false}),
+            PodState::Ready => json!({"ready": true, "serving": true, "terminating": false}),
+            PodState::Draining => json!({"ready": false, "serving": true, "terminating": true}),
+            PodState::Stopped => json!({"ready": false, "serving": false, "terminating": true}),
         };
         let endpoints = json!([{"addresses": [address.ip()], "conditions": conditions}]);
         self.change(service, address, Some(endpoints));
     }
 
-    /// That pod's slice goes.
-    pub fn without(&self, service: &str, address: SocketAddr) {
+    /// Removes the slice of a pod.
+    pub fn remove_pod(&self, service: &str, address: SocketAddr) {
         self.change(service, address, None);
     }
 
     fn change(&self, service: &str, address: SocketAddr, endpoints: Option<Value>) {
-        let mut now = self.world.now.lock();
-        let (name, version) = (format!("{service}-{}", address.port()), now.events.len() + 1);
+        let mut content = self.store.content.lock();
+        let (name, version) = (format!("{service}-{}", address.port()), content.events.len() + 1);
         let slice = json!({
             "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
             "metadata": {
@@ -128,63 +129,63 @@ impl ApiServer {
             "ports": [{"name": "http", "port": address.port(), "protocol": "TCP"}],
             "endpoints": endpoints,
         });
-        let kind = match (&endpoints, now.slices.contains_key(&name)) {
+        let kind = match (&endpoints, content.slices.contains_key(&name)) {
             (None, _) => "DELETED",
             (_, true) => "MODIFIED",
             (_, false) => "ADDED",
         };
         if endpoints.is_some() {
-            now.slices.insert(name, slice.clone());
+            content.slices.insert(name, slice.clone());
         } else {
-            now.slices.remove(&name);
+            content.slices.remove(&name);
         }
-        now.events.push(json!({"type": kind, "object": slice}));
-        drop(now);
-        self.world.changed.send_replace(());
+        content.events.push(json!({"type": kind, "object": slice}));
+        drop(content);
+        self.store.changed.send_replace(());
     }
 }
 
 impl Drop for ApiServer {
     fn drop(&mut self) {
-        self.gone();
+        self.stop();
     }
 }
 
-async fn answer(
-    State(world): State<Arc<World>>,
-    Query(asked): Query<HashMap<String, String>>,
+async fn handle(
+    State(store): State<Arc<Store>>,
+    Query(parameters): Query<HashMap<String, String>>,
     uri: Uri,
 ) -> Response {
     let expected = format!("/apis/discovery.k8s.io/v1/namespaces/{NAMESPACE}/endpointslices");
-    let selector = asked.get("labelSelector").map(String::as_str).unwrap_or_default();
+    let selector = parameters.get("labelSelector").map(String::as_str).unwrap_or_default();
     if uri.path() != expected || !selector.starts_with("kubernetes.io/service-name in (") {
         return failure(StatusCode::NOT_FOUND, "NotFound");
     }
-    let now = world.now.lock();
-    if now.refuses {
+    let content = store.content.lock();
+    if content.forbidden {
         return failure(StatusCode::FORBIDDEN, "Forbidden");
     }
-    if asked.get("watch").is_some_and(|watch| watch == "true") {
-        let seen = asked.get("resourceVersion").and_then(|version| version.parse().ok()).unwrap_or_default();
-        drop(now);
-        return Body::from_stream(events(world, seen)).into_response();
+    if parameters.get("watch").is_some_and(|watch| watch == "true") {
+        let version = parameters.get("resourceVersion").and_then(|version| version.parse().ok());
+        drop(content);
+        return Body::from_stream(events(store, version.unwrap_or_default())).into_response();
     }
-    let items: Vec<_> = now.slices.values().cloned().collect();
+    let items: Vec<_> = content.slices.values().cloned().collect();
     let list = json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSliceList",
-        "metadata": {"resourceVersion": now.events.len().to_string()}, "items": items,
+        "metadata": {"resourceVersion": content.events.len().to_string()}, "items": items,
     });
     axum::Json(list).into_response()
 }
 
-/// The changes after the `seen` first ones, one a line, as they come.
-fn events(world: Arc<World>, seen: usize) -> impl stream::Stream<Item = Result<String, Infallible>> {
-    let changed = world.changed.subscribe();
-    stream::unfold((world, changed, seen), |(world, mut changed, seen)| async move {
+/// Streams the events after a resource version as they happen, one per line.
+fn events(store: Arc<Store>, version: usize) -> impl stream::Stream<Item = Result<String, Infallible>> {
+    let changed = store.changed.subscribe();
+    stream::unfold((store, changed, version), |(store, mut changed, version)| async move {
         loop {
-            let next = world.now.lock().events.get(seen).map(|event| format!("{event}\n"));
+            let next = store.content.lock().events.get(version).map(|event| format!("{event}\n"));
             if let Some(line) = next {
-                return Some((Ok(line), (world, changed, seen + 1)));
+                return Some((Ok(line), (store, changed, version + 1)));
             }
             changed.changed().await.ok()?;
         }
@@ -192,9 +193,9 @@ fn events(world: Arc<World>, seen: usize) -> impl stream::Stream<Item = Result<S
 }
 
 fn failure(status: StatusCode, reason: &str) -> Response {
-    let told = json!({
+    let body = json!({
         "apiVersion": "v1", "kind": "Status", "status": "Failure", "message": reason, "reason": reason,
         "code": status.as_u16(),
     });
-    (status, axum::Json(told)).into_response()
+    (status, axum::Json(body)).into_response()
 }

@@ -1,4 +1,4 @@
-//! A real OpenTelemetry collector of a test's own.
+//! A real OpenTelemetry collector, started for one test.
 
 use std::{
     net::TcpStream,
@@ -12,40 +12,40 @@ use tempfile::TempDir;
 
 use crate::free_ports;
 
-/// A collector that listens for OTLP on loopback and writes what it hears into a file.
+/// A collector that accepts OTLP on loopback and writes the spans that it receives into a file.
 pub struct Collector {
-    http: u16,
-    grpc: u16,
+    http_port: u16,
+    grpc_port: u16,
     process: Child,
     folder: TempDir,
 }
 
-/// A span as the collector understood it.
+/// A span as the collector decoded it.
 #[derive(Clone, Debug)]
-pub struct Heard {
-    /// What sent it, by attribute.
+pub struct ReceivedSpan {
+    /// Resource attributes of the sender, by name.
     pub resource: Value,
-    /// The span in OTLP's JSON.
+    /// The span in the JSON encoding of OTLP.
     pub span: Value,
 }
 
 impl Collector {
     pub fn start() -> Self {
         let base = free_ports();
-        let (http, grpc) = (base, base + 1);
+        let (http_port, grpc_port) = (base, base + 1);
         let folder = tempfile::tempdir().unwrap();
-        let process = run(&folder, http, grpc);
-        Self { http, grpc, process, folder }
+        let process = run(&folder, http_port, grpc_port);
+        Self { http_port, grpc_port, process, folder }
     }
 
-    /// Where it takes Protobuf over HTTP.
-    pub fn over_http(&self) -> String {
-        format!("http://127.0.0.1:{}", self.http)
+    /// Endpoint for Protobuf over HTTP.
+    pub fn http_endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.http_port)
     }
 
-    /// Where it takes gRPC.
-    pub fn over_grpc(&self) -> String {
-        format!("http://127.0.0.1:{}", self.grpc)
+    /// Endpoint for gRPC.
+    pub fn grpc_endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.grpc_port)
     }
 
     pub fn kill(&mut self) {
@@ -53,15 +53,15 @@ impl Collector {
         let _ = self.process.wait();
     }
 
-    /// Starts it again where it was. What it heard before is kept.
-    pub fn revive(&mut self) {
-        self.process = run(&self.folder, self.http, self.grpc);
+    /// Starts it again on its ports. Spans that it received before are kept.
+    pub fn restart(&mut self) {
+        self.process = run(&self.folder, self.http_port, self.grpc_port);
     }
 
-    /// Every span that it has heard.
-    pub fn heard(&self) -> Vec<Heard> {
+    /// Every span received so far.
+    pub fn spans(&self) -> Vec<ReceivedSpan> {
         let text = std::fs::read_to_string(self.folder.path().join("traces.json")).unwrap_or_default();
-        // The last line may be half written.
+        // The last line may be incomplete.
         let messages = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         messages.flat_map(|message| spans(&message)).collect()
     }
@@ -73,25 +73,25 @@ impl Drop for Collector {
     }
 }
 
-impl Heard {
-    /// An attribute of the span; null if it has none of this name.
+impl ReceivedSpan {
+    /// An attribute of the span, or null if it has none of this name.
     pub fn attribute(&self, name: &str) -> Value {
         attributes(&self.span["attributes"])[name].clone()
     }
 }
 
-fn spans(message: &Value) -> Vec<Heard> {
+fn spans(message: &Value) -> Vec<ReceivedSpan> {
     let each = |value: &Value| value.as_array().cloned().unwrap_or_default();
-    let mut heard = vec![];
+    let mut received = vec![];
     for group in each(&message["resourceSpans"]) {
         let resource = attributes(&group["resource"]["attributes"]);
         let spans = each(&group["scopeSpans"]).into_iter().flat_map(|scope| each(&scope["spans"]));
-        heard.extend(spans.map(|span| Heard { resource: resource.clone(), span }));
+        received.extend(spans.map(|span| ReceivedSpan { resource: resource.clone(), span }));
     }
-    heard
+    received
 }
 
-/// OTLP's list of attributes as an object. 64-bit numbers come as text.
+/// Converts OTLP's list of attributes into an object. 64-bit integers are strings in this encoding.
 fn attributes(list: &Value) -> Value {
     let pairs = list.as_array().into_iter().flatten().map(|pair| {
         let value = &pair["value"];
@@ -104,13 +104,13 @@ fn attributes(list: &Value) -> Value {
     Value::Object(pairs.collect())
 }
 
-fn run(folder: &TempDir, http: u16, grpc: u16) -> Child {
+fn run(folder: &TempDir, http_port: u16, grpc_port: u16) -> Child {
     let program = std::env::var_os("PHASE6_TEST_COLLECTOR").map(PathBuf::from);
     let program = program.expect("PHASE6_TEST_COLLECTOR names the program; cargo xtask test builds it");
     let (config, file) = (folder.path().join("collector.yaml"), folder.path().join("traces.json"));
     let text = format!(
-        "receivers:\n  otlp:\n    protocols:\n      http: {{endpoint: '127.0.0.1:{http}'}}\n      \
-         grpc: {{endpoint: '127.0.0.1:{grpc}'}}\n\
+        "receivers:\n  otlp:\n    protocols:\n      http: {{endpoint: '127.0.0.1:{http_port}'}}\n      \
+         grpc: {{endpoint: '127.0.0.1:{grpc_port}'}}\n\
          exporters:\n  file: {{path: '{}', flush_interval: 10ms, append: true}}\n\
          service:\n  telemetry: {{metrics: {{level: none}}, logs: {{level: warn}}}}\n  pipelines:\n    \
          traces: {{receivers: [otlp], exporters: [file]}}\n",
@@ -119,10 +119,10 @@ fn run(folder: &TempDir, http: u16, grpc: u16) -> Child {
     std::fs::write(&config, text).unwrap();
     let mut process =
         Command::new(program).arg("--config").arg(&config).stdout(Stdio::null()).spawn().unwrap();
-    let due = Instant::now() + Duration::from_secs(20);
-    while [http, grpc].iter().any(|port| TcpStream::connect(("127.0.0.1", *port)).is_err()) {
-        assert_eq!(process.try_wait().unwrap(), None, "the collector did not start");
-        assert!(Instant::now() < due, "the collector does not listen");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while [http_port, grpc_port].iter().any(|port| TcpStream::connect(("127.0.0.1", *port)).is_err()) {
+        assert_eq!(process.try_wait().unwrap(), None, "the collector exited at its start");
+        assert!(Instant::now() < deadline, "the collector does not listen after 20 s");
         std::thread::sleep(Duration::from_millis(10));
     }
     process

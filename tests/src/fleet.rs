@@ -1,7 +1,7 @@
-//! A fleet that runs: `phase6 up` as a process.
+//! A fleet as a process: `phase6 up`.
 
 use std::{
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read},
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -23,87 +23,94 @@ use crate::{client, program, root};
 /// The example fleet.
 pub const EXAMPLE: &str = include_str!("../../crds/examples/fleet.yaml");
 
-/// The example with a smaller limit and a shorter TTL for `budget`.
+/// Longest wait for a line of output.
+const OUTPUT_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Returns the fleet with a smaller limit and a shorter TTL for `budget`.
 pub fn retuned(text: &str) -> String {
     text.replace("capacity: 100\n", "capacity: 3\n").replace("ttl: 5s", "ttl: 2s")
 }
 
-/// The example without one service.
-pub fn without(service: &str) -> String {
-    let declares = format!("service: {service}\n");
-    let documents = EXAMPLE.split("---\n").filter(|document| !document.contains(&declares));
+/// Returns the example fleet without one service.
+pub fn example_without(service: &str) -> String {
+    let declaration = format!("service: {service}\n");
+    let documents = EXAMPLE.split("---\n").filter(|document| !document.contains(&declaration));
     documents.collect::<Vec<_>>().join("---\n")
 }
 
-/// Runs the program where it is to end soon: exit code, standard error.
-pub fn refused(arguments: &[&str]) -> (Option<i32>, String) {
+/// Runs the program, which must exit within 10 s. Returns its exit code and standard error.
+pub fn run_to_exit(arguments: &[&str]) -> (Option<i32>, String) {
     let mut program = Program::start(arguments, &[]);
-    (program.end(Duration::from_secs(10)), program.errors())
+    (program.wait_for_exit(Duration::from_secs(10)), program.errors())
 }
 
-/// A process of the program.
+/// A line of output and the time at which it was read.
+#[derive(Clone, Debug)]
+pub struct Line {
+    pub time: Instant,
+    pub text: String,
+}
+
+type Lines = Arc<Mutex<Vec<Line>>>;
+
+/// A running process of the program.
 pub struct Program {
     process: Child,
-    said: Arc<Mutex<Vec<(Instant, String)>>>,
-    errors: Arc<Mutex<Vec<String>>>,
+    output: Lines,
+    errors: Lines,
     readers: Vec<JoinHandle<()>>,
 }
 
 impl Program {
-    pub fn start(arguments: &[&str], settings: &[(&str, &str)]) -> Self {
-        Self::start_in(&root(), arguments, settings)
+    /// Starts the program in the root folder of the workspace, with these environment variables.
+    pub fn start(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        Self::start_in(&root(), arguments, environment)
     }
 
-    /// The same in a folder.
-    pub fn start_in(folder: &Path, arguments: &[&str], settings: &[(&str, &str)]) -> Self {
+    /// Starts the program in a folder.
+    pub fn start_in(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let mut command = Command::new(program());
         command.args(arguments).current_dir(folder).stdout(Stdio::piped()).stderr(Stdio::piped());
-        // Settings of whoever runs the tests do not belong to them.
+        // The developer's own settings must not change what a test sees.
         for name in std::env::vars().map(|(name, _)| name).filter(|name| is_setting(name)) {
             command.env_remove(name);
         }
         for local in ["OLLAMA_ENABLED", "LOCALAI_ENABLED"] {
             command.env(local, "false");
         }
-        command.envs(settings.iter().copied());
+        command.envs(environment.iter().copied());
         let mut process = command.spawn().unwrap();
-        let said: Arc<Mutex<Vec<(Instant, String)>>> = Arc::default();
-        let errors: Arc<Mutex<Vec<String>>> = Arc::default();
-        let out = BufReader::new(process.stdout.take().unwrap());
-        let lines = Arc::clone(&said);
-        let out = std::thread::spawn(move || {
-            for line in out.lines().map_while(Result::ok) {
-                lines.lock().push((Instant::now(), line));
-            }
-        });
-        let err = BufReader::new(process.stderr.take().unwrap());
-        let lines = Arc::clone(&errors);
-        let err = std::thread::spawn(move || {
-            for line in err.lines().map_while(Result::ok) {
-                lines.lock().push(line);
-            }
-        });
-        Self { process, said, errors, readers: vec![out, err] }
+        let (output, errors) = (Lines::default(), Lines::default());
+        let readers = vec![
+            collect_lines(process.stdout.take().unwrap(), &output),
+            collect_lines(process.stderr.take().unwrap(), &errors),
+        ];
+        Self { process, output, errors, readers }
     }
 
-    /// Everything said on standard output.
-    pub fn said(&self) -> String {
-        self.said.lock().iter().map(|(_, line)| line.as_str()).collect::<Vec<_>>().join("\n")
+    /// All standard output so far.
+    pub fn output(&self) -> String {
+        join(&self.output)
     }
 
-    /// Everything said on standard error.
+    /// All standard error so far.
     pub fn errors(&self) -> String {
-        self.errors.lock().join("\n")
+        join(&self.errors)
     }
 
-    /// Waits for a line that holds `text`, and tells when it came.
-    pub fn hear(&self, text: &str) -> (Instant, String) {
-        let due = Instant::now() + Duration::from_secs(20);
+    /// Waits for a line of standard output that contains `text`, and returns it.
+    pub fn wait_for_output(&self, text: &str) -> Line {
+        let deadline = Instant::now() + OUTPUT_TIMEOUT;
         loop {
-            if let Some(heard) = self.said.lock().iter().find(|(_, line)| line.contains(text)) {
-                return heard.clone();
+            if let Some(line) = self.output.lock().iter().find(|line| line.text.contains(text)) {
+                return line.clone();
             }
-            assert!(Instant::now() < due, "never said {text:?}; said:\n{}\n{}", self.said(), self.errors());
+            assert!(
+                Instant::now() < deadline,
+                "no line contains {text:?}:\n{}\n{}",
+                self.output(),
+                self.errors()
+            );
             std::thread::sleep(Duration::from_millis(2));
         }
     }
@@ -113,9 +120,9 @@ impl Program {
         kill_process(pid, signal).unwrap();
     }
 
-    /// Waits for the end, and until its last words are read; the exit code.
-    pub fn end(&mut self, within: Duration) -> Option<i32> {
-        let due = Instant::now() + within;
+    /// Waits until the process has exited and all of its output is read. Returns the exit code.
+    pub fn wait_for_exit(&mut self, timeout: Duration) -> Option<i32> {
+        let deadline = Instant::now() + timeout;
         loop {
             if let Some(status) = self.process.try_wait().unwrap() {
                 for reader in self.readers.drain(..) {
@@ -123,13 +130,14 @@ impl Program {
                 }
                 return status.code();
             }
-            assert!(Instant::now() < due, "did not end; said:\n{}\n{}", self.said(), self.errors());
+            assert!(
+                Instant::now() < deadline,
+                "still running after {timeout:?}:\n{}\n{}",
+                self.output(),
+                self.errors()
+            );
             std::thread::sleep(Duration::from_millis(2));
         }
-    }
-
-    pub fn id(&self) -> u32 {
-        self.process.id()
     }
 }
 
@@ -140,13 +148,27 @@ impl Drop for Program {
     }
 }
 
+fn collect_lines(stream: impl Read + Send + 'static, lines: &Lines) -> JoinHandle<()> {
+    let lines = Arc::clone(lines);
+    std::thread::spawn(move || {
+        for text in BufReader::new(stream).lines().map_while(Result::ok) {
+            lines.lock().push(Line { time: Instant::now(), text });
+        }
+    })
+}
+
+fn join(lines: &Lines) -> String {
+    lines.lock().iter().map(|line| line.text.as_str()).collect::<Vec<_>>().join("\n")
+}
+
+/// True for an environment variable that the program reads.
 fn is_setting(name: &str) -> bool {
     ["_API_KEY", "_BASE_URL", "_ENABLED", "_MODEL"].iter().any(|end| name.ends_with(end))
         || name.starts_with("PHASE6_")
         || name.starts_with("OTEL_")
 }
 
-/// A fleet, its file and its folder.
+/// A running fleet, its file and its folder.
 pub struct Fleet {
     pub program: Program,
     pub file: PathBuf,
@@ -156,24 +178,14 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// The example fleet.
+    /// Starts the example fleet.
     pub fn start() -> Self {
         Self::with(EXAMPLE, &[], &[])
     }
 
-    /// A fleet of a file's text, with more arguments and settings.
-    pub fn with(text: &str, arguments: &[&str], settings: &[(&str, &str)]) -> Self {
+    /// Starts a fleet with this text of its file, further arguments, and environment variables.
+    pub fn with(text: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        Self::in_folder(folder, text, arguments, settings)
-    }
-
-    /// The same in a folder that holds the records of another one.
-    pub fn in_folder(
-        folder: tempfile::TempDir,
-        text: &str,
-        arguments: &[&str],
-        settings: &[(&str, &str)],
-    ) -> Self {
         let file = folder.path().join("fleet.yaml");
         std::fs::write(&file, text).unwrap();
         let base_port = free_ports();
@@ -181,9 +193,9 @@ impl Fleet {
         let mut all =
             vec!["up", "-f", file.to_str().unwrap(), "--data", data.to_str().unwrap(), "--base-port", &port];
         all.extend(arguments);
-        let program = Program::start(&all, settings);
+        let program = Program::start(&all, environment);
         let fleet = Self { program, file, base_port, http: client(), folder };
-        fleet.program.hear(" ready in ");
+        fleet.program.wait_for_output(" ready in ");
         fleet
     }
 
@@ -195,33 +207,34 @@ impl Fleet {
         format!("http://127.0.0.1:{}{path}", self.port(service))
     }
 
+    /// Sends a GET request. Returns the status, 0 if there is no response, and the body, as JSON if it is JSON.
     pub async fn get(&self, service: &str, path: &str) -> (u16, Value) {
         match self.http.get(self.url(service, path)).send().await {
-            Ok(answer) => {
-                let status = answer.status().as_u16();
-                let text = answer.text().await.unwrap_or_default();
+            Ok(response) => {
+                let status = response.status().as_u16();
+                let text = response.text().await.unwrap_or_default();
                 (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
             }
             Err(_) => (0, Value::Null),
         }
     }
 
-    /// Replaces the file's text, as an editor does that writes in place.
+    /// Replaces the text of the file in place, as some editors do.
     pub fn save(&self, text: &str) {
         std::fs::write(&self.file, text).unwrap();
     }
 
-    /// Stops it as Ctrl-C does; the exit code.
+    /// Stops the fleet as Ctrl-C does. Returns the exit code.
     pub fn stop(mut self) -> Option<i32> {
         self.program.signal(Signal::INT);
-        self.program.end(Duration::from_secs(10))
+        self.program.wait_for_exit(Duration::from_secs(10))
     }
 }
 
-/// Returns the first of a range of free ports that is as wide as the fleet's.
+/// Returns the first port of a free range that is as wide as the ports of a fleet.
 pub fn free_ports() -> u16 {
     let width = SERVICES.iter().map(|service| service.port - BASE_PORT + 1).max().unwrap_or_default();
-    // Below the range from which the system gives ports to clients.
+    // Below the range from which the system assigns ports to clients.
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let start = (std::process::id() % 600) as u16 * 20;
     loop {

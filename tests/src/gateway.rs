@@ -1,4 +1,4 @@
-//! A gateway alone, before upstreams of the test's own.
+//! A gateway as a process, in front of upstreams that the test controls.
 
 use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
@@ -8,9 +8,12 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::{Program, Upstream, client, free_ports, until};
+use crate::{Program, Upstream, client, free_ports, policy_document, wait_until};
 
-/// `phase6 serve web` as a process.
+/// Time without a byte after which a raw response counts as complete.
+const SILENCE: Duration = Duration::from_millis(300);
+
+/// The service `web` as a process: `phase6 serve web`.
 pub struct Gateway {
     pub program: Program,
     pub port: u16,
@@ -19,12 +22,11 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// A gateway whose budget peer is at these endpoints.
-    pub async fn start(endpoints: &[String], policy: Value, settings: &[(&str, &str)]) -> Self {
+    /// Starts a gateway whose peer `budget` has these endpoints.
+    pub async fn start(endpoints: &[String], policy: Value, environment: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("policy.json");
-        let document = json!({"ownerUid": "u", "revision": 3, "generation": 1, "hash": "", "publishedAt": "", "policy": policy});
-        std::fs::write(&file, document.to_string()).unwrap();
+        std::fs::write(&file, policy_document(3, 1, &policy)).unwrap();
         let port = free_ports();
         let peers = format!("budget={}", endpoints.join("+"));
         let data = folder.path().join("data");
@@ -40,14 +42,14 @@ impl Gateway {
             "--data",
             data.to_str().unwrap(),
         ];
-        let gateway =
-            Self { program: Program::start(&arguments, settings), port, http: client(), _folder: folder };
-        until("the gateway answers", || async { gateway.get("/readyz").await.is_some() }).await;
+        let program = Program::start(&arguments, environment);
+        let gateway = Self { program, port, http: client(), _folder: folder };
+        wait_until("the gateway responds", || async { gateway.get("/readyz").await.is_some() }).await;
         gateway
     }
 
-    /// A gateway before this upstream, under the default policy.
-    pub async fn before(upstream: &Upstream) -> Self {
+    /// Starts a gateway for one upstream, with the default policy.
+    pub async fn in_front_of(upstream: &Upstream) -> Self {
         Self::start(&[upstream.address.to_string()], json!({}), &[]).await
     }
 
@@ -59,39 +61,37 @@ impl Gateway {
         self.http.get(self.url(path)).send().await.ok()
     }
 
-    /// Sends bytes as they are; what comes back until the connection ends or falls silent.
-    pub async fn raw(&self, bytes: &[u8]) -> String {
+    /// Sends bytes unchanged. Returns everything received until the connection ends or falls silent.
+    pub async fn send_raw(&self, bytes: &[u8]) -> String {
         let mut socket = TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
         socket.write_all(bytes).await.unwrap();
-        let mut answer = Vec::new();
+        let mut response = Vec::new();
         let mut buffer = vec![0; 16_384];
-        while let Ok(Ok(count)) =
-            tokio::time::timeout(Duration::from_millis(300), socket.read(&mut buffer)).await
-        {
+        while let Ok(Ok(count)) = tokio::time::timeout(SILENCE, socket.read(&mut buffer)).await {
             if count == 0 {
                 break;
             }
-            answer.extend_from_slice(&buffer[..count]);
+            response.extend_from_slice(&buffer[..count]);
         }
-        String::from_utf8_lossy(&answer).into_owned()
+        String::from_utf8_lossy(&response).into_owned()
     }
 
-    /// What the gateway shows of the budget peer.
-    pub async fn budget(&self) -> Value {
-        let shown: Value =
+    /// Health of the peer `budget`, as the gateway reports it.
+    pub async fn budget_health(&self) -> Value {
+        let report: Value =
             self.get("/api/v1/loadbalance/health?service=budget").await.unwrap().json().await.unwrap();
-        shown["health"]["budget"].clone()
+        report["health"]["budget"].clone()
     }
 
-    /// What it shows of that peer's endpoint at `address`.
-    pub async fn endpoint(&self, address: SocketAddr) -> Value {
-        let endpoints = self.budget().await["endpoints"].as_array().unwrap().clone();
+    /// Health of the endpoint of `budget` at `address`.
+    pub async fn endpoint_health(&self, address: SocketAddr) -> Value {
+        let endpoints = self.budget_health().await["endpoints"].as_array().unwrap().clone();
         endpoints.into_iter().find(|endpoint| endpoint["address"] == address.to_string()).unwrap()
     }
 
-    /// Where it calls that peer.
-    pub async fn called(&self) -> BTreeSet<String> {
-        let endpoints = self.budget().await["endpoints"].as_array().unwrap().clone();
+    /// Addresses of the endpoints of `budget`.
+    pub async fn budget_addresses(&self) -> BTreeSet<String> {
+        let endpoints = self.budget_health().await["endpoints"].as_array().unwrap().clone();
         endpoints.iter().map(|endpoint| endpoint["address"].as_str().unwrap().to_owned()).collect()
     }
 }

@@ -1,7 +1,7 @@
-//! What tests of the whole system share: the program, a fleet that runs, an upstream that does as
-//! it is told.
+//! Helpers of the tests of the whole system: the program, a fleet as a process, and the servers around it.
 //!
-//! Every process is started on free ports in a folder of its own and ended by its id.
+//! Every process listens on free ports, works in a folder of its own, and ends by its id when its value is
+//! dropped.
 
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a test that cannot go on panics")]
 #![allow(missing_docs, reason = "names say it; these are helpers of tests")]
@@ -14,8 +14,8 @@ pub mod markdown;
 pub mod namespace;
 mod prometheus;
 mod redis;
-mod redis_kinds;
-mod served;
+mod redis_topologies;
+mod service_process;
 mod upstream;
 
 use std::{
@@ -25,64 +25,109 @@ use std::{
     time::Duration,
 };
 
-pub use api_server::{ApiServer, Stands};
-pub use collector::{Collector, Heard};
-pub use fleet::{EXAMPLE, Fleet, Program, free_ports, refused, retuned, without};
+pub use api_server::{ApiServer, PodState};
+pub use collector::{Collector, ReceivedSpan};
+pub use fleet::{EXAMPLE, Fleet, Line, Program, example_without, free_ports, retuned, run_to_exit};
 pub use gateway::Gateway;
 pub use prometheus::Prometheus;
 pub use redis::Redis;
-pub use redis_kinds::{RedisCluster, RedisSentinels};
-pub use served::Served;
-pub use upstream::{Probes, Upstream};
+pub use redis_topologies::{RedisCluster, RedisSentinels};
+pub use service_process::ServiceProcess;
+use serde_json::{Value, json};
+pub use upstream::{ProbeCounts, Readiness, Upstream};
+
+/// Result of a command that ran to its end.
+#[derive(Debug)]
+pub struct CommandResult {
+    /// Exit code; -1 if a signal ended it.
+    pub code: i32,
+    pub output: String,
+    pub errors: String,
+}
 
 /// Names of all services, in the order of the catalog.
 pub fn services() -> impl Iterator<Item = &'static str> {
     phase6_catalog::SERVICES.iter().map(|service| service.name)
 }
 
-/// The workspace's folder.
+/// The root folder of the workspace.
 pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
-/// The program, built if it is not up to date.
+/// Path of the program, which is built first if it is out of date.
 pub fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let output = Command::new(cargo)
-            // As the workspace builds it, so that nothing is built twice.
+            // With the features that a build of the workspace selects, so that nothing is built twice.
             .args(["build", "--workspace", "--bin", "phase6", "--message-format=json"])
             .current_dir(root())
             .output()
             .expect("cargo can be started");
         let text = String::from_utf8(output.stdout).unwrap();
         let executable = text.lines().rev().find_map(|line| {
-            let message: serde_json::Value = serde_json::from_str(line).ok()?;
+            let message: Value = serde_json::from_str(line).ok()?;
             message["executable"].as_str().map(PathBuf::from)
         });
         executable.unwrap_or_else(|| panic!("no program:\n{}", String::from_utf8_lossy(&output.stderr)))
     })
 }
 
-/// Runs the program to its end: exit code, standard output, standard error.
-pub fn phase6(arguments: &[&str]) -> (i32, String, String) {
+/// Runs the program to its end.
+pub fn phase6(arguments: &[&str]) -> CommandResult {
     let output = Command::new(program()).args(arguments).current_dir(root()).output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
+    CommandResult {
+        code: output.status.code().unwrap_or(-1),
+        output: text(output.stdout),
+        errors: text(output.stderr),
+    }
 }
 
-/// A client that does not pool, so that every request is a connection of its own.
+/// A key made by `phase6 key`.
+#[derive(Debug)]
+pub struct ApiKey {
+    /// The secret that a client presents.
+    pub key: String,
+    /// The line of the file of keys.
+    pub line: String,
+}
+
+impl ApiKey {
+    /// Makes a key of this owner.
+    pub fn generate(owner: &str) -> Self {
+        let result = phase6(&["key", owner]);
+        assert_eq!(result.code, 0, "{}", result.errors);
+        let field = |name: &str| {
+            let value = result.output.lines().find_map(|line| line.strip_prefix(name));
+            value.unwrap().trim().to_owned()
+        };
+        Self { key: field("key:"), line: field("line:") }
+    }
+}
+
+/// Returns a compiled policy as the operator publishes it, for a service with this number of replicas.
+pub fn policy_document(revision: u64, replicas: u32, policy: &Value) -> String {
+    let document = json!({
+        "ownerUid": "u", "revision": revision, "generation": 1, "hash": format!("h{revision}"),
+        "publishedAt": "", "replicas": replicas, "policy": policy,
+    });
+    document.to_string()
+}
+
+/// A client of HTTP/1.1 with a timeout of 30 s.
 pub fn client() -> reqwest::Client {
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder().timeout(Duration::from_secs(30)).build().unwrap()
 }
 
-/// Waits for a condition.
-pub async fn until<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
-    let due = std::time::Instant::now() + Duration::from_secs(20);
+/// Waits up to 20 s until `condition` holds; `description` names it in the panic if it never does.
+pub async fn wait_until<F: Future<Output = bool>>(description: &str, mut condition: impl FnMut() -> F) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
     while !condition().await {
-        assert!(std::time::Instant::now() < due, "never: {what}");
+        assert!(std::time::Instant::now() < deadline, "timed out waiting until {description}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

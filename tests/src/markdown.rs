@@ -1,4 +1,4 @@
-//! Fenced blocks and tables of the documents.
+//! Fenced blocks of the documents, and the commands in them.
 
 use std::path::{Path, PathBuf};
 
@@ -8,21 +8,21 @@ use crate::root;
 #[derive(Clone, Debug)]
 pub struct Block {
     /// The word after the opening fence.
-    pub kind: String,
-    /// Where it begins: `README.md:12`.
-    pub place: String,
+    pub language: String,
+    /// File and line of the opening fence: `README.md:12`.
+    pub location: String,
     pub lines: Vec<String>,
 }
 
-/// A command in a `console` block and what it is said to print.
+/// A command of a `console` block and the output that the document shows below it.
 #[derive(Clone, Debug)]
 pub struct Command {
     pub text: String,
-    pub place: String,
-    pub prints: Vec<String>,
+    pub location: String,
+    pub expected_output: Vec<String>,
 }
 
-/// Every document that people read, relative to the root.
+/// Returns every document that people read, relative to the root folder.
 pub fn documents() -> Vec<PathBuf> {
     let mut found = Vec::new();
     collect(&root(), &mut found, false);
@@ -33,10 +33,10 @@ pub fn documents() -> Vec<PathBuf> {
     relative
 }
 
-fn collect(folder: &Path, found: &mut Vec<PathBuf>, deep: bool) {
+fn collect(folder: &Path, found: &mut Vec<PathBuf>, recursive: bool) {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
-        if path.is_dir() && deep {
+        if path.is_dir() && recursive {
             collect(&path, found, true);
         } else if path.extension().is_some_and(|extension| extension == "md") {
             found.push(path);
@@ -44,7 +44,7 @@ fn collect(folder: &Path, found: &mut Vec<PathBuf>, deep: bool) {
     }
 }
 
-/// The fenced blocks of a document, in order.
+/// Returns the fenced blocks of a document, in order.
 pub fn blocks(document: &Path) -> Vec<Block> {
     let text = std::fs::read_to_string(root().join(document)).unwrap();
     let mut blocks = Vec::new();
@@ -56,9 +56,9 @@ pub fn blocks(document: &Path) -> Vec<Block> {
                 block.lines.push(line.to_owned());
                 open = Some(block);
             }
-            (None, Some(kind)) => {
-                let place = format!("{}:{}", document.display(), number + 1);
-                open = Some(Block { kind: kind.to_owned(), place, lines: vec![] });
+            (None, Some(language)) => {
+                let location = format!("{}:{}", document.display(), number + 1);
+                open = Some(Block { language: language.to_owned(), location, lines: vec![] });
             }
             (None, None) => {}
         }
@@ -68,24 +68,18 @@ pub fn blocks(document: &Path) -> Vec<Block> {
 }
 
 impl Block {
-    /// The commands of a `console` block.
+    /// Returns the commands of a `console` block.
     pub fn commands(&self) -> Vec<Command> {
         let mut commands: Vec<Command> = Vec::new();
         for line in &self.lines {
-            match line.strip_prefix("$ ") {
-                Some(text) => {
-                    commands.push(Command {
-                        text: text.to_owned(),
-                        place: self.place.clone(),
-                        prints: vec![],
-                    });
-                }
-                None => {
-                    let command = commands.last_mut();
-                    let command =
-                        command.unwrap_or_else(|| panic!("{}: no command before {line:?}", self.place));
-                    command.prints.push(line.clone());
-                }
+            if let Some(text) = line.strip_prefix("$ ") {
+                let (text, location) = (text.to_owned(), self.location.clone());
+                commands.push(Command { text, location, expected_output: vec![] });
+            } else {
+                let command = commands.last_mut();
+                let command =
+                    command.unwrap_or_else(|| panic!("{}: no command before {line:?}", self.location));
+                command.expected_output.push(line.clone());
             }
         }
         commands

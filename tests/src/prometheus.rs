@@ -1,4 +1,4 @@
-//! A real Prometheus of a test's own.
+//! A real Prometheus, started for one test.
 
 use std::{
     process::{Child, Command, Stdio},
@@ -8,9 +8,9 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{client, fleet::free_ports, root, until};
+use crate::{client, fleet::free_ports, root, wait_until};
 
-/// A Prometheus that scrapes services of this machine, knows the rules of the chart, and keeps exemplars.
+/// A Prometheus that scrapes services on loopback, evaluates the rules of the chart, and stores exemplars.
 pub struct Prometheus {
     port: u16,
     http: reqwest::Client,
@@ -19,7 +19,7 @@ pub struct Prometheus {
 }
 
 impl Prometheus {
-    /// Scrapes these ports, each as a pod of the namespace `n`.
+    /// Starts one that scrapes these ports, each as a pod of the namespace `n`.
     pub async fn start(targets: &[u16]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let config = folder.path().join("prometheus.yml");
@@ -46,35 +46,31 @@ impl Prometheus {
             .spawn()
             .expect("prometheus can be started; cargo xtask test installs it");
         let prometheus = Self { port, http: client(), process, _folder: folder };
-        until("Prometheus is ready", || async {
+        wait_until("Prometheus is ready", || async {
             let ready = prometheus.http.get(format!("http://127.0.0.1:{port}/-/ready"));
-            ready.timeout(Duration::from_secs(1)).send().await.is_ok_and(|answer| answer.status() == 200)
+            ready.timeout(Duration::from_secs(1)).send().await.is_ok_and(|response| response.status() == 200)
         })
         .await;
         prometheus
     }
 
-    /// What it answers to a question of its HTTP API.
-    pub async fn ask(&self, path: &str, parameters: &[(&str, &str)]) -> Value {
+    /// Response of its HTTP API at `/api/v1/{path}`.
+    pub async fn api(&self, path: &str, parameters: &[(&str, &str)]) -> Value {
         let pairs: Vec<_> =
-            parameters.iter().map(|(name, value)| format!("{name}={}", encoded(value))).collect();
+            parameters.iter().map(|(name, value)| format!("{name}={}", percent_encode(value))).collect();
         let url = format!("http://127.0.0.1:{}/api/v1/{path}?{}", self.port, pairs.join("&"));
         self.http.get(url).send().await.unwrap().json().await.unwrap()
     }
 
-    /// The values of an expression now.
-    ///
-    /// # Panics
-    ///
-    /// Prometheus refuses it.
+    /// Current values of an expression, which must be valid.
     pub async fn query(&self, expression: &str) -> Vec<Value> {
-        let answer = self.ask("query", &[("query", expression)]).await;
-        assert_eq!(answer["status"], "success", "{expression}: {answer}");
-        answer["data"]["result"].as_array().cloned().unwrap_or_default()
+        let response = self.api("query", &[("query", expression)]).await;
+        assert_eq!(response["status"], "success", "{expression}: {response}");
+        response["data"]["result"].as_array().cloned().unwrap_or_default()
     }
 }
 
-fn encoded(text: &str) -> String {
+fn percent_encode(text: &str) -> String {
     let each = |byte: u8| match byte {
         b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => char::from(byte).to_string(),
         _ => format!("%{byte:02X}"),

@@ -1,4 +1,4 @@
-//! A Redis of a test's own.
+//! A real Redis, started for one test.
 
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
@@ -10,19 +10,19 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-/// A server that this test may do anything to. Keeps nothing on disk, and ends with its handle.
+/// A server for one test alone, which may do anything to it. Persists nothing, and stops when it is dropped.
 pub struct Redis {
     pub port: u16,
     arguments: Vec<String>,
     password: Option<String>,
     process: Child,
-    /// What a replica was sent is written here.
+    /// Working directory, into which a replica writes the snapshot that its master sends.
     folder: TempDir,
 }
 
 impl Redis {
-    /// Starts one on a free port, with more arguments. `{port}` in them stands for that port; a test that
-    /// names the port itself begins with `--port`.
+    /// Starts a server on a free port, with further arguments, in which `{port}` stands for that port. The
+    /// arguments set the port themselves if they begin with `--port`.
     pub fn start(arguments: &[&str]) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let number = port.to_string();
@@ -31,18 +31,19 @@ impl Redis {
             all.extend(["--port", &number]);
         }
         all.extend(arguments);
-        Self::bare(port, all.iter().map(|argument| argument.replace("{port}", &number)).collect())
+        let all = all.iter().map(|argument| argument.replace("{port}", &number)).collect();
+        Self::with_arguments(port, all)
     }
 
-    /// Starts one that listens at this port because its arguments say so.
-    pub(crate) fn bare(port: u16, arguments: Vec<String>) -> Self {
+    /// Starts a server whose arguments make it listen on this port.
+    pub(crate) fn with_arguments(port: u16, arguments: Vec<String>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let process = run(&folder, port, &arguments);
         Self { port, arguments, password: None, process, folder }
     }
 
-    /// The same, for one that wants a password.
-    pub(crate) fn locked(mut self, password: &str) -> Self {
+    /// Authenticates every command with a password.
+    pub(crate) fn with_password(mut self, password: &str) -> Self {
         self.password = Some(password.to_owned());
         self
     }
@@ -52,13 +53,12 @@ impl Redis {
         let _ = self.process.wait();
     }
 
-    /// Whether it runs.
-    pub fn lives(&mut self) -> bool {
+    pub fn is_running(&mut self) -> bool {
         self.process.try_wait().unwrap().is_none()
     }
 
-    /// Starts it again where it was, empty.
-    pub fn revive(&mut self) {
+    /// Starts it again on its port, without data.
+    pub fn restart(&mut self) {
         self.process = run(&self.folder, self.port, &self.arguments);
     }
 
@@ -66,29 +66,24 @@ impl Redis {
         kill_process(Pid::from_child(&self.process), signal).unwrap();
     }
 
-    /// Gives it a command; one that it refuses is a failure.
-    pub fn say(&self, command: &str) {
-        self.ask(command);
+    /// Runs a command, which must succeed. Returns its reply, which must be a string or a number.
+    pub fn command(&self, command: &str) -> String {
+        self.try_command(command).unwrap()
     }
 
-    /// The answer to a command, which is one text or number.
-    pub fn ask(&self, command: &str) -> String {
-        self.try_ask(command).unwrap()
-    }
-
-    /// The same, of a server that may break the connection: one that a sentinel tells whom to follow ends the
-    /// connections of all its clients.
-    pub(crate) fn try_ask(&self, command: &str) -> io::Result<String> {
+    /// Runs a command on a server that may close the connection: a sentinel that reconfigures a server
+    /// closes the connections of all of its clients.
+    pub(crate) fn try_command(&self, command: &str) -> io::Result<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
         let password = self.password.iter().map(|password| format!("AUTH {password}\r\n"));
         let all = password.chain([format!("{command}\r\n")]).collect::<String>();
         stream.write_all(all.as_bytes())?;
-        let mut answers = BufReader::new(stream);
+        let mut replies = BufReader::new(stream);
         let mut head = String::new();
         for _ in all.lines() {
             head.clear();
-            if answers.read_line(&mut head)? == 0 {
+            if replies.read_line(&mut head)? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
@@ -98,7 +93,7 @@ impl Redis {
             return Ok(rest.to_owned());
         }
         let mut text = vec![0; rest.parse().unwrap_or(0)];
-        answers.read_exact(&mut text)?;
+        replies.read_exact(&mut text)?;
         Ok(String::from_utf8(text).unwrap())
     }
 }
@@ -116,10 +111,10 @@ fn run(folder: &TempDir, port: u16, arguments: &[String]) -> Child {
         .stdout(Stdio::null())
         .spawn()
         .expect("redis-server can be started; cargo xtask test installs it");
-    let due = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(10);
     while TcpStream::connect(("127.0.0.1", port)).is_err() {
-        assert_eq!(process.try_wait().unwrap(), None, "Redis did not start: {arguments:?}");
-        assert!(Instant::now() < due, "Redis does not listen");
+        assert_eq!(process.try_wait().unwrap(), None, "Redis exited at its start: {arguments:?}");
+        assert!(Instant::now() < deadline, "Redis does not listen after 10 s");
         std::thread::sleep(Duration::from_millis(5));
     }
     process

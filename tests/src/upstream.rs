@@ -1,5 +1,4 @@
-//! An HTTP server below a gateway that does as it is told and remembers what it was sent, byte for
-//! byte.
+//! An HTTP server behind a gateway, whose responses the test sets and whose requests it sees byte for byte.
 
 use std::{fmt::Write, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -10,17 +9,28 @@ use tokio::{
     time::Instant,
 };
 
-/// What it sends for each request: bytes, with pauses between them.
+/// Longer than any test.
+const FOREVER: Duration = Duration::from_mins(10);
+
+/// Bytes to send in response to a request, each piece after a pause. An empty piece closes the connection.
 pub type Script = Vec<(Duration, Vec<u8>)>;
 
-/// How it answers those who ask whether it is ready.
+/// Response to a readiness probe.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Probes {
+pub enum Readiness {
     #[default]
     Ready,
     NotReady,
-    /// It never answers them.
+    /// No response at all.
     Silent,
+}
+
+/// Counts of readiness probes.
+#[derive(Clone, Copy, Debug)]
+pub struct ProbeCounts {
+    pub received: u32,
+    /// Most probes that waited for a response at the same time.
+    pub most_concurrent: u32,
 }
 
 #[derive(Clone)]
@@ -31,26 +41,25 @@ pub struct Upstream {
 
 #[derive(Default)]
 struct State {
-    seen: Vec<String>,
+    requests: Vec<String>,
     script: Script,
-    probes: Probes,
-    /// Probes that came, that wait for an answer, and the most that waited at once.
-    probed: u32,
-    waiting: u32,
-    most_waiting: u32,
-    /// Connections that the other side closed while it waited for an answer.
-    given_up: u32,
+    readiness: Readiness,
+    probes_received: u32,
+    probes_waiting: u32,
+    most_probes_waiting: u32,
+    /// Requests whose sender closed the connection before the response.
+    abandoned: u32,
 }
 
 impl Upstream {
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let upstream = Self { address: listener.local_addr().unwrap(), state: Arc::default() };
-        upstream.answer("200 OK", &[("content-type", "text/plain")], "hello");
-        let serving = upstream.clone();
+        upstream.respond("200 OK", &[("content-type", "text/plain")], "hello");
+        let server = upstream.clone();
         tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
-                tokio::spawn(serving.clone().serve(socket));
+                tokio::spawn(server.clone().serve(socket));
             }
         });
         upstream
@@ -64,87 +73,94 @@ impl Upstream {
                 Ok(0) | Err(_) => return,
                 Ok(count) => received.extend_from_slice(&buffer[..count]),
             }
-            while let Some(end) = whole_request(&received) {
+            while let Some(end) = first_request_length(&received) {
                 let request: Vec<u8> = received.drain(..end).collect();
                 let text = String::from_utf8_lossy(&request).into_owned();
-                let probe = text.starts_with("GET /readyz");
-                let script = if probe { self.probe() } else { self.request(text) };
+                let is_probe = text.starts_with("GET /readyz");
+                let script = if is_probe { self.accept_probe() } else { self.accept_request(text) };
                 for (pause, bytes) in script {
-                    let left = patient(&mut socket, &mut received, pause).await.is_err();
-                    if left {
+                    if wait_and_receive(&mut socket, &mut received, pause).await.is_err() {
                         let mut state = self.state.lock();
-                        state.given_up += u32::from(!probe);
-                        state.waiting -= u32::from(probe);
+                        state.abandoned += u32::from(!is_probe);
+                        state.probes_waiting -= u32::from(is_probe);
                         return;
                     }
                     if bytes.is_empty() || socket.write_all(&bytes).await.is_err() {
                         return;
                     }
                 }
-                if probe {
-                    self.state.lock().waiting -= 1;
+                if is_probe {
+                    self.state.lock().probes_waiting -= 1;
                 }
             }
         }
     }
 
-    fn request(&self, text: String) -> Script {
+    fn accept_request(&self, text: String) -> Script {
         let mut state = self.state.lock();
-        state.seen.push(text);
+        state.requests.push(text);
         state.script.clone()
     }
 
-    /// Probes of its health are none of most tests' business, and not among what was seen.
-    fn probe(&self) -> Script {
+    /// Counts a readiness probe, which is not among [`Self::requests`]: most tests do not care about probes.
+    fn accept_probe(&self) -> Script {
         let mut state = self.state.lock();
-        state.probed += 1;
-        state.waiting += 1;
-        state.most_waiting = state.most_waiting.max(state.waiting);
-        match state.probes {
-            Probes::Ready => whole("200 OK", &[], "ok"),
-            Probes::NotReady => whole("503 Service Unavailable", &[], "not ready"),
-            Probes::Silent => vec![(Duration::from_mins(10), vec![])],
+        state.probes_received += 1;
+        state.probes_waiting += 1;
+        state.most_probes_waiting = state.most_probes_waiting.max(state.probes_waiting);
+        match state.readiness {
+            Readiness::Ready => response("200 OK", &[], "ok"),
+            Readiness::NotReady => response("503 Service Unavailable", &[], "not ready"),
+            Readiness::Silent => vec![(FOREVER, vec![])],
         }
     }
 
-    /// Answers probes like this from now on.
-    pub fn probes(&self, probes: Probes) {
-        self.state.lock().probes = probes;
+    /// Sets the response to readiness probes.
+    pub fn set_readiness(&self, readiness: Readiness) {
+        self.state.lock().readiness = readiness;
     }
 
-    /// Probes that came so far, and the most that waited for an answer at once.
-    pub fn probed(&self) -> (u32, u32) {
+    pub fn probes(&self) -> ProbeCounts {
         let state = self.state.lock();
-        (state.probed, state.most_waiting)
+        ProbeCounts { received: state.probes_received, most_concurrent: state.most_probes_waiting }
     }
 
-    /// Requests whose sender closed the connection before the answer.
-    pub fn given_up(&self) -> u32 {
-        self.state.lock().given_up
+    /// Number of requests whose sender closed the connection before the response.
+    pub fn abandoned(&self) -> u32 {
+        self.state.lock().abandoned
     }
 
-    /// Answers every request from now on with this.
-    pub fn answer(&self, status: &str, headers: &[(&str, &str)], body: &str) {
-        self.state.lock().script = whole(status, headers, body);
+    /// Sets the response to every further request.
+    pub fn respond(&self, status: &str, headers: &[(&str, &str)], body: &str) {
+        self.state.lock().script = response(status, headers, body);
     }
 
-    /// Sends exactly this for every request from now on; an empty piece closes the connection.
-    pub fn script(&self, script: Script) {
+    /// Sets the bytes that are sent for every further request.
+    pub fn respond_with(&self, script: Script) {
         self.state.lock().script = script;
     }
 
-    /// Requests so far, as they came.
-    pub fn seen(&self) -> Vec<String> {
-        self.state.lock().seen.clone()
+    /// Sends no response to any further request.
+    pub fn stay_silent(&self) {
+        self.respond_with(vec![(FOREVER, vec![])]);
+    }
+
+    /// Requests received so far, byte for byte.
+    pub fn requests(&self) -> Vec<String> {
+        self.state.lock().requests.clone()
     }
 }
 
-/// Waits, and keeps what comes meanwhile; an error when the other side has gone.
-async fn patient(socket: &mut TcpStream, received: &mut Vec<u8>, pause: Duration) -> Result<(), ()> {
-    let due = Instant::now() + pause;
+/// Waits, and collects bytes that arrive meanwhile. Fails if the other side closes the connection.
+async fn wait_and_receive(
+    socket: &mut TcpStream,
+    received: &mut Vec<u8>,
+    pause: Duration,
+) -> Result<(), ()> {
+    let deadline = Instant::now() + pause;
     let mut buffer = vec![0; 65_536];
-    while Instant::now() < due {
-        match tokio::time::timeout_at(due, socket.read(&mut buffer)).await {
+    while Instant::now() < deadline {
+        match tokio::time::timeout_at(deadline, socket.read(&mut buffer)).await {
             Ok(Ok(count @ 1..)) => received.extend_from_slice(&buffer[..count]),
             Ok(_) => return Err(()),
             Err(_) => break,
@@ -153,7 +169,7 @@ async fn patient(socket: &mut TcpStream, received: &mut Vec<u8>, pause: Duration
     Ok(())
 }
 
-fn whole(status: &str, headers: &[(&str, &str)], body: &str) -> Script {
+fn response(status: &str, headers: &[(&str, &str)], body: &str) -> Script {
     let mut text = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n", body.len());
     for (name, value) in headers {
         let _ = write!(text, "{name}: {value}\r\n");
@@ -163,8 +179,8 @@ fn whole(status: &str, headers: &[(&str, &str)], body: &str) -> Script {
     vec![(Duration::ZERO, text.into_bytes())]
 }
 
-/// The length of the first request, if all of it has come.
-fn whole_request(bytes: &[u8]) -> Option<usize> {
+/// Returns the length of the first request in `bytes`, or `None` if it is incomplete.
+fn first_request_length(bytes: &[u8]) -> Option<usize> {
     let head = bytes.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
     let text = String::from_utf8_lossy(&bytes[..head]).to_ascii_lowercase();
     let header = |name: &str| {

@@ -1,21 +1,23 @@
-//! The command line: what it accepts, what it prints, how it ends.
+//! The command line: accepted arguments, output and exit codes.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use std::time::Duration;
 
-use phase6_tests::{EXAMPLE, Fleet, Program, phase6, refused, retuned, until, without};
+use phase6_tests::{
+    ApiKey, EXAMPLE, Fleet, Program, example_without, phase6, retuned, run_to_exit, wait_until,
+};
 use rustix::process::Signal;
 use serde_json::Value;
 
 #[test]
-fn usage_errors_end_with_2_and_say_what_is_accepted() {
+fn usage_errors_exit_with_2_and_say_what_is_accepted() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().to_str().unwrap();
     let empty = folder.path().join("keys");
-    std::fs::write(&empty, "# nobody yet\n").unwrap();
+    std::fs::write(&empty, "# no key yet\n").unwrap();
     let empty = empty.to_str().unwrap();
-    for (arguments, told) in [
+    for (arguments, expected) in [
         (vec!["up", "--redis", "http://user:secret@x", "--data", data], "accepted: redis://"),
         (vec!["up", "--only", "wob", "--data", data], "--only names wob; accepted: web, training"),
         (vec!["up", "--bind", "0.0.0.0", "--data", data], "requires API keys"),
@@ -35,49 +37,49 @@ fn usage_errors_end_with_2_and_say_what_is_accepted() {
         (vec!["explain"], "--file"),
         (vec![], "Usage"),
     ] {
-        let (code, errors) = refused(&arguments);
-        assert!(code == Some(2) && errors.contains(told), "{arguments:?}: {code:?} {errors}");
+        let (code, errors) = run_to_exit(&arguments);
+        assert!(code == Some(2) && errors.contains(expected), "{arguments:?}: {code:?} {errors}");
     }
 }
 
-/// The parser of the command line repeats what it cannot use.
+/// The parser of the command line quotes values that it rejects, which would print the password.
 #[test]
 fn a_database_password_is_never_repeated() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().to_str().unwrap();
     let url = "postgress://user:hunter2@db/phase6";
     for command in [vec!["up", "--data", data], vec!["serve", "budget", "--data", data]] {
-        let mut given = command.clone();
-        given.extend(["--database", url]);
-        let as_option = Program::start(&given, &[]);
-        let as_setting = Program::start(&command, &[("PHASE6_DATABASE_URL", url)]);
-        for mut program in [as_option, as_setting] {
-            assert_eq!(program.end(Duration::from_secs(10)), Some(2));
-            let told = format!("{}{}", program.said(), program.errors());
-            assert!(told.contains("accepted: sqlite://PATH") && !told.contains("hunter2"), "{told}");
+        let mut with_option = command.clone();
+        with_option.extend(["--database", url]);
+        let as_option = Program::start(&with_option, &[]);
+        let as_variable = Program::start(&command, &[("PHASE6_DATABASE_URL", url)]);
+        for mut program in [as_option, as_variable] {
+            assert_eq!(program.wait_for_exit(Duration::from_secs(10)), Some(2));
+            let printed = format!("{}{}", program.output(), program.errors());
+            assert!(printed.contains("accepted: sqlite://PATH") && !printed.contains("hunter2"), "{printed}");
         }
     }
 }
 
-/// `phase6 up | head -1` ended with a panic at the next edit, the others at once.
+/// Regression: `phase6 up | head -1` panicked at the next edit, the other commands at once.
 #[tokio::test]
-async fn nobody_has_to_listen_to_what_is_said() {
-    let deaf = |arguments: &[&str]| {
+async fn a_closed_output_does_not_stop_the_program() {
+    let with_closed_output = |arguments: &[&str]| {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
         let mut command = std::process::Command::new(phase6_tests::program());
         command.args(arguments).current_dir(phase6_tests::root()).stdout(writer);
         command
     };
-    for (arguments, codes) in [
-        (vec!["explain", "-f", "crds/examples/fleet.yaml"], vec![0]),
-        (vec!["completions", "bash"], vec![0]),
-        (vec!["key", "ada"], vec![0]),
-        (vec!["status", "--base-port", "1"], vec![1]),
+    for (arguments, code) in [
+        (vec!["explain", "-f", "crds/examples/fleet.yaml"], 0),
+        (vec!["completions", "bash"], 0),
+        (vec!["key", "ada"], 0),
+        (vec!["status", "--base-port", "1"], 1),
     ] {
-        let output = deaf(&arguments).output().unwrap();
+        let output = with_closed_output(&arguments).output().unwrap();
         let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(codes.contains(&output.status.code().unwrap()), "{arguments:?}: {errors}");
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {errors}");
         assert!(!errors.contains("panicked"), "{arguments:?}: {errors}");
     }
 
@@ -87,33 +89,33 @@ async fn nobody_has_to_listen_to_what_is_said() {
     let port = phase6_tests::free_ports();
     let (reader, errors) = std::io::pipe().unwrap();
     drop(reader);
-    let base = port.to_string();
-    let mut fleet =
-        deaf(&["up", "-f", file.to_str().unwrap(), "--data", data.to_str().unwrap(), "--base-port", &base]);
+    let base_port = port.to_string();
+    let arguments = ["-f", file.to_str().unwrap(), "--data", data.to_str().unwrap(), "--base-port", &base_port];
+    let mut fleet = with_closed_output(&[&["up"], &arguments[..]].concat());
     let mut fleet = fleet.stderr(errors).spawn().unwrap();
     let http = phase6_tests::client();
     let policy = || async {
-        let answer = http.get(format!("http://127.0.0.1:{}/policyz", port + 3)).send().await.ok()?;
-        answer.json::<Value>().await.ok()
+        let response = http.get(format!("http://127.0.0.1:{}/policyz", port + 3)).send().await.ok()?;
+        response.json::<Value>().await.ok()
     };
-    until("it answers", || async { policy().await.is_some() }).await;
+    wait_until("budget responds", || async { policy().await.is_some() }).await;
     std::fs::write(&file, "kind: [").unwrap();
-    until("it tells", || async { policy().await.unwrap()["error"].is_string() }).await;
+    wait_until("the error is reported", || async { policy().await.unwrap()["error"].is_string() }).await;
     std::fs::write(&file, retuned(EXAMPLE)).unwrap();
-    until("it obeys", || async { policy().await.unwrap()["revision"] == 2 }).await;
+    wait_until("the edit is in force", || async { policy().await.unwrap()["revision"] == 2 }).await;
     let pid = rustix::process::Pid::from_raw(i32::try_from(fleet.id()).unwrap()).unwrap();
     rustix::process::kill_process(pid, Signal::TERM).unwrap();
     assert_eq!(fleet.wait().unwrap().code(), Some(0));
 }
 
-/// It was a panic.
+/// Regression: the program panicked.
 #[test]
-fn a_setting_that_is_not_utf_8_is_somebody_else_s() {
+fn environment_variables_of_others_that_are_not_utf_8_are_ignored() {
     use std::os::unix::ffi::OsStrExt;
     let folder = tempfile::tempdir().unwrap();
     let output = std::process::Command::new(phase6_tests::program())
         .args(["up", "--bind", "0.0.0.0", "--data", folder.path().to_str().unwrap()])
-        .env("SOMEBODY_ELSE_S", std::ffi::OsStr::from_bytes(b"\xff\xfe"))
+        .env("UNRELATED", std::ffi::OsStr::from_bytes(b"\xff\xfe"))
         .env(std::ffi::OsStr::from_bytes(b"\xfe"), "1")
         .output()
         .unwrap();
@@ -121,15 +123,15 @@ fn a_setting_that_is_not_utf_8_is_somebody_else_s() {
     assert!(output.status.code() == Some(2) && errors.contains("requires API keys"), "{errors}");
 }
 
-/// A service that has to be asked for and is not there was left out without a word.
+/// Regression: a selected service that no file declares was left out silently.
 #[test]
-fn only_names_services_that_the_files_declare() {
+fn only_rejects_services_that_no_file_declares() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("fleet.yaml");
-    std::fs::write(&file, without("coach")).unwrap();
+    std::fs::write(&file, example_without("coach")).unwrap();
     let (file, data) = (file.to_str().unwrap(), folder.path().join("data"));
     let (code, errors) =
-        refused(&["up", "-f", file, "--data", data.to_str().unwrap(), "--only", "web,coach"]);
+        run_to_exit(&["up", "-f", file, "--data", data.to_str().unwrap(), "--only", "web,coach"]);
     assert_eq!(code, Some(1), "{errors}");
     assert!(
         errors.contains("--only names coach, but no document declares it; declared: web, training"),
@@ -137,15 +139,14 @@ fn only_names_services_that_the_files_declare() {
     );
 }
 
-/// They named services that did not run, at addresses where nobody listened.
+/// Regression: the suggested commands named services that did not run, at addresses without a listener.
 #[tokio::test]
-async fn the_lines_to_copy_work_as_they_stand() {
+async fn suggested_commands_work_unchanged() {
     let folder = tempfile::tempdir().unwrap();
-    let (_, made, _) = phase6(&["key", "alice"]);
-    let of = |name: &str| made.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
+    let alice = ApiKey::generate("alice");
     let keys = folder.path().join("keys");
-    std::fs::write(&keys, of("line:")).unwrap();
-    for (more, curls) in [
+    std::fs::write(&keys, &alice.line).unwrap();
+    for (options, requests) in [
         (vec!["--only", "coach"], 1),
         (vec!["--only", "coach", "--bind", "127.0.0.2"], 1),
         (vec!["--only", "budget"], 1),
@@ -154,26 +155,26 @@ async fn the_lines_to_copy_work_as_they_stand() {
         let data = folder.path().join("data");
         let port = phase6_tests::free_ports().to_string();
         let mut arguments = vec!["up", "--data", data.to_str().unwrap(), "--base-port", &port];
-        arguments.extend(&more);
+        arguments.extend(&options);
         let mut program = Program::start(&arguments, &[]);
-        program.hear(" status --base-port");
-        let said = program.said();
-        let first = if curls == 1 { "1 service answers" } else { "2 services answer" };
-        assert!(said.contains(first), "{said}");
-        let lines: Vec<_> = said.lines().filter(|line| line.starts_with("  ")).collect();
-        assert_eq!(lines.len(), curls + 1, "{said}");
+        program.wait_for_output(" status --base-port");
+        let output = program.output();
+        let first = if requests == 1 { "1 service answers" } else { "2 services answer" };
+        assert!(output.contains(first), "{output}");
+        let lines: Vec<_> = output.lines().filter(|line| line.starts_with("  ")).collect();
+        assert_eq!(lines.len(), requests + 1, "{output}");
         for line in lines {
-            let line = line.replace("curl -s", "curl -fs").replace("KEY'", &format!("{}'", of("key:")));
-            let ran = std::process::Command::new("sh").args(["-c", &line]).output().unwrap();
-            assert!(ran.status.success() && !ran.stdout.is_empty(), "{line}: {ran:?}");
+            let line = line.replace("curl -s", "curl -fs").replace("KEY'", &format!("{}'", alice.key));
+            let result = std::process::Command::new("sh").args(["-c", &line]).output().unwrap();
+            assert!(result.status.success() && !result.stdout.is_empty(), "{line}: {result:?}");
         }
         program.signal(Signal::INT);
-        assert_eq!(program.end(Duration::from_secs(10)), Some(0));
+        assert_eq!(program.wait_for_exit(Duration::from_secs(10)), Some(0));
     }
 }
 
 #[test]
-fn faults_at_the_start_end_with_1_and_are_all_told() {
+fn invalid_files_at_the_start_exit_with_1_and_report_every_error() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("fleet.yaml");
     std::fs::write(
@@ -183,33 +184,36 @@ fn faults_at_the_start_end_with_1_and_are_all_told() {
     .unwrap();
     let (file, data) = (file.to_str().unwrap(), folder.path().join("data"));
     for command in [vec!["up", "-f", file, "--data", data.to_str().unwrap()], vec!["explain", "-f", file]] {
-        let (code, said, errors) = phase6(&command);
-        assert_eq!((code, said.as_str()), (1, ""), "{command:?}");
-        assert_eq!(errors.lines().count(), 2, "{errors}");
-        assert!(errors.contains("`spec.service` is \"mata\"; accepted: one of web, training"), "{errors}");
+        let result = phase6(&command);
+        assert_eq!((result.code, result.output.as_str()), (1, ""), "{command:?}");
+        assert_eq!(result.errors.lines().count(), 2, "{}", result.errors);
+        let expected = "`spec.service` is \"mata\"; accepted: one of web, training";
+        assert!(result.errors.contains(expected), "{}", result.errors);
     }
 }
 
 #[test]
-fn explain_shows_every_setting_and_where_it_comes_from() {
-    let (code, said, _) = phase6(&["explain", "-f", "crds/examples/fleet.yaml", "budget"]);
-    assert_eq!(code, 0);
+fn explain_shows_every_setting_and_its_source() {
+    let result = phase6(&["explain", "-f", "crds/examples/fleet.yaml", "budget"]);
+    assert_eq!(result.code, 0);
     let row = |setting: &str| {
-        said.lines().find(|line| line.starts_with(setting)).unwrap().split_whitespace().collect::<Vec<_>>()
+        let line = result.output.lines().find(|line| line.starts_with(setting)).unwrap();
+        line.split_whitespace().collect::<Vec<_>>()
     };
     assert_eq!(row("cache.ttl")[1], "5s");
     assert!(row("cache.ttl")[2..].join(" ").starts_with("line "));
     assert_eq!(row("cache.maxEntries"), ["cache.maxEntries", "10000", "default"]);
     assert_eq!(row("circuitBreaker.openFor"), ["circuitBreaker.openFor", "30s", "default"]);
-    let (code, _, errors) = phase6(&["explain", "-f", "crds/examples/fleet.yaml", "nobody"]);
-    assert!(code == 1 && errors.contains("no resource is named nobody; found: web, training"), "{errors}");
+    let result = phase6(&["explain", "-f", "crds/examples/fleet.yaml", "nobody"]);
+    let expected = "no resource is named nobody; found: web, training";
+    assert!(result.code == 1 && result.errors.contains(expected), "{result:?}");
 }
 
 #[test]
 fn completions_are_printed_for_a_shell() {
     for shell in ["bash", "zsh", "fish"] {
-        let (code, said, _) = phase6(&["completions", shell]);
-        assert!(code == 0 && said.contains("phase6"), "{shell}");
+        let result = phase6(&["completions", shell]);
+        assert!(result.code == 0 && result.output.contains("phase6"), "{shell}");
     }
 }
 
@@ -217,16 +221,17 @@ fn completions_are_printed_for_a_shell() {
 async fn status_shows_the_revision_that_each_service_enforces() {
     let fleet = Fleet::start();
     fleet.save(&retuned(EXAMPLE));
-    fleet.program.hear("in force");
+    fleet.program.wait_for_output("in force");
     let port = fleet.base_port.to_string();
-    let (code, shown, _) = phase6(&["status", "--base-port", &port]);
-    assert_eq!(code, 0, "{shown}");
+    let result = phase6(&["status", "--base-port", &port]);
+    assert_eq!(result.code, 0, "{result:?}");
     let row = |service: &str| {
-        shown.lines().find(|line| line.starts_with(service)).unwrap().split_whitespace().collect::<Vec<_>>()
+        let line = result.output.lines().find(|line| line.starts_with(service)).unwrap();
+        line.split_whitespace().collect::<Vec<_>>()
     };
     assert_eq!(row("budget")[2..4], ["yes", "2"]);
     assert_eq!(row("web")[2..4], ["yes", "1"]);
     assert_eq!(fleet.stop(), Some(0));
-    let (code, shown, _) = phase6(&["status", "--base-port", &port, "--only", "budget"]);
-    assert!(code == 1 && shown.contains("not running"), "{shown}");
+    let result = phase6(&["status", "--base-port", &port, "--only", "budget"]);
+    assert!(result.code == 1 && result.output.contains("not running"), "{result:?}");
 }

@@ -1,4 +1,4 @@
-//! Generated files are committed and up to date.
+//! Generated files are committed and match their sources.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
@@ -27,12 +27,12 @@ fn the_chart_s_demo_is_the_example_fleet() {
 }
 
 #[test]
-fn the_example_fleet_has_every_service_with_the_defaults_of_the_design() {
+fn the_example_fleet_has_every_service_with_the_settings_of_the_design() {
     let text = std::fs::read_to_string(root().join("crds/examples/fleet.yaml")).unwrap();
     let manifests = phase6_manifest::read("fleet.yaml", &text).unwrap();
     let services: Vec<_> = manifests.iter().map(|manifest| manifest.service.service()).collect();
     assert_eq!(services, SERVICES.iter().collect::<Vec<_>>(), "regenerate it with `cargo xtask crd`");
-    let shown: Vec<_> = manifests
+    let settings: Vec<_> = manifests
         .iter()
         .take(8)
         .map(|manifest| {
@@ -44,7 +44,7 @@ fn the_example_fleet_has_every_service_with_the_defaults_of_the_design() {
         .collect();
     let ttl = |text: &str| Some(text.to_owned());
     assert_eq!(
-        shown,
+        settings,
         [
             ("web", None, Some((1000, 100.0)), 0.10),
             ("training", None, None, 0.15),

@@ -1,135 +1,137 @@
-//! One service, as a pod runs it: its policy and its stop.
+//! One service, as a pod runs it: its policy file and its shutdown.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use std::time::Duration;
 
-use phase6_tests::{EXAMPLE, Served, refused, until};
+use phase6_tests::{EXAMPLE, ServiceProcess, policy_document, run_to_exit, wait_until};
 use rustix::process::Signal;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-fn document(revision: u64, policy: &str) -> String {
-    format!(
-        r#"{{"ownerUid":"u","revision":{revision},"generation":1,"hash":"h{revision}","publishedAt":"","policy":{policy}}}"#
-    )
+/// Returns a policy document with a limit of this capacity.
+fn limit(revision: u64, capacity: u64) -> String {
+    policy_document(revision, 1, &json!({"rateLimit": {"capacity": capacity, "refillPerSecond": 1}}))
 }
 
-fn limit(revision: u64, capacity: u64) -> String {
-    document(revision, &format!(r#"{{"rateLimit":{{"capacity":{capacity},"refillPerSecond":1}}}}"#))
+/// Waits until readiness fails, as it does before a service stops.
+async fn wait_until_not_ready(service: &ServiceProcess) {
+    wait_until("the service is not ready", || async {
+        service.get("/readyz").await.is_some_and(|(status, _)| status == 503)
+    })
+    .await;
 }
 
 #[tokio::test]
-async fn one_service_is_served_as_a_pod_runs_it() {
+async fn a_policy_file_takes_effect_if_it_is_valid_and_newer() {
     let folder = tempfile::tempdir().unwrap();
     let policy = folder.path().join("policy.json");
     std::fs::write(&policy, limit(5, 50)).unwrap();
-    let served = Served::start("budget", &["--policy", policy.to_str().unwrap()]).await;
-    assert_eq!(served.policy().await["revision"], 5);
+    let service = ServiceProcess::start("budget", &["--policy", policy.to_str().unwrap()]).await;
+    assert_eq!(service.policy().await["revision"], 5);
     std::fs::write(&policy, limit(6, 60)).unwrap();
-    until("the new revision is in force", || async { served.policy().await["revision"] == 6 }).await;
+    wait_until("the new revision is in force", || async { service.policy().await["revision"] == 6 }).await;
     std::fs::write(&policy, limit(4, 40)).unwrap();
     std::fs::write(&policy, "{").unwrap();
-    until("the error is shown", || async { served.policy().await["error"].is_string() }).await;
-    assert_eq!(served.policy().await["revision"], 6, "the last good one stays");
+    wait_until("the error is reported", || async { service.policy().await["error"].is_string() }).await;
+    assert_eq!(service.policy().await["revision"], 6, "the last valid policy stays in force");
     std::fs::write(&policy, limit(7, 70)).unwrap();
-    until("it recovers", || async { served.policy().await["revision"] == 7 }).await;
-    assert!(served.policy().await["error"].is_null());
-    assert_eq!(served.stop(), Some(0));
+    wait_until("the next valid policy is in force", || async { service.policy().await["revision"] == 7 }).await;
+    assert!(service.policy().await["error"].is_null());
+    assert_eq!(service.stop(), Some(0));
 }
 
-/// A compiled policy was believed: a capacity of -5 refused everybody, a refill of 0 for ever.
+/// Regression: a compiled policy was applied without validation. A capacity of -5 refused every request.
 #[tokio::test]
-async fn a_compiled_policy_that_breaks_the_rules_is_refused_whole() {
+async fn an_invalid_compiled_policy_is_rejected_as_a_whole() {
     let folder = tempfile::tempdir().unwrap();
     let (policy, data) = (folder.path().join("policy.json"), folder.path().join("data"));
     let policy_option = ["--policy", policy.to_str().unwrap()];
-    let broken =
-        r#"{"rateLimit":{"capacity":-5,"refillPerSecond":0},"circuitBreaker":{"halfOpenProbes":4294967296}}"#;
-    let told = [
+    let invalid = json!({
+        "rateLimit": {"capacity": -5, "refillPerSecond": 0},
+        "circuitBreaker": {"halfOpenProbes": 4_294_967_296_u64},
+    });
+    let expected = [
         "`policy.rateLimit.capacity` is -5; accepted: an integer from 1 to 1000000",
         "policy.rateLimit.refillPerSecond is 0.0; accepted: a number from 0.001 to 1000000",
         "`policy.circuitBreaker.halfOpenProbes` is 4294967296; accepted: an integer from 1 to 100",
     ];
-    std::fs::write(&policy, document(1, broken)).unwrap();
+    std::fs::write(&policy, policy_document(1, 1, &invalid)).unwrap();
     let port = phase6_tests::free_ports().to_string();
     let mut arguments = vec!["serve", "budget", "--port", &port, "--data", data.to_str().unwrap()];
     arguments.extend(policy_option);
-    let (code, errors) = refused(&arguments);
-    assert!(code == Some(1) && told.iter().all(|line| errors.contains(line)), "{code:?}: {errors}");
+    let (code, errors) = run_to_exit(&arguments);
+    assert!(code == Some(1) && expected.iter().all(|line| errors.contains(line)), "{code:?}: {errors}");
 
     std::fs::write(&policy, limit(1, 50)).unwrap();
-    let served = Served::start("budget", &policy_option).await;
-    assert_eq!(served.policy().await["revision"], 1);
-    std::fs::write(&policy, document(2, broken)).unwrap();
-    until("the error is shown", || async { served.policy().await["error"].is_string() }).await;
-    let shown = served.policy().await;
-    let error = shown["error"].as_str().unwrap();
-    assert!(told.iter().all(|line| error.contains(line)), "{error}");
-    assert_eq!(shown["revision"], 1, "the last good one stays");
-    assert_eq!(served.stop(), Some(0));
+    let service = ServiceProcess::start("budget", &policy_option).await;
+    assert_eq!(service.policy().await["revision"], 1);
+    std::fs::write(&policy, policy_document(2, 1, &invalid)).unwrap();
+    wait_until("the error is reported", || async { service.policy().await["error"].is_string() }).await;
+    let policy = service.policy().await;
+    let error = policy["error"].as_str().unwrap();
+    assert!(expected.iter().all(|line| error.contains(line)), "{error}");
+    assert_eq!(policy["revision"], 1, "the last valid policy stays in force");
+    assert_eq!(service.stop(), Some(0));
 }
 
 #[tokio::test]
-async fn one_service_can_follow_the_written_documents_too() {
+async fn a_service_can_follow_the_manifests_themselves() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("fleet.yaml");
     std::fs::write(&file, EXAMPLE).unwrap();
-    let served = Served::start("reports", &["-f", file.to_str().unwrap()]).await;
-    assert_eq!(served.policy().await["revision"], 1);
+    let service = ServiceProcess::start("reports", &["-f", file.to_str().unwrap()]).await;
+    assert_eq!(service.policy().await["revision"], 1);
     std::fs::write(&file, EXAMPLE.replace("ttl: 10s", "ttl: 1s")).unwrap();
-    until("the edit is in force", || async { served.policy().await["revision"] == 2 }).await;
-    assert_eq!(served.stop(), Some(0));
+    wait_until("the edit is in force", || async { service.policy().await["revision"] == 2 }).await;
+    assert_eq!(service.stop(), Some(0));
 }
 
-/// In the system before this one, health said that all was well whatever was the case.
+/// In the preceding system the health endpoint always reported success.
 #[tokio::test]
-async fn a_service_that_is_about_to_stop_says_so_and_still_answers() {
-    let mut served = Served::start("budget", &["--notice", "2"]).await;
-    let (status, health) = served.get("/health").await.unwrap();
+async fn a_stopping_service_reports_not_ready_and_still_responds() {
+    let mut service = ServiceProcess::start("budget", &["--notice", "2"]).await;
+    let (status, health) = service.get("/health").await.unwrap();
     assert_eq!((status, &health["ok"], &health["ready"]), (200, &json!(true), &json!(true)));
-    served.program.signal(Signal::TERM);
-    until("it says so", || async { served.get("/readyz").await.is_some_and(|(status, _)| status == 503) })
-        .await;
-    let (status, health) = served.get("/health").await.unwrap();
+    service.program.signal(Signal::TERM);
+    wait_until_not_ready(&service).await;
+    let (status, health) = service.get("/health").await.unwrap();
     assert_eq!((status, &health["ok"], &health["ready"]), (503, &json!(false), &json!(false)));
     for path in ["/livez", "/policyz", "/api/v1/budget"] {
-        assert_eq!(served.get(path).await.unwrap().0, 200, "{path}");
+        assert_eq!(service.get(path).await.unwrap().0, 200, "{path}");
     }
-    assert_eq!(served.program.end(Duration::from_secs(10)), Some(0));
+    assert_eq!(service.program.wait_for_exit(Duration::from_secs(10)), Some(0));
 }
 
-/// Whoever keeps connections open must not have one closed under a request that is on its way.
+/// If the service closed an idle connection, a request that a client sends on it at that moment would be lost.
 #[tokio::test]
-async fn a_service_that_leaves_asks_callers_to_connect_anew_and_closes_nothing_itself() {
-    let mut served = Served::start("coach", &["--notice", "300"]).await;
-    let mut idle = tokio::net::TcpStream::connect(("127.0.0.1", served.port)).await.unwrap();
+async fn a_stopping_service_asks_clients_to_close_their_connections_and_closes_none_itself() {
+    let mut service = ServiceProcess::start("coach", &["--notice", "300"]).await;
+    let mut idle = tokio::net::TcpStream::connect(("127.0.0.1", service.port)).await.unwrap();
     let request = b"GET /livez HTTP/1.1\r\nhost: a\r\n\r\n";
-    let mut answer = [0; 2048];
+    let mut response = [0; 2048];
     idle.write_all(request).await.unwrap();
-    let read = idle.read(&mut answer).await.unwrap();
-    assert!(!String::from_utf8_lossy(&answer[..read]).contains("connection: close"));
-    served.program.signal(Signal::TERM);
-    until("it says so", || async { served.get("/readyz").await.is_some_and(|(status, _)| status == 503) })
-        .await;
-    // It stays for the one that is connected, however quiet.
+    let read = idle.read(&mut response).await.unwrap();
+    assert!(!String::from_utf8_lossy(&response[..read]).contains("connection: close"));
+    service.program.signal(Signal::TERM);
+    wait_until_not_ready(&service).await;
+    // The idle connection stays open.
     tokio::time::sleep(Duration::from_secs(4)).await;
     idle.write_all(request).await.unwrap();
     let mut last = String::new();
     idle.read_to_string(&mut last).await.unwrap();
     assert!(last.starts_with("HTTP/1.1 200") && last.contains("connection: close"), "{last}");
-    // And ends when nobody is connected any more.
-    assert_eq!(served.program.end(Duration::from_secs(10)), Some(0));
+    // The service exits once no connection is open.
+    assert_eq!(service.program.wait_for_exit(Duration::from_secs(10)), Some(0));
 }
 
-/// With a number typed wrong, only SIGKILL ended it.
+/// Regression: with a long notice by mistake, only SIGKILL ended the process.
 #[tokio::test]
-async fn a_second_signal_cuts_the_notice_short() {
-    let mut served = Served::start("coach", &["--notice", "300"]).await;
-    served.program.signal(Signal::TERM);
-    until("it says so", || async { served.get("/readyz").await.is_some_and(|(status, _)| status == 503) })
-        .await;
-    served.program.signal(Signal::TERM);
-    assert_eq!(served.program.end(Duration::from_secs(10)), Some(0));
-    assert!(served.program.errors().contains("second signal"), "{}", served.program.errors());
+async fn a_second_signal_ends_the_notice() {
+    let mut service = ServiceProcess::start("coach", &["--notice", "300"]).await;
+    service.program.signal(Signal::TERM);
+    wait_until_not_ready(&service).await;
+    service.program.signal(Signal::TERM);
+    assert_eq!(service.program.wait_for_exit(Duration::from_secs(10)), Some(0));
+    assert!(service.program.errors().contains("second signal"), "{}", service.program.errors());
 }

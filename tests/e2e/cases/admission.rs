@@ -1,4 +1,4 @@
-//! What the API server refuses, and that `phase6 explain` refuses the same.
+//! Validation by the API server and by the program, and resources that cannot be applied.
 
 use std::time::Duration;
 
@@ -11,25 +11,26 @@ use serde_json::{Value, json};
 
 use crate::{
     fleet::{Fleet, SOON, apply_definition, condition},
-    kubernetes::until,
+    kubernetes::wait_until,
 };
 
-/// A generator of numbers that gives the same ones each time.
-struct Numbers(u64);
+/// A generator of random numbers from a seed.
+struct SeededRng(u64);
 
-impl Numbers {
+impl SeededRng {
+    /// Returns a number from 0 to `end - 1`.
     fn below(&mut self, end: usize) -> usize {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) as usize % end
     }
 
-    fn of<'a>(&mut self, choices: &'a [Value]) -> &'a Value {
+    fn choose<'a>(&mut self, choices: &'a [Value]) -> &'a Value {
         &choices[self.below(choices.len())]
     }
 }
 
-/// A resource of fields and values of which most are good and some are not.
-fn generated(numbers: &mut Numbers) -> Value {
+/// Generates a resource with random fields, most of whose values are valid.
+fn generate(rng: &mut SeededRng) -> Value {
     let choices: [(&str, Vec<Value>); 22] = [
         ("service", vec![json!("budget"), json!("web"), json!("reports"), json!("budgets"), json!(3)]),
         ("replicas", vec![json!(1), json!(0), json!(100), json!(101), json!(-1), json!("2")]),
@@ -72,24 +73,24 @@ fn generated(numbers: &mut Numbers) -> Value {
     ];
     let mut spec = json!({"service": "budget"});
     for (path, values) in &choices {
-        // Few fields at a time, so that many resources are good.
-        if numbers.below(6) > 0 {
+        // Few fields at a time, so that many resources are valid.
+        if rng.below(6) > 0 {
             continue;
         }
-        let mut at = &mut spec;
+        let mut field = &mut spec;
         for part in path.split('.') {
-            at = &mut at[part];
+            field = &mut field[part];
         }
-        // The first value is a good one, and comes most often.
-        *at = if numbers.below(4) > 0 { values[0].clone() } else { numbers.of(values).clone() };
+        // The first value of each list is valid, and the most frequent one.
+        *field = if rng.below(4) > 0 { values[0].clone() } else { rng.choose(values).clone() };
     }
-    // What a section cannot be without is mostly there.
+    // Required fields of a section are present in most resources.
     for (section, field, value) in [
         ("cache", "ttl", json!("5s")),
         ("rateLimit", "capacity", json!(9)),
         ("rateLimit", "refillPerSecond", json!(9)),
     ] {
-        if spec[section].is_object() && spec[section][field].is_null() && numbers.below(10) > 0 {
+        if spec[section].is_object() && spec[section][field].is_null() && rng.below(10) > 0 {
             spec[section][field] = value;
         }
     }
@@ -104,34 +105,34 @@ fn generated(numbers: &mut Numbers) -> Value {
     })
 }
 
-pub async fn the_api_server_and_the_rules_in_process_agree(fleet: &Fleet) {
+pub async fn the_api_server_and_the_validation_in_process_agree(fleet: &Fleet) {
     let kind = GroupVersionKind::gvk("phase6.dev", "v1alpha1", "Phase6Service");
     let api: Api<DynamicObject> =
         Api::namespaced_with(fleet.client.clone(), &fleet.namespace, &ApiResource::from_gvk(&kind));
     let strict = PostParams { dry_run: true, ..PostParams::default() };
-    let mut numbers = Numbers(6);
-    let (mut accepted, mut refused) = (0, 0);
-    while accepted + refused < 500 {
-        let resource = generated(&mut numbers);
-        let here = check(&resource);
+    let mut rng = SeededRng(6);
+    let (mut accepted, mut rejected) = (0, 0);
+    while accepted + rejected < 500 {
+        let resource = generate(&mut rng);
+        let violations = check(&resource);
         let object: DynamicObject = serde_json::from_value(resource.clone()).unwrap();
         match api.create(&strict, &object).await {
             Ok(_) => {
                 accepted += 1;
-                assert!(here.is_empty(), "accepted by the API server, but here {here:?}: {resource}");
+                assert!(violations.is_empty(), "accepted by the API server only: {violations:?}: {resource}");
             }
             Err(kube::Error::Api(status)) if status.code == 422 || status.code == 400 => {
-                refused += 1;
-                assert!(!here.is_empty(), "accepted here, but the API server says {status}: {resource}");
+                rejected += 1;
+                assert!(!violations.is_empty(), "rejected by the API server only: {status}: {resource}");
             }
             Err(error) => panic!("{error}: {resource}"),
         }
     }
-    println!("500 generated resources: {accepted} accepted and {refused} refused by both");
-    assert!(accepted > 50 && refused > 50, "{accepted} accepted, {refused} refused");
+    println!("500 generated resources: {accepted} accepted and {rejected} rejected by both");
+    assert!(accepted > 50 && rejected > 50, "{accepted} accepted, {rejected} rejected");
 }
 
-pub async fn invalid_edits_are_refused_with_a_sentence(fleet: &Fleet) {
+pub async fn invalid_edits_are_rejected_with_an_explanation(fleet: &Fleet) {
     let before = fleet.settle("budget").await;
     let both = json!({"replicas": 1, "autoscaling": {"minReplicas": 1, "maxReplicas": 2}});
     for (spec, sentence) in [
@@ -142,24 +143,24 @@ pub async fn invalid_edits_are_refused_with_a_sentence(fleet: &Fleet) {
     ] {
         let patch = json!({ "spec": spec }).to_string();
         let result = fleet.try_kubectl(&["patch", "p6", "budget", "--type=merge", "-p", &patch]).await;
-        let error = result.expect_err("refused");
+        let error = result.expect_err("the edit is invalid");
         assert!(error.contains(sentence), "{error}");
     }
     assert_eq!(fleet.resource("budget").await["spec"], before["spec"]);
-    // And what is good is applied without a word.
+    // Valid manifests are applied without a warning.
     let file = phase6_tests::root().join("crds/examples/fleet.yaml").to_string_lossy().into_owned();
     let mut command = tokio::process::Command::new("kubectl");
     command.args(["apply", "--dry-run=server", "-n", &fleet.namespace, "-f", &file]);
     let output = command.output().await.unwrap();
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{told}");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
     let warnings: Vec<&str> =
-        told.lines().filter(|line| line.starts_with("Warning") && !line.contains("last-applied")).collect();
+        errors.lines().filter(|line| line.starts_with("Warning") && !line.contains("last-applied")).collect();
     assert!(warnings.is_empty(), "{warnings:?}");
 }
 
-pub async fn a_malformed_object_that_is_stored_stalls_nobody_else(fleet: &Fleet) {
-    // As an older definition, without rules, would have let it in.
+pub async fn a_malformed_object_in_storage_does_not_stall_other_resources(fleet: &Fleet) {
+    // An older definition, without validation, would have admitted such an object.
     let definition = "phase6services.phase6.dev";
     let schema = fleet.kubectl(&["get", "crd", definition, "-o", "json"]).await;
     let schema: Value = serde_json::from_str(&schema).unwrap();
@@ -175,17 +176,17 @@ pub async fn a_malformed_object_that_is_stored_stalls_nobody_else(fleet: &Fleet)
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), stored.to_string()).unwrap();
         let path = file.path().to_string_lossy().into_owned();
-        until("the malformed object is stored", Duration::from_secs(30), || async {
+        wait_until("the malformed object is stored", Duration::from_secs(30), || async {
             fleet.try_kubectl(&["apply", "--validate=false", "-f", &path]).await.ok()
         })
         .await;
     };
-    // A value that no rule allows, and one of another type.
+    // One has a value outside of its range, the other values of the wrong type.
     store("malformed", json!({"service": "budget", "tracing": {"samplingRate": 7}})).await;
     store("untyped", json!({"service": "budget", "cache": {"ttl": 5}, "rateLimit": "none"})).await;
     apply_definition().await;
 
-    let stalled = until("the status says what is wrong", Duration::from_secs(30), || async {
+    let stalled = wait_until("the status reports the error", Duration::from_secs(30), || async {
         let resource = fleet.resource("malformed").await;
         let stalled = condition(&resource, "Stalled").cloned()?;
         (stalled["status"] == "True").then_some(stalled)
@@ -193,10 +194,10 @@ pub async fn a_malformed_object_that_is_stored_stalls_nobody_else(fleet: &Fleet)
     .await;
     assert_eq!(stalled["reason"], "InvalidSpec");
     assert!(stalled["message"].as_str().unwrap().contains("`spec.tracing.samplingRate` is 7"), "{stalled}");
-    // The API server takes no status of an object whose types do not fit: an event says it.
-    until("an event says what is wrong", Duration::from_secs(30), || async {
-        let told = fleet.kubectl(&["get", "events", "--field-selector=involvedObject.name=untyped"]).await;
-        told.contains("`spec.cache.ttl` is 5; accepted: a duration").then_some(())
+    // The API server accepts no status of an object with values of the wrong type, so an event reports it.
+    wait_until("an event reports the error", Duration::from_secs(30), || async {
+        let events = fleet.kubectl(&["get", "events", "--field-selector=involvedObject.name=untyped"]).await;
+        events.contains("`spec.cache.ttl` is 5; accepted: a duration").then_some(())
     })
     .await;
     fleet.patch("meta", json!({"tracing": {"samplingRate": 0.33}})).await;
@@ -205,14 +206,14 @@ pub async fn a_malformed_object_that_is_stored_stalls_nobody_else(fleet: &Fleet)
     fleet.kubectl(&["delete", "p6", "malformed", "untyped"]).await;
 }
 
-pub async fn an_object_of_somebody_else_is_not_taken_over(fleet: &Fleet) {
+pub async fn objects_of_other_owners_are_not_adopted(fleet: &Fleet) {
     fleet.kubectl(&["create", "service", "clusterip", "taken", "--tcp=80:80"]).await;
-    let wanted = json!({
+    let resource = json!({
         "apiVersion": "phase6.dev/v1alpha1", "kind": "Phase6Service", "metadata": {"name": "taken"},
         "spec": {"service": "meta", "replicas": 0},
     });
-    fleet.apply(&wanted).await;
-    let stalled = until("the status says whose it is", SOON, || async {
+    fleet.apply(&resource).await;
+    let stalled = wait_until("the status reports the conflict", SOON, || async {
         let resource = fleet.resource("taken").await;
         condition(&resource, "Stalled").filter(|stalled| stalled["status"] == "True").cloned()
     })
@@ -220,20 +221,20 @@ pub async fn an_object_of_somebody_else_is_not_taken_over(fleet: &Fleet) {
     assert_eq!(stalled["reason"], "NameTaken");
     assert!(stalled["message"].as_str().unwrap().contains("Service taken exists"), "{stalled}");
     let service = fleet.object("api/v1", "services", "taken").await.unwrap();
-    assert_eq!(service["spec"]["ports"][0]["port"], 80, "it is as it was");
+    assert_eq!(service["spec"]["ports"][0]["port"], 80, "the foreign Service is unchanged");
     fleet.kubectl(&["delete", "service", "taken"]).await;
     fleet.settle("taken").await;
     fleet.kubectl(&["delete", "p6", "taken"]).await;
 }
 
-pub async fn what_a_quota_refuses_is_told_and_done_once_it_may(fleet: &Fleet) {
+pub async fn an_object_that_a_quota_rejects_is_reported_and_created_once_allowed(fleet: &Fleet) {
     fleet.kubectl(&["create", "quota", "no-more", "--hard=count/services=0"]).await;
-    let wanted = json!({
+    let resource = json!({
         "apiVersion": "phase6.dev/v1alpha1", "kind": "Phase6Service", "metadata": {"name": "refused"},
         "spec": {"service": "meta", "replicas": 1},
     });
-    fleet.apply(&wanted).await;
-    let stalled = until("the status says what was refused", SOON, || async {
+    fleet.apply(&resource).await;
+    let stalled = wait_until("the status reports the rejected object", SOON, || async {
         let resource = fleet.resource("refused").await;
         condition(&resource, "Stalled").filter(|stalled| stalled["status"] == "True").cloned()
     })

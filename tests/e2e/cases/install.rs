@@ -1,39 +1,36 @@
-//! From nothing to eight services.
+//! Installation: the chart, the rights of its accounts, the definition, and eight services.
 
 use http::Request;
 use serde_json::json;
 
-use phase6_tests::{root, services};
+use phase6_tests::root;
 
 use crate::{
     fleet::{Fleet, SOON, apply_definition, values},
-    kubernetes::{run, try_run, until},
+    kubernetes::{run, try_run, wait_until},
 };
 
-pub async fn a_request_goes_through_web_to_budget_under_one_trace(fleet: &Fleet) {
+pub async fn a_request_through_the_gateway_to_budget_has_one_trace(fleet: &Fleet) {
     fleet.patch("web", json!({"tracing": {"samplingRate": 1.0}})).await;
     fleet.patch("budget", json!({"tracing": {"samplingRate": 1.0}})).await;
-    for name in services() {
-        fleet.settle(name).await;
-    }
+    fleet.settle_all().await;
     let path = format!("/api/v1/namespaces/{}/services/web:3000/proxy/api/v1/budget", fleet.namespace);
     let request = Request::get(path).header("x-api-key", fleet.key().await).body(vec![]).unwrap();
     let request = request.map(kube::client::Body::from);
-    let answer = fleet.client.send(request).await.unwrap();
-    assert_eq!(answer.status(), 200);
-    let trace = answer.headers()["x-request-id"].to_str().unwrap().to_owned();
+    let response = fleet.client.send(request).await.unwrap();
+    assert_eq!(response.status(), 200);
+    let trace = response.headers()["x-request-id"].to_str().unwrap().to_owned();
     let mut spans = Vec::new();
     for (name, port) in [("web", 3000), ("budget", 3003)] {
         for pod in fleet.pods(name).await {
             let pod = pod["metadata"]["name"].as_str().unwrap();
-            // Through the API server, which presents no key: from inside the pod's own port.
             let request = Request::get(format!(
                 "/api/v1/namespaces/{}/pods/{pod}:{port}/proxy/api/v1/system/observability",
                 fleet.namespace
             ));
             let request = request.header("x-api-key", fleet.key().await).body(vec![]).unwrap();
-            let shown: serde_json::Value = fleet.client.request(request).await.unwrap();
-            let all = shown["tracer"]["spans"].as_array().unwrap().clone();
+            let report: serde_json::Value = fleet.client.request(request).await.unwrap();
+            let all = report["tracer"]["spans"].as_array().unwrap().clone();
             spans.extend(all.into_iter().filter(|span| span["traceId"] == trace).map(|span| (name, span)));
         }
     }
@@ -44,8 +41,8 @@ pub async fn a_request_goes_through_web_to_budget_under_one_trace(fleet: &Fleet)
     assert_eq!(find("budget", "server")["parentSpanId"], find("web", "client")["spanId"]);
 }
 
-pub async fn every_pod_keeps_to_the_restricted_standard_and_reads_only_its_policy(fleet: &Fleet) {
-    // The namespace enforces `restricted`, so every pod that runs keeps to it.
+pub async fn every_pod_meets_the_restricted_standard_and_may_read_only_its_own_policy(fleet: &Fleet) {
+    // The namespace enforces `restricted`, so every running pod meets it.
     let namespace = &fleet.namespace;
     let account = |name: &str| format!("--as=system:serviceaccount:{namespace}:{name}");
     let may = |name: &'static str, words: &'static [&'static str]| {
@@ -69,7 +66,7 @@ pub async fn every_pod_keeps_to_the_restricted_standard_and_reads_only_its_polic
     assert!(!may("phase6-operator", &["patch", "phase6services"]).await);
 }
 
-/// The values that the snapshots below are rendered with: no Secret with a random key.
+/// Values with which the snapshots are rendered. Existing Secrets, because generated keys are random.
 const RENDERED: [&[&str]; 3] = [
     &["--set", "access.existingSecret=access,database.existingSecret=database"],
     &[
@@ -81,7 +78,7 @@ const RENDERED: [&[&str]; 3] = [
     &["--set", "access.existingSecret=access,database.existingSecret=database,demo.enabled=true"],
 ];
 
-pub async fn the_chart_is_well_formed_and_renders_what_it_did(_fleet: &Fleet) {
+pub async fn the_chart_passes_lint_and_renders_as_committed(_fleet: &Fleet) {
     let chart = root().join("charts/phase6").to_string_lossy().into_owned();
     run("helm", &["lint", "--strict", &chart]).await;
     for (i, values) in RENDERED.iter().enumerate() {
@@ -90,12 +87,12 @@ pub async fn the_chart_is_well_formed_and_renders_what_it_did(_fleet: &Fleet) {
         words.extend(*values);
         insta::assert_snapshot!(format!("chart-{i}"), run("helm", &words).await);
     }
-    // What cannot be applied here, because the cluster does not know its kinds.
+    // These objects cannot be applied here, because the cluster lacks their definitions.
     let all =
         "monitoring.dashboards.enabled=true,monitoring.rules.enabled=true,monitoring.podMonitor.enabled=true";
     let words = ["template", "phase6", &chart, "--kube-version", "1.34.0", "--set", all];
-    let told = run("helm", &[&words[..], &["--show-only", "templates/monitoring.yaml"]].concat()).await;
-    for wanted in [
+    let rendered = run("helm", &[&words[..], &["--show-only", "templates/monitoring.yaml"]].concat()).await;
+    for expected in [
         "kind: ConfigMap",
         "  phase6-fleet.json: |\n    {\n",
         "  phase6-operator.json: |\n    {\n",
@@ -104,20 +101,21 @@ pub async fn the_chart_is_well_formed_and_renders_what_it_did(_fleet: &Fleet) {
         "\n  groups:\n    - name: phase6-services\n",
         "kind: PodMonitor\nmetadata:\n  name: phase6-operator\n",
     ] {
-        assert!(told.contains(wanted), "{wanted} is not in {told}");
+        assert!(rendered.contains(expected), "{expected} is not in {rendered}");
     }
-    assert!(!told.contains("phase6-services\n  labels"), "services have monitors of the operator's");
-    for wrong in ["database.urll=x", "operator.replicas=0", "image.pullPolicy=Sometimes", "demo.enabled=yes"]
+    let has_service_monitor = rendered.contains("phase6-services\n  labels");
+    assert!(!has_service_monitor, "the operator, not the chart, creates the monitors of services");
+    for invalid in ["database.urll=x", "operator.replicas=0", "image.pullPolicy=Sometimes", "demo.enabled=yes"]
     {
-        let refused =
-            try_run("helm", &["template", "phase6", &chart, "--kube-version", "1.34.0", "--set", wrong])
+        let result =
+            try_run("helm", &["template", "phase6", &chart, "--kube-version", "1.34.0", "--set", invalid])
                 .await;
-        assert!(refused.is_err(), "{wrong} is accepted");
+        assert!(result.is_err(), "{invalid} is accepted");
     }
 }
 
-/// With `watchNamespaces` the operator has rights, and sees resources, only there.
-pub async fn one_namespace_is_enough(fleet: &Fleet) {
+/// With `operator.watchNamespaces` the operator has rights and sees resources only in these namespaces.
+pub async fn an_operator_can_be_limited_to_one_namespace(fleet: &Fleet) {
     let only = format!("operator.watchNamespaces={{{}}}", fleet.namespace);
     fleet.helm_upgrade(&["--set", &only]).await;
     let roles = run("kubectl", &["get", "clusterroles", "-o", "name"]).await;
@@ -133,18 +131,18 @@ pub async fn one_namespace_is_enough(fleet: &Fleet) {
     let path = file.path().to_string_lossy().into_owned();
     run("kubectl", &["create", "namespace", "phase6-elsewhere"]).await;
     run("kubectl", &["apply", "--namespace", "phase6-elsewhere", "-f", &path]).await;
-    // An edit that is brought about here shows that there was time to see the other one.
+    // Once this edit is applied, the operator would have seen the other resource too.
     fleet.patch("meta", json!({"tracing": {"samplingRate": 0.45}})).await;
     fleet.settle("meta").await;
     let status = ["get", "p6", "elsewhere", "--namespace", "phase6-elsewhere", "-o", "jsonpath={.status}"];
     assert_eq!(run("kubectl", &status).await, "");
     run("kubectl", &["delete", "namespace", "phase6-elsewhere"]).await;
-    a_release_without_the_demo_takes_the_stores_that_it_is_told_of(fleet).await;
+    check_release_with_external_stores(fleet).await;
     fleet.helm_install().await;
 }
 
-/// Beside the other release, whose operator looks after its own namespace only, and whose stores it uses.
-async fn a_release_without_the_demo_takes_the_stores_that_it_is_told_of(fleet: &Fleet) {
+/// Checks a second release, without the demo, that uses the Redis and the PostgreSQL of the first one.
+async fn check_release_with_external_stores(fleet: &Fleet) {
     const NAMESPACE: &str = "phase6-own";
     let template = "--template={{.data.url | base64decode}}";
     let database = fleet.kubectl(&["get", "secret", "phase6-database", template]).await;
@@ -152,19 +150,19 @@ async fn a_release_without_the_demo_takes_the_stores_that_it_is_told_of(fleet: &
         database.replace("@phase6-demo-postgres", &format!("@phase6-demo-postgres.{}", fleet.namespace));
     let chart = root().join("charts/phase6").to_string_lossy().into_owned();
     let words = ["install", "own", &chart, "--namespace", NAMESPACE, "--create-namespace"];
-    let own = [
+    let settings = [
         "demo.enabled=false".to_owned(),
         format!("operator.watchNamespaces={{{NAMESPACE}}}"),
         format!("redis.url=redis://phase6-demo-redis.{}:6379", fleet.namespace),
         format!("database.url={database}"),
-        // Nobody is there, and nobody minds.
+        // Nothing listens there, which must not matter.
         "otlp.endpoint=http://collector.nowhere:4318".to_owned(),
     ];
     let all: Vec<String> = words
         .into_iter()
         .map(str::to_owned)
         .chain(values())
-        .chain(own.into_iter().flat_map(|value| ["--set".to_owned(), value]))
+        .chain(settings.into_iter().flat_map(|value| ["--set".to_owned(), value]))
         .collect();
     run("helm", &all.iter().map(String::as_str).collect::<Vec<_>>()).await;
     let resource = json!({
@@ -175,17 +173,18 @@ async fn a_release_without_the_demo_takes_the_stores_that_it_is_told_of(fleet: &
     std::fs::write(file.path(), resource.to_string()).unwrap();
     let path = file.path().to_string_lossy().into_owned();
     run("kubectl", &["apply", "--namespace", NAMESPACE, "-f", &path]).await;
-    for wanted in ["Ready", "PolicyApplied"] {
-        let condition = format!("--for=condition={wanted}");
+    for condition in ["Ready", "PolicyApplied"] {
+        let condition = format!("--for=condition={condition}");
         run("kubectl", &["wait", "--namespace", NAMESPACE, &condition, "p6/budget", "--timeout=120s"]).await;
     }
-    let shown = "jsonpath={.status.policy.applied} {.status.policy.dividedBy}";
-    let shown = run("kubectl", &["get", "--namespace", NAMESPACE, "p6", "budget", "-o", shown]).await;
-    assert_eq!(shown, "2/2 1", "one bucket, through the Redis that it was told of");
-    let told = "jsonpath={range .spec.template.spec.containers[0].env[*]}{.name}={.value}{'\\n'}{end}";
-    let told = run("kubectl", &["get", "--namespace", NAMESPACE, "deploy", "budget", "-o", told]).await;
-    assert!(told.contains("OTEL_EXPORTER_OTLP_ENDPOINT=http://collector.nowhere:4318\n"), "{told}");
-    assert!(told.contains("OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf\n"), "{told}");
+    let path = "jsonpath={.status.policy.applied} {.status.policy.dividedBy}";
+    let status = run("kubectl", &["get", "--namespace", NAMESPACE, "p6", "budget", "-o", path]).await;
+    assert_eq!(status, "2/2 1", "both replicas draw on one bucket in the configured Redis");
+    let path = "jsonpath={range .spec.template.spec.containers[0].env[*]}{.name}={.value}{'\\n'}{end}";
+    let environment = run("kubectl", &["get", "--namespace", NAMESPACE, "deploy", "budget", "-o", path]).await;
+    let endpoint = "OTEL_EXPORTER_OTLP_ENDPOINT=http://collector.nowhere:4318\n";
+    assert!(environment.contains(endpoint), "{environment}");
+    assert!(environment.contains("OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf\n"), "{environment}");
     let policy =
         ["get", "--namespace", NAMESPACE, "networkpolicy", "budget", "-o", "jsonpath={.spec.egress}"];
     assert!(run("kubectl", &policy).await.contains("4318"), "pods may connect to the collector");
@@ -193,7 +192,7 @@ async fn a_release_without_the_demo_takes_the_stores_that_it_is_told_of(fleet: &
     run("kubectl", &["delete", "namespace", NAMESPACE]).await;
 }
 
-pub async fn people_see_what_they_ask_for(fleet: &Fleet) {
+pub async fn kubectl_get_explain_and_scale_work_on_resources(fleet: &Fleet) {
     fleet.patch("budget", json!({"tracing": {"samplingRate": 1.0}})).await;
     fleet.settle("budget").await;
     let table = fleet.kubectl(&["get", "p6"]).await;
@@ -214,25 +213,24 @@ pub async fn people_see_what_they_ask_for(fleet: &Fleet) {
     fleet.settle("budget").await;
 }
 
-/// The definition that is there knows one field less than ours.
-pub async fn a_definition_is_upgraded_under_running_resources(fleet: &Fleet) {
+/// The installed definition lacks one field, as an older one would.
+pub async fn the_definition_can_be_upgraded_while_resources_run(fleet: &Fleet) {
     let definition = "phase6services.phase6.dev";
     let path = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/tracing/properties\
                 /targetSpansPerSecond";
     let older = json!([{"op": "remove", "path": path}]).to_string();
     fleet.kubectl(&["patch", "crd", definition, "--type=json", "-p", &older]).await;
     let edit = json!({"spec": {"tracing": {"targetSpansPerSecond": 50}}}).to_string();
-    until("the field is not known", SOON, || async {
+    wait_until("the API server drops the field", SOON, || async {
         let edited = fleet
             .try_kubectl(&["patch", "p6", "coach", "--type=merge", "--dry-run=server", "-p", &edit])
             .await;
-        // The API server drops what it does not know, and says so.
-        edited.is_ok_and(|told| told.contains("no change")).then_some(())
+        edited.is_ok_and(|output| output.contains("no change")).then_some(())
     })
     .await;
     let before = fleet.pods("coach").await;
     apply_definition().await;
-    until("the field is known", SOON, || async {
+    wait_until("the API server keeps the field", SOON, || async {
         fleet.try_kubectl(&["patch", "p6", "coach", "--type=merge", "-p", &edit]).await.ok()?;
         let resource = fleet.resource("coach").await;
         (resource["spec"]["tracing"]["targetSpansPerSecond"] == 50).then_some(())
@@ -242,13 +240,13 @@ pub async fn a_definition_is_upgraded_under_running_resources(fleet: &Fleet) {
     let names = |pods: &[serde_json::Value]| {
         pods.iter().map(|pod| pod["metadata"]["name"].to_string()).collect::<Vec<_>>()
     };
-    assert_eq!(names(&before), names(&fleet.pods("coach").await), "no pod was replaced");
+    assert_eq!(names(&before), names(&fleet.pods("coach").await), "a pod was replaced");
     fleet.patch("coach", json!({"tracing": {"targetSpansPerSecond": null}})).await;
     fleet.settle("coach").await;
 }
 
-/// Their definition comes with the Prometheus operator; here its name is enough.
-pub async fn monitors_are_made_where_the_cluster_knows_them(fleet: &Fleet) {
+/// The definition of monitors comes with the Prometheus operator; an empty one with its name is enough here.
+pub async fn service_monitors_are_created_where_their_definition_exists(fleet: &Fleet) {
     let definition = "servicemonitors.monitoring.coreos.com";
     let monitors = json!({
         "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
@@ -269,7 +267,7 @@ pub async fn monitors_are_made_where_the_cluster_knows_them(fleet: &Fleet) {
     run("kubectl", &["wait", "--for=condition=Established", &format!("crd/{definition}"), "--timeout=60s"])
         .await;
     restart().await;
-    let monitor = until("budget is monitored", SOON, || async {
+    let monitor = wait_until("budget is monitored", SOON, || async {
         fleet.object("apis/monitoring.coreos.com/v1", "servicemonitors", "budget").await
     })
     .await;
@@ -278,11 +276,9 @@ pub async fn monitors_are_made_where_the_cluster_knows_them(fleet: &Fleet) {
     let ports = service["spec"]["ports"].as_array().unwrap();
     assert!(ports.iter().any(|port| port["name"] == endpoint["port"]), "{monitor}");
     for (label, value) in monitor["spec"]["selector"]["matchLabels"].as_object().unwrap() {
-        assert_eq!(&service["metadata"]["labels"][label], value, "the Service is selected");
+        assert_eq!(&service["metadata"]["labels"][label], value, "the monitor does not select the Service");
     }
     run("kubectl", &["delete", "crd", definition]).await;
     restart().await;
-    for name in services() {
-        fleet.settle(name).await;
-    }
+    fleet.settle_all().await;
 }

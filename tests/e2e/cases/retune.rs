@@ -1,4 +1,4 @@
-//! Changes while everything runs: the claim that makes the product.
+//! Edits of the policy under load: the central promise of the product.
 
 use std::time::{Duration, Instant};
 
@@ -8,9 +8,10 @@ use kube::{
 };
 use serde_json::{Value, json};
 
+use super::is_full;
 use crate::{
     fleet::{Fleet, condition, is_true},
-    kubernetes::until,
+    kubernetes::wait_until,
 };
 
 fn resources(fleet: &Fleet) -> Api<DynamicObject> {
@@ -18,12 +19,12 @@ fn resources(fleet: &Fleet) -> Api<DynamicObject> {
     Api::namespaced_with(fleet.client.clone(), &fleet.namespace, &ApiResource::from_gvk(&kind))
 }
 
-/// How many edits a case makes: few in CI, all by `cargo xtask prove`.
+/// Returns the number of edits of a case.
 fn edits() -> u32 {
-    if std::env::var_os("PHASE6_E2E_FULL").is_some() { 100 } else { 30 }
+    if is_full() { 100 } else { 30 }
 }
 
-pub async fn edits_under_load_restart_nothing_and_lose_nothing(fleet: &Fleet) {
+pub async fn edits_under_load_restart_no_pod_and_lose_no_request(fleet: &Fleet) {
     fleet
         .patch(
             "budget",
@@ -49,50 +50,51 @@ pub async fn edits_under_load_restart_nothing_and_lose_nothing(fleet: &Fleet) {
     assert_eq!(pods_and_restarts(fleet).await, pods, "the same pods, none restarted");
     assert_eq!(template(fleet.deployment("budget").await), before, "the pod template is untouched");
 
-    // A limit that is small enough to measure: once in all of the three pods.
-    told_and_drained().await;
+    // A limit small enough to measure, which the three pods together admit once.
+    wait_until_drained().await;
     fleet.patch("budget", json!({"rateLimit": {"capacity": 30, "refillPerSecond": 0.01}})).await;
     fleet.settle("budget").await;
     let urls = [format!("http://budget.{}.svc.cluster.local:3003/api/v1/budget", fleet.namespace)];
-    admits(fleet, "load-limit", 100, &urls, 30).await;
+    check_admitted(fleet, "load-limit", 100, &urls, 30).await;
     let spec = json!({"rateLimit": {"capacity": 100, "refillPerSecond": 10}, "cache": {"ttl": "5s"}});
     fleet.patch("budget", spec).await;
     fleet.settle("budget").await;
 }
 
-/// Of 400 requests as many are admitted as the limit says, and up to five fewer: tokens that a replica holds
-/// and nobody asks for. Where a call to Redis took too long, replicas went by their shares for a moment, and
-/// up to half as many more are right.
-async fn admits(fleet: &Fleet, name: &str, rate: u32, urls: &[String], limit: u64) {
-    let before = decided_alone(fleet).await;
+/// Sends 400 requests and checks how many are admitted: the limit, or up to five fewer, because a replica may
+/// hold tokens that no request asks it for. If a call to Redis took too long, replicas decided by their shares
+/// for a moment, and up to half of the limit more is correct.
+async fn check_admitted(fleet: &Fleet, name: &str, rate: u32, urls: &[String], limit: u64) {
+    let before = local_decisions(fleet).await;
     fleet.start_load(name, rate, 400, urls).await;
     let load = fleet.end_load(name, Duration::from_mins(1)).await;
-    let alone = decided_alone(fleet).await - before;
+    let local = local_decisions(fleet).await - before;
     let admitted = load.results.get("200").copied().unwrap_or(0);
-    println!("{admitted} of {limit} admitted, {alone} requests decided without Redis");
+    println!("{admitted} of {limit} admitted, {local} requests decided without Redis");
     assert_eq!(load.results.get("429"), Some(&(load.sent - admitted)), "{load:?}");
-    let most = if alone > 0 { limit + limit / 2 } else { limit };
-    assert!((limit - 5..=most).contains(&admitted), "{load:?}, {alone} decided without Redis");
+    let most = if local > 0 { limit + limit / 2 } else { limit };
+    assert!((limit - 5..=most).contains(&admitted), "{load:?}, {local} decided without Redis");
 }
 
-/// Requests that replicas decided without Redis.
-async fn decided_alone(fleet: &Fleet) -> u64 {
-    let mut alone = 0;
+/// Returns the number of requests that the replicas of `budget` have decided without Redis.
+async fn local_decisions(fleet: &Fleet) -> u64 {
+    let mut decisions = 0;
     for pod in fleet.pods("budget").await {
         let name = pod["metadata"]["name"].as_str().unwrap();
         let path = format!("/api/v1/namespaces/{}/pods/{name}:3003/proxy/metrics", fleet.namespace);
         let metrics = fleet.kubectl(&["get", "--raw", &path]).await;
-        alone += metrics
+        decisions += metrics
             .lines()
             .filter(|line| line.starts_with("phase6_ratelimit_backend_failure_total{"))
             .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
             .sum::<u64>();
     }
-    alone
+    decisions
 }
 
-/// A replica without requests has told after a second what it used, and 10,000 tokens a second come back.
-async fn told_and_drained() {
+/// Waits until the shared bucket is full again: replicas without requests report their use after a second, and
+/// 10,000 tokens per second come back.
+async fn wait_until_drained() {
     tokio::time::sleep(Duration::from_secs(3)).await;
 }
 
@@ -110,7 +112,7 @@ async fn pods_and_restarts(fleet: &Fleet) -> Vec<(String, u64)> {
     all
 }
 
-pub async fn an_edit_is_in_force_everywhere_when_the_status_says_so(fleet: &Fleet) {
+pub async fn policy_applied_is_true_only_once_every_pod_enforces_the_revision(fleet: &Fleet) {
     fleet.patch("budget", json!({"replicas": 3})).await;
     fleet.settle("budget").await;
     let resources = resources(fleet);
@@ -120,43 +122,43 @@ pub async fn an_edit_is_in_force_everywhere_when_the_status_says_so(fleet: &Flee
         .iter()
         .map(|pod| pod["metadata"]["name"].as_str().unwrap().to_owned())
         .collect();
-    let mut took = Vec::new();
-    let mut told = Vec::new();
+    let mut durations_ms = Vec::new();
+    let mut propagations_ms = Vec::new();
     for edit in 0..edits() {
         let patch = json!({"spec": {"rateLimit": {"capacity": 200 + edit}}});
         let patched =
             resources.patch("budget", &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
-        let begun = Instant::now();
+        let start = Instant::now();
         let generation = patched.metadata.generation.unwrap();
         let resource = loop {
             let resource = serde_json::to_value(resources.get("budget").await.unwrap()).unwrap();
-            assert_eq!(resource["metadata"]["generation"], generation, "nobody else edits");
+            assert_eq!(resource["metadata"]["generation"], generation, "another client edited the resource");
             if is_true(&resource, "PolicyApplied") {
                 break resource;
             }
-            assert!(begun.elapsed() < Duration::from_secs(20), "{resource}");
+            assert!(start.elapsed() < Duration::from_secs(20), "{resource}");
             tokio::time::sleep(Duration::from_millis(2)).await;
         };
-        took.push(begun.elapsed().as_secs_f64() * 1e3);
-        told.push(resource["status"]["policy"]["propagationMs"].as_i64().unwrap());
-        // The moment the status says so, every pod must.
+        durations_ms.push(start.elapsed().as_secs_f64() * 1e3);
+        propagations_ms.push(resource["status"]["policy"]["propagationMs"].as_i64().unwrap());
+        // Once the status reports the revision as applied, every pod must enforce it.
         let revision = resource["status"]["policy"]["revision"].as_u64().unwrap();
         for pod in &pods {
-            let state = fleet.ask(pod, 3003, "/policyz").await.unwrap();
+            let state = fleet.get_from_pod(pod, 3003, "/policyz").await.unwrap();
             assert!(state["revision"].as_u64().unwrap() >= revision, "{pod}: {state}");
         }
     }
-    took.sort_by(f64::total_cmp);
-    told.sort_unstable();
-    let at = |share: f64| took[((took.len() - 1) as f64 * share) as usize];
+    durations_ms.sort_by(f64::total_cmp);
+    propagations_ms.sort_unstable();
+    let quantile = |share: f64| durations_ms[((durations_ms.len() - 1) as f64 * share) as usize];
     println!(
-        "from the end of a patch to the acknowledged status, {} edits, three replicas: p50 {:.0} ms, p99 {:.0} ms; \
+        "from the end of a patch to the confirmed status, {} edits, three replicas: p50 {:.0} ms, p99 {:.0} ms; \
          from publishing to agreement: p50 {} ms, p99 {} ms",
-        took.len(),
-        at(0.5),
-        at(0.99),
-        told[told.len() / 2],
-        told[(told.len() - 1) * 99 / 100],
+        durations_ms.len(),
+        quantile(0.5),
+        quantile(0.99),
+        propagations_ms[propagations_ms.len() / 2],
+        propagations_ms[(propagations_ms.len() - 1) * 99 / 100],
     );
     let events =
         fleet.kubectl(&["get", "events", "--field-selector=involvedObject.name=budget", "-o", "json"]).await;
@@ -167,30 +169,30 @@ pub async fn an_edit_is_in_force_everywhere_when_the_status_says_so(fleet: &Flee
     assert!(notes.iter().any(|note| note.contains("is in force on all 3 ready replicas")), "{notes:?}");
 }
 
-/// The demo has a Redis: whichever replica is asked, all of them together admit the limit once.
-pub async fn a_shared_limit_is_admitted_once_by_all_replicas(fleet: &Fleet) {
+/// The demo has a Redis, so all replicas together admit a limit once, however requests are distributed.
+pub async fn replicas_together_admit_a_shared_limit_once(fleet: &Fleet) {
     let urls = [format!("http://budget.{}.svc.cluster.local:3003/api/v1/budget", fleet.namespace)];
-    // Whatever was used before has gone after this.
+    // With this rate the tokens used by earlier cases are back before the measurement.
     let spec = json!({"replicas": 3, "rateLimit": {"capacity": 100_000, "refillPerSecond": 10_000}});
     fleet.patch("budget", spec).await;
     fleet.settle("budget").await;
     fleet.start_load("load-shared", 50, 100, &urls).await;
     fleet.end_load("load-shared", Duration::from_mins(1)).await;
-    told_and_drained().await;
+    wait_until_drained().await;
     fleet.patch("budget", json!({"rateLimit": {"capacity": 40, "refillPerSecond": 0.01}})).await;
     let resource = fleet.settle("budget").await;
     assert_eq!(resource["status"]["policy"]["applied"], "3/3");
     assert_eq!(resource["status"]["policy"]["dividedBy"], 1);
-    // A replica that is asked no more gives back what it holds after a second.
-    admits(fleet, "load-shared", 50, &urls, 40).await;
+    // A replica without requests returns its tokens after a second.
+    check_admitted(fleet, "load-shared", 50, &urls, 40).await;
     let again = format!("{}?again", urls[0]);
     fleet.start_load("load-shared", 50, 100, &[again]).await;
     let load = fleet.end_load("load-shared", Duration::from_mins(1)).await;
-    assert!(load.results.get("200").copied().unwrap_or(0) <= 1, "nothing is left: {load:?}");
+    assert!(load.results.get("200").copied().unwrap_or(0) <= 1, "no token remains: {load:?}");
     fleet.kubectl(&["scale", "deployment/phase6-demo-redis", "--replicas=0"]).await;
     fleet.patch("budget", json!({"rateLimit": {"onBackendFailure": "Allow"}})).await;
     fleet.settle("budget").await;
-    until("without Redis the policy decides", Duration::from_mins(1), || async {
+    wait_until("replicas admit every request without Redis", Duration::from_mins(1), || async {
         fleet.start_load("load-shared", 50, 50, &urls).await;
         let load = fleet.end_load("load-shared", Duration::from_mins(1)).await;
         (load.results.get("200") == Some(&load.sent)).then_some(())

@@ -1,7 +1,7 @@
-//! The yardstick of the HTTP benchmark: the smallest axum service, answering a constant JSON body
-//! of a given size.
+//! Baseline of the HTTP benchmark: the smallest axum service. `hello PORT SIZE` responds to `GET /` with a
+//! constant JSON body of SIZE bytes.
 
-#![allow(clippy::unwrap_used, reason = "a yardstick that cannot start is of no use")]
+#![allow(clippy::unwrap_used, reason = "a baseline that cannot start has no use")]
 
 use axum::{Router, routing::get};
 use http::header::CONTENT_TYPE;

@@ -1,39 +1,37 @@
-//! What is left when something goes.
+//! Objects that remain after a resource is deleted or a release is uninstalled.
 
-use phase6_tests::services;
 use serde_json::{Value, json};
 
 use crate::{
     fleet::{Fleet, SOON},
-    kubernetes::{run, until},
+    kubernetes::{run, wait_until},
 };
 
 const KINDS: &str = "deployments,replicasets,services,serviceaccounts,configmaps,roles,rolebindings,horizontalpodautoscalers,networkpolicies,poddisruptionbudgets,secrets,leases,pods";
 
-/// Objects in the namespace that are not the namespace's own.
-async fn left(fleet: &Fleet) -> Vec<String> {
+/// Returns the objects in the namespace, without those that every namespace has.
+async fn remaining(fleet: &Fleet) -> Vec<String> {
     let list = fleet.kubectl(&["get", KINDS, "-o", "json"]).await;
     let list: Value = serde_json::from_str(&list).unwrap();
     let items = list["items"].as_array().unwrap();
     let named = items.iter().map(|item| {
         format!("{}/{}", item["kind"].as_str().unwrap(), item["metadata"]["name"].as_str().unwrap())
     });
-    let of_namespace = ["ServiceAccount/default", "ConfigMap/kube-root-ca.crt", "Service/kubernetes"];
-    named.filter(|name| !of_namespace.contains(&name.as_str())).collect()
+    let of_every_namespace = ["ServiceAccount/default", "ConfigMap/kube-root-ca.crt", "Service/kubernetes"];
+    named.filter(|name| !of_every_namespace.contains(&name.as_str())).collect()
 }
 
-pub async fn what_a_resource_brought_goes_with_it(fleet: &Fleet) {
-    let belongs = |name: &str| name.contains("segmentation");
+pub async fn deleting_a_resource_removes_all_of_its_objects(fleet: &Fleet) {
     fleet.kubectl(&["delete", "p6", "segmentation"]).await;
-    until("nothing of it is left", SOON, || async {
-        (!left(fleet).await.iter().any(|name| belongs(name))).then_some(())
+    wait_until("all objects of the resource are gone", SOON, || async {
+        (!remaining(fleet).await.iter().any(|name| name.contains("segmentation"))).then_some(())
     })
     .await;
     fleet.helm_install().await;
 }
 
 pub async fn uninstalling_leaves_only_definitions_and_resources(fleet: &Fleet) {
-    // One resource that is not the release's.
+    // A resource that does not belong to the release.
     let own = json!({
         "apiVersion": "phase6.dev/v1alpha1", "kind": "Phase6Service", "metadata": {"name": "mine"},
         "spec": {"service": "reports", "replicas": 1},
@@ -41,9 +39,8 @@ pub async fn uninstalling_leaves_only_definitions_and_resources(fleet: &Fleet) {
     fleet.apply(&own).await;
     fleet.settle("mine").await;
     run("helm", &["uninstall", &fleet.release, "--namespace", &fleet.namespace]).await;
-    until("all but what the remaining resource brought is gone", SOON, || async {
-        let left = left(fleet).await;
-        left.iter().all(|name| name.contains("mine")).then_some(())
+    wait_until("only objects of the other resource remain", SOON, || async {
+        remaining(fleet).await.iter().all(|name| name.contains("mine")).then_some(())
     })
     .await;
     run("kubectl", &["get", "crd", "phase6services.phase6.dev"]).await;
@@ -51,13 +48,11 @@ pub async fn uninstalling_leaves_only_definitions_and_resources(fleet: &Fleet) {
         let all = run("kubectl", &["get", cluster_wide, "-o", "name"]).await;
         assert!(!all.contains("phase6"), "{all}");
     }
-    // Without an operator its pods serve on, and go with the resource all the same.
+    // Without an operator its pods keep running, and are still deleted with the resource.
     assert_eq!(fleet.pods("mine").await.len(), 1);
     fleet.kubectl(&["delete", "p6", "mine"]).await;
-    until("nothing is left", SOON, || async { left(fleet).await.is_empty().then_some(()) }).await;
-    // And a release comes back over what is left.
+    wait_until("nothing remains", SOON, || async { remaining(fleet).await.is_empty().then_some(()) }).await;
+    // The release can be installed again over the remaining definition.
     fleet.helm_install().await;
-    for name in services() {
-        fleet.settle(name).await;
-    }
+    fleet.settle_all().await;
 }

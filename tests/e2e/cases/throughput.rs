@@ -1,5 +1,4 @@
-//! How long many resources take, and how much memory they cost the operator. Figures are printed, never
-//! asserted.
+//! Time and memory that the operator needs for many resources. The figures are printed, never asserted.
 
 use std::{
     fmt::Write as _,
@@ -8,16 +7,17 @@ use std::{
 
 use serde_json::json;
 
+use super::is_full;
 use crate::{
     fleet::{Fleet, is_true},
-    kubernetes::{get, run, until},
+    kubernetes::{get, run, wait_until},
 };
 
-/// Namespace of its resources.
+/// Namespace of the resources.
 pub const NAMESPACE: &str = "phase6-e2e-many";
 
-pub async fn many_resources_reach_their_state(fleet: &Fleet) {
-    let count = if std::env::var_os("PHASE6_E2E_FULL").is_some() { 1000 } else { 100 };
+pub async fn many_resources_reach_their_final_state(fleet: &Fleet) {
+    let count = if is_full() { 1000 } else { 100 };
     let mut text = String::new();
     for i in 0..count {
         let resource = json!({
@@ -30,33 +30,33 @@ pub async fn many_resources_reach_their_state(fleet: &Fleet) {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), text).unwrap();
     let before = memory(fleet).await;
-    let begun = Instant::now();
+    let start = Instant::now();
     let path = file.path().to_string_lossy().into_owned();
     run("kubectl", &["create", "--namespace", NAMESPACE, "--filename", &path]).await;
-    let created = begun.elapsed();
-    until("all are brought about", Duration::from_mins(10), || async {
+    let created = start.elapsed();
+    wait_until("every policy is applied", Duration::from_mins(10), || async {
         let path = format!("/apis/phase6.dev/v1alpha1/namespaces/{NAMESPACE}/phase6services");
         let list = get(&fleet.client, &path).await.ok()?;
         let all = list["items"].as_array()?;
-        let done = all.iter().filter(|resource| is_true(resource, "PolicyApplied")).count();
-        (done == count).then_some(())
+        let applied = all.iter().filter(|resource| is_true(resource, "PolicyApplied")).count();
+        (applied == count).then_some(())
     })
     .await;
-    let took = begun.elapsed();
+    let duration = start.elapsed();
     let after = memory(fleet).await;
     println!(
-        "{count} resources of no replicas: created in {:.1} s, all brought about after {:.1} s, {:.0} a second; \
-         the operator's memory {before:.0} -> {after:.0} MiB",
+        "{count} resources without replicas: created in {:.1} s, all applied after {:.1} s, {:.0} per second; \
+         memory of the operator {before:.0} -> {after:.0} MiB",
         created.as_secs_f64(),
-        took.as_secs_f64(),
-        count as f64 / took.as_secs_f64(),
+        duration.as_secs_f64(),
+        count as f64 / duration.as_secs_f64(),
     );
     run("kubectl", &["delete", "namespace", NAMESPACE, "--timeout=280s"]).await;
 }
 
-/// What the operator's replicas hold at most, in MiB, as their node counts it.
+/// Returns the memory in MiB of the operator's largest replica, as its node measures it.
 async fn memory(fleet: &Fleet) -> f64 {
-    until("the operator's memory is known", Duration::from_mins(2), || async {
+    wait_until("the memory of the operator is known", Duration::from_mins(2), || async {
         let path = format!("/apis/metrics.k8s.io/v1beta1/namespaces/{}/pods", fleet.namespace);
         let list = get(&fleet.client, &path).await.ok()?;
         let of_operator = list["items"].as_array()?.iter().filter(|pod| {

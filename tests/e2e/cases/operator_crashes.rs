@@ -1,22 +1,23 @@
-//! The operator killed at every point at which it can matter: around each of its writes.
-
-use std::time::Duration;
+//! An operator that is killed before and after each of its writes.
 
 use serde_json::{Value, json};
 
+use super::is_full;
 use crate::{
+    api_proxy::{ApiProxy, KillPoint},
     fleet::{Fleet, SOON, condition},
-    gate::{Blow, Gate},
-    kubernetes::{get, run, try_run, until},
+    kubernetes::{get, run, try_run, wait_until},
 };
 
 const NAMESPACE: &str = "phase6-e2e-killed";
-/// Of so many points in CI one is tried.
+/// A run in CI tries one of this number of kill points.
 const SPARSE: usize = 5;
 
-/// A resource is made, given to an autoscaler with another limit, taken back, and its pods are changed.
+/// Number of edits: a resource is created, gets an autoscaler and another limit, gets a fixed number of replicas
+/// again, and its pod template changes.
 const EDITS: usize = 4;
 
+/// Returns the spec, or the patch of it, of an edit.
 fn edit(number: usize) -> Value {
     match number {
         0 => {
@@ -30,12 +31,20 @@ fn edit(number: usize) -> Value {
     }
 }
 
-struct Stage<'a> {
+struct Harness<'a> {
     fleet: &'a Fleet,
-    gate: Gate,
+    proxy: ApiProxy,
 }
 
-impl Stage<'_> {
+/// Result of all edits of one resource.
+struct Outcome {
+    /// All objects of the resource.
+    objects: Value,
+    /// Number of writes by the operator that was started last.
+    writes: u32,
+}
+
+impl Harness<'_> {
     async fn objects(&self, api: &str, kind: &str) -> Vec<Value> {
         let list = get(&self.fleet.client, &format!("/{api}/namespaces/{NAMESPACE}/{kind}")).await.unwrap();
         list["items"].as_array().unwrap().clone()
@@ -46,11 +55,10 @@ impl Stage<'_> {
         get(&self.fleet.client, &path).await.ok()
     }
 
-    /// Goes through all edits; an operator that is killed on the way is followed by another one.
-    /// Returns what there is in the end.
-    async fn play(&self, name: &str, blow: Option<Blow>) -> (Value, u32) {
-        self.gate.start(blow);
-        let mut hit = false;
+    /// Makes all edits. An operator that is killed meanwhile is replaced by another one.
+    async fn run(&self, name: &str, kill_point: Option<KillPoint>) -> Outcome {
+        self.proxy.start_operator(kill_point);
+        let mut was_killed = false;
         for number in 0..EDITS {
             let resource = json!({
                 "apiVersion": "phase6.dev/v1alpha1", "kind": "Phase6Service",
@@ -64,43 +72,46 @@ impl Stage<'_> {
                 let patch = json!({ "spec": resource["spec"] }).to_string();
                 run("kubectl", &["patch", "-n", NAMESPACE, "p6", name, "--type=merge", "-p", &patch]).await;
             }
-            until(&format!("edit {number} of {name} is brought about, {blow:?}"), SOON, || async {
-                if !self.gate.runs() {
+            wait_until(&format!("edit {number} of {name} is observed, {kill_point:?}"), SOON, || async {
+                if !self.proxy.operator_is_running() {
                     return Some(());
                 }
                 let resource = self.resource(name).await?;
-                let seen = resource["status"]["observedGeneration"] == resource["metadata"]["generation"];
-                seen.then_some(())
+                let is_observed =
+                    resource["status"]["observedGeneration"] == resource["metadata"]["generation"];
+                is_observed.then_some(())
             })
             .await;
-            if !self.gate.runs() && !hit {
-                // The next edit does not wait for what this one left.
-                hit = true;
-                self.gate.start(None);
+            if !self.proxy.operator_is_running() && !was_killed {
+                // The next edit does not wait until this one is complete.
+                was_killed = true;
+                self.proxy.start_operator(None);
             }
         }
-        let end = until(&format!("{name} settles, {blow:?}"), SOON, || async {
-            if !self.gate.runs() {
-                self.gate.start(None);
+        let objects = wait_until(&format!("{name} settles, {kill_point:?}"), SOON, || async {
+            if !self.proxy.operator_is_running() {
+                self.proxy.start_operator(None);
             }
             let resource = self.resource(name).await?;
             let applied = condition(&resource, "PolicyApplied")?;
-            let seen = applied["status"] == "True"
+            let is_applied = applied["status"] == "True"
                 && applied["observedGeneration"] == resource["metadata"]["generation"]
                 && resource["status"]["observedGeneration"] == resource["metadata"]["generation"];
-            let end = self.picture(name).await;
-            (seen && end["autoscalers"] == json!([]) && end["deployments"][0]["spec"]["replicas"] == 0)
-                .then_some(end)
+            let objects = self.objects_of(name).await;
+            (is_applied
+                && objects["autoscalers"] == json!([])
+                && objects["deployments"][0]["spec"]["replicas"] == 0)
+                .then_some(objects)
         })
         .await;
-        let writes = self.gate.writes();
-        self.gate.stop().await;
-        (end, writes)
+        let writes = self.proxy.writes();
+        self.proxy.stop_operator().await;
+        Outcome { objects, writes }
     }
 
-    /// Everything that belongs to a resource, without what differs from one install to the next.
-    async fn picture(&self, name: &str) -> Value {
-        let mut picture = json!({});
+    /// Returns all objects of a resource, without fields that differ between two installations.
+    async fn objects_of(&self, name: &str) -> Value {
+        let mut found = json!({});
         for (key, api, kind) in [
             ("policies", "api/v1", "configmaps"),
             ("services", "api/v1", "services"),
@@ -117,15 +128,15 @@ impl Stage<'_> {
                 object["metadata"]["labels"]["phase6.dev/resource"] == name
                     && object["metadata"]["deletionTimestamp"].is_null()
             });
-            let plain = objects.into_iter().map(plain).collect::<Vec<_>>();
-            picture[key] = serde_json::from_str(&json!(plain).to_string().replace(name, "NAME")).unwrap();
+            let normalized = objects.into_iter().map(normalized).collect::<Vec<_>>();
+            found[key] = serde_json::from_str(&json!(normalized).to_string().replace(name, "NAME")).unwrap();
         }
-        picture
+        found
     }
 }
 
-/// An object without what the API server, other controllers and the clock put into it.
-fn plain(mut object: Value) -> Value {
+/// Removes the fields that the API server, other controllers and the clock set.
+fn normalized(mut object: Value) -> Value {
     let managers = object["metadata"]["managedFields"].as_array().cloned().unwrap_or_default();
     let managers = managers.iter().map(|entry| entry["manager"].as_str().unwrap_or_default().to_owned());
     let mut managers: Vec<_> = managers.filter(|manager| manager.starts_with("phase6")).collect();
@@ -136,7 +147,7 @@ fn plain(mut object: Value) -> Value {
     }
     metadata.insert("managers".into(), json!(managers));
     if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
-        // A fingerprint of what was written, the owner's uid included, and another controller's count.
+        // The fingerprint covers the uid of the owner; the revision is a counter of another controller.
         annotations.remove("phase6.dev/applied");
         annotations.remove("deployment.kubernetes.io/revision");
     }
@@ -156,20 +167,25 @@ fn plain(mut object: Value) -> Value {
     object
 }
 
-pub async fn an_operator_killed_around_any_write_leaves_what_a_fresh_install_gives(fleet: &Fleet) {
-    // No operator but the one behind the gate watches this namespace.
+pub async fn an_operator_killed_around_any_write_converges_to_a_fresh_install(fleet: &Fleet) {
+    // Only the operator behind the proxy watches this namespace.
     let _ = try_run("kubectl", &["create", "namespace", NAMESPACE]).await;
-    let stage = Stage { fleet, gate: Gate::open(&fleet.client, NAMESPACE).await };
-    let (fresh, writes) = stage.play("killed-fresh", None).await;
-    let points: Vec<Blow> = (1..=writes).flat_map(|n| [Blow::Before(n), Blow::After(n)]).collect();
-    let step = if std::env::var_os("PHASE6_E2E_FULL").is_some() { 1 } else { SPARSE };
-    let tried: Vec<Blow> = points.iter().copied().step_by(step).collect();
-    for (number, blow) in tried.iter().enumerate() {
-        let (end, _) = stage.play(&format!("killed-{number:03}"), Some(*blow)).await;
-        assert_eq!(end, fresh, "{blow:?}");
+    let harness = Harness { fleet, proxy: ApiProxy::start(&fleet.client, NAMESPACE).await };
+    let fresh = harness.run("killed-fresh", None).await;
+    let points = (1..=fresh.writes).flat_map(|n| [KillPoint::BeforeWrite(n), KillPoint::AfterWrite(n)]);
+    let points: Vec<KillPoint> = points.collect();
+    let step = if is_full() { 1 } else { SPARSE };
+    let tried: Vec<KillPoint> = points.iter().copied().step_by(step).collect();
+    for (number, point) in tried.iter().enumerate() {
+        let outcome = harness.run(&format!("killed-{number:03}"), Some(*point)).await;
+        assert_eq!(outcome.objects, fresh.objects, "{point:?}");
     }
-    println!("{} of {} points around {writes} writes, all with one outcome", tried.len(), points.len());
-    drop(stage);
-    let patience = Duration::from_secs(280).as_secs();
-    run("kubectl", &["delete", "namespace", NAMESPACE, &format!("--timeout={patience}s")]).await;
+    println!(
+        "{} of {} kill points around {} writes, all with the same outcome",
+        tried.len(),
+        points.len(),
+        fresh.writes
+    );
+    drop(harness);
+    run("kubectl", &["delete", "namespace", NAMESPACE, "--timeout=280s"]).await;
 }

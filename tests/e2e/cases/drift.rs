@@ -1,16 +1,15 @@
-//! What happens when nothing should happen.
+//! Drift: it is repaired, and without drift the operator writes nothing.
 
 use std::{collections::BTreeMap, time::Duration};
 
-use phase6_tests::services;
 use serde_json::json;
 
 use crate::{
     fleet::{Fleet, SOON},
-    kubernetes::until,
+    kubernetes::wait_until,
 };
 
-/// Where the operator's objects are.
+/// Kinds of the objects that the operator owns.
 const OWNED: [(&str, &str); 9] = [
     ("api/v1", "configmaps"),
     ("api/v1", "services"),
@@ -24,7 +23,7 @@ const OWNED: [(&str, &str); 9] = [
 ];
 const MANAGED: &str = "app.kubernetes.io/managed-by%3Dphase6-operator";
 
-/// Versions of everything that the operator writes.
+/// Returns the resource versions of all objects that the operator writes.
 async fn versions(fleet: &Fleet) -> BTreeMap<String, String> {
     let mut all = BTreeMap::new();
     for (api, kind) in OWNED.into_iter().chain([("apis/phase6.dev/v1alpha1", "phase6services")]) {
@@ -37,7 +36,7 @@ async fn versions(fleet: &Fleet) -> BTreeMap<String, String> {
     all
 }
 
-/// Writes that the operator has made so far, by all its replicas.
+/// Returns the number of writes so far, summed over all replicas of the operator.
 async fn writes(fleet: &Fleet) -> f64 {
     let selector = "app.kubernetes.io/name%3Dphase6-operator";
     let mut sum = 0.0;
@@ -52,59 +51,56 @@ async fn writes(fleet: &Fleet) -> f64 {
     sum
 }
 
-pub async fn nothing_is_written_once_everything_is_as_it_should_be(fleet: &Fleet) {
-    for name in services() {
-        fleet.settle(name).await;
-    }
-    let before = until("two looks in a row are the same", SOON, || async {
+pub async fn the_operator_writes_nothing_while_nothing_differs(fleet: &Fleet) {
+    fleet.settle_all().await;
+    let before = wait_until("no version changes for 5 s", SOON, || async {
         let first = versions(fleet).await;
         tokio::time::sleep(Duration::from_secs(5)).await;
         (versions(fleet).await == first).then_some(first)
     })
     .await;
-    let written = writes(fleet).await;
+    let writes_before = writes(fleet).await;
     assert!(before.len() >= 8 * 8, "{before:?}");
-    // Time in which the operator looks twice at what is settled.
+    // The operator reconciles every resource twice in this time.
     tokio::time::sleep(fleet.resync * 2 + Duration::from_secs(5)).await;
     assert_eq!(versions(fleet).await, before);
-    assert_eq!(writes(fleet).await.to_bits(), written.to_bits(), "not even writes that change nothing");
+    assert_eq!(writes(fleet).await.to_bits(), writes_before.to_bits(), "writes that changed nothing");
 }
 
-pub async fn drift_is_repaired_and_told_and_what_others_added_stays(fleet: &Fleet) {
+pub async fn drift_is_repaired_and_reported_and_additions_of_others_are_kept(fleet: &Fleet) {
     let deployment = fleet.deployment("coach").await;
-    // What others add is theirs.
-    fleet.kubectl(&["annotate", "deployment", "coach", "example.com/note=kept"]).await;
+    fleet.kubectl(&["annotate", "deployment", "coach", "example.com/note=foreign"]).await;
     let image =
         json!([{"op": "replace", "path": "/spec/template/spec/containers/0/args/0", "value": "explode"}]);
     fleet.kubectl(&["patch", "deployment", "coach", "--type=json", "-p", &image.to_string()]).await;
     fleet.kubectl(&["delete", "service", "coach", "--wait=false"]).await;
-    until("the Deployment is put back", SOON, || async {
+    wait_until("the Deployment is repaired", SOON, || async {
         let now = fleet.deployment("coach").await;
         (now["spec"]["template"]["spec"] == deployment["spec"]["template"]["spec"]).then_some(())
     })
     .await;
-    until("the Service is made again", SOON, || async { fleet.object("api/v1", "services", "coach").await })
+    wait_until("the Service is created again", SOON, || async { fleet.object("api/v1", "services", "coach").await })
         .await;
     let now = fleet.deployment("coach").await;
-    assert_eq!(now["metadata"]["annotations"]["example.com/note"], "kept");
-    until("both are told", SOON, || async {
-        let told = fleet.kubectl(&["get", "events", "--field-selector=reason=Repaired"]).await;
-        let both = told.contains(
+    assert_eq!(now["metadata"]["annotations"]["example.com/note"], "foreign");
+    wait_until("events report both repairs", SOON, || async {
+        let events = fleet.kubectl(&["get", "events", "--field-selector=reason=Repaired"]).await;
+        let has_both = events.contains(
             "Deployment coach was modified by another client at spec.template.spec.containers[0].args[0]",
-        ) && told.contains("Service coach was deleted by another client; recreated");
-        both.then_some(())
+        ) && events.contains("Service coach was deleted by another client; recreated");
+        has_both.then_some(())
     })
     .await;
-    // A policy that is gone comes back as it was: no replica sees a difference.
+    // A deleted policy is published again unchanged, so that no replica sees a difference.
     let before = fleet.object("api/v1", "configmaps", "coach-policy").await.unwrap();
     fleet.kubectl(&["delete", "configmap", "coach-policy"]).await;
-    let after = until("the policy is there again", SOON, || async {
+    let after = wait_until("the policy is published again", SOON, || async {
         fleet.object("api/v1", "configmaps", "coach-policy").await
     })
     .await;
     assert_eq!(after["data"], before["data"]);
     fleet.settle("coach").await;
-    // A policy that somebody wrote by hand is replaced by a higher revision.
+    // A policy that another client wrote is replaced by a higher revision.
     let policy = fleet.object("api/v1", "configmaps", "coach-policy").await.unwrap();
     let text = policy["data"]["policy.json"].as_str().unwrap();
     let forged = text
@@ -113,7 +109,7 @@ pub async fn drift_is_repaired_and_told_and_what_others_added_stays(fleet: &Flee
     assert_ne!(forged, text);
     let patch = json!({"data": {"policy.json": forged}}).to_string();
     fleet.kubectl(&["patch", "configmap", "coach-policy", "--type=merge", "-p", &patch]).await;
-    until("the policy is published anew", SOON, || async {
+    wait_until("the forged policy is replaced", SOON, || async {
         let policy = fleet.object("api/v1", "configmaps", "coach-policy").await?;
         let document: serde_json::Value =
             serde_json::from_str(policy["data"]["policy.json"].as_str()?).ok()?;

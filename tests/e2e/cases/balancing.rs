@@ -1,4 +1,4 @@
-//! Where the requests to a peer go while its pods come and go.
+//! Distribution of requests over the pods of a peer while they start and stop.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -7,19 +7,21 @@ use serde_json::json;
 
 use crate::{
     fleet::{Fleet, SOON},
-    kubernetes::until,
+    kubernetes::wait_until,
 };
 
+/// Requests per second of the load.
 const RATE: u32 = 100;
+/// Number of requests of the load.
 const REQUESTS: u64 = 12_000;
 
-/// Requests that each pod of `budget` has answered at the path that the load asks for.
-async fn answered(fleet: &Fleet) -> BTreeMap<String, f64> {
+/// Returns the number of requests of the load that each pod of `budget` has handled.
+async fn handled(fleet: &Fleet) -> BTreeMap<String, f64> {
     let mut all = BTreeMap::new();
     for pod in fleet.pods("budget").await {
         let pod = pod["metadata"]["name"].as_str().unwrap().to_owned();
         let path = format!("/api/v1/namespaces/{}/pods/{pod}:3003/proxy/metrics", fleet.namespace);
-        // One that just began or ends may not answer.
+        // A pod that is starting or stopping may not respond.
         if let Ok(text) = fleet.client.request_text(Request::get(path).body(vec![]).unwrap()).await {
             let ours = |line: &&str| {
                 line.starts_with("phase6_http_requests_total{") && line.contains(r#"route="/api/v1/budget""#)
@@ -32,11 +34,11 @@ async fn answered(fleet: &Fleet) -> BTreeMap<String, f64> {
     all
 }
 
-/// Waits until the load got so many more answers, and tells what each pod gave to them.
+/// Waits until this number of further requests is handled by exactly `replicas` pods. Returns the share of each.
 async fn shares(fleet: &Fleet, replicas: usize, requests: f64) -> Vec<f64> {
-    let before = answered(fleet).await;
-    until(&format!("{requests} requests are answered by {replicas} pods"), SOON, || async {
-        let now = answered(fleet).await;
+    let before = handled(fleet).await;
+    wait_until(&format!("{replicas} pods have handled {requests} requests"), SOON, || async {
+        let now = handled(fleet).await;
         let more = |pod: &String| now[pod] - before.get(pod).copied().unwrap_or_default();
         let shares: Vec<f64> = now.keys().map(more).collect();
         (shares.len() == replicas && shares.iter().sum::<f64>() >= requests).then_some(shares)
@@ -44,7 +46,7 @@ async fn shares(fleet: &Fleet, replicas: usize, requests: f64) -> Vec<f64> {
     .await
 }
 
-pub async fn every_ready_pod_of_a_peer_gets_its_share_and_one_that_leaves_loses_no_request(fleet: &Fleet) {
+pub async fn every_ready_pod_of_a_peer_gets_its_share_and_a_stopping_pod_loses_no_request(fleet: &Fleet) {
     fleet.patch("web", json!({"replicas": 1, "rateLimit": null})).await;
     fleet.patch("budget", json!({"replicas": 2, "rateLimit": null})).await;
     for name in ["web", "budget"] {
@@ -52,7 +54,7 @@ pub async fn every_ready_pod_of_a_peer_gets_its_share_and_one_that_leaves_loses_
     }
     let url = format!("http://web.{}.svc.cluster.local:3000/api/v1/budget", fleet.namespace);
     fleet.start_load("load-spread", RATE, REQUESTS, &[url]).await;
-    // Past the first ten seconds, for which a pod that web has just met gets less.
+    // A new pod gets fewer requests for its first ten seconds, which are skipped here.
     shares(fleet, 2, 1_200.0).await;
     let two = shares(fleet, 2, 800.0).await;
     assert!(two.iter().all(|share| *share >= 80.0), "{two:?}");
@@ -67,7 +69,7 @@ pub async fn every_ready_pod_of_a_peer_gets_its_share_and_one_that_leaves_loses_
     fleet.settle("budget").await;
     let load = fleet.end_load("load-spread", Duration::from_mins(4)).await;
     println!(
-        "two pods, three, one under {} requests at {RATE}/s: {:?}; of two {two:?}, of three {three:?}",
+        "two, three and one pods under {} requests at {RATE}/s: {:?}; shares of two {two:?}, of three {three:?}",
         load.sent, load.results
     );
     assert_eq!(load.results.get("200"), Some(&load.sent), "{load:?}");
