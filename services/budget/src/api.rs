@@ -4,6 +4,7 @@
 //! [`model`](crate::model), run one use case of [`AppState`], and translate its result. Decisions are
 //! left to [`app`](crate::app).
 
+mod answer_events;
 mod answers;
 mod budget;
 mod cohorts;
@@ -15,6 +16,7 @@ mod policy;
 mod providers;
 mod ranking;
 mod response;
+mod workflows;
 
 use std::sync::Arc;
 
@@ -32,7 +34,7 @@ pub(crate) fn router(state: Arc<AppState>) -> OpenApiRouter {
         .routes(routes!(budget::export))
         .routes(routes!(cohorts::can_afford))
         .routes(routes!(cohorts::policy))
-        .routes(routes!(cohorts::record_workflow))
+        .routes(routes!(workflows::record_workflow))
         .routes(routes!(cohorts::metrics))
         .routes(routes!(ranking::rank_by_roi))
         .routes(routes!(providers::status))

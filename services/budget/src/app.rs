@@ -26,15 +26,14 @@ mod stream;
 mod summary;
 pub(crate) mod tags;
 mod watchers;
+mod workflows;
 
 use std::sync::Arc;
 
 use phase6_chassis::{Kit, StartError, cache::Invalidation, store::StoreError};
 
 pub use self::{
-    cohorts::{
-        CohortOverview, CostCheck, Export, Ranking, RankingError, RecordWorkflowError, RecordedWorkflow,
-    },
+    cohorts::{CohortOverview, CostCheck, Export},
     concurrency::{AcquireError, ConcurrencyLimit, Load, Permit},
     deduplicator::{Deduplication, Deduplicator},
     failure::AnswerError,
@@ -44,6 +43,7 @@ pub use self::{
     stream::{StreamError, StreamEvent, StreamedAnswer},
     summary::Summary,
     watchers::{TooManyWatchers, WatcherLimit, WatcherPermit},
+    workflows::{Ranking, RankingError, RecordWorkflowError, RecordedWorkflow},
 };
 use crate::{
     config::{CallLimits, Config},

@@ -10,7 +10,7 @@
 //! |---|---|---|
 //! | `lib` | the definition of the service | rules |
 //! | `config` | settings, read into one struct | anything read later |
-//! | [`model`] | values and rules, pure | I/O, async, a clock of its own |
+//! | [`model`] | values and rules, pure | I/O, async code, reading the clock |
 //! | [`store`] | every SQL statement | rules |
 //! | [`providers`] | clients of AI providers | money |
 //! | [`app`] | use cases, which return domain errors | HTTP and JSON types |

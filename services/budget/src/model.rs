@@ -17,6 +17,7 @@ pub mod provider;
 pub mod roi;
 pub mod routing;
 pub mod spending;
+pub mod workflow;
 
 mod invalid_value;
 

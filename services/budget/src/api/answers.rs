@@ -1,26 +1,20 @@
 //! Answers to prompts, whole or as a stream of server-sent events.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use axum::{
-    extract::State,
-    response::{
-        IntoResponse, Response,
-        sse::{Event, KeepAlive, Sse},
-    },
-};
-use futures_util::{StreamExt, stream};
+use axum::{extract::State, response::Response};
 use phase6_chassis::{ApiError, ErrorBody, Json, RequestContext, telemetry::Exchange};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
+    answer_events,
     names::{Criticality, Provider, Task},
     policy::ProviderPolicy,
     response::uncacheable,
 };
 use crate::{
-    app::{AppState, Deduplication, StreamEvent, StreamedAnswer},
+    app::{AppState, Deduplication},
     model::{self, AnswerRequest, AnswerSource, InvalidValue, Prompt},
 };
 
@@ -46,7 +40,7 @@ pub(super) struct BurstRequest {
     /// Maximum number of output tokens, from 1 to 8192. Default 1024.
     #[serde(default = "default_max_tokens")]
     max_tokens: u32,
-    /// Stream the answer as server-sent events. A streamed answer is always a call of its own: it is
+    /// Stream the answer as server-sent events. A streamed answer is always a separate call: it is
     /// neither cached nor shared with identical requests.
     #[serde(default)]
     stream: bool,
@@ -119,7 +113,7 @@ struct Answer {
 
 /// Tokens that a call used.
 #[derive(Serialize, ToSchema)]
-struct Usage {
+pub(super) struct Usage {
     /// Input tokens.
     input: u64,
     /// Output tokens.
@@ -129,7 +123,7 @@ struct Usage {
 /// A provider that did not answer.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct FailedAttempt {
+pub(super) struct FailedAttempt {
     /// Provider that was called.
     provider: &'static str,
     /// Reason of the failure.
@@ -151,7 +145,7 @@ pub(super) struct DeduplicationState {
     cached_hits: u64,
     /// Requests that were answered by the call of an identical request.
     joined: u64,
-    /// Share of requests that were answered without a call of their own, from 0 to 1.
+    /// Share of requests that were answered without a separate call, from 0 to 1.
     deduplication_hit_rate: f64,
 }
 
@@ -198,9 +192,10 @@ impl From<Deduplication> for DeduplicationState {
     }
 }
 
-/// Answers a prompt by calling a provider within the daily budget. Identical prompts are not paid
-/// for twice. With `stream`, the answer is a stream of server-sent events: `meta`, any number of
-/// `token`, then `done` or `error`.
+/// Answers a prompt by calling a provider within the daily budget.
+///
+/// Identical prompts are not paid for twice. With `stream`, the answer is a stream of server-sent
+/// events: `meta`, any number of `token`, then `done` or `error`.
 #[utoipa::path(post, path = "/api/v1/providers/burst", tag = "providers", request_body = BurstRequest,
     responses(
         (status = 200, description = "The answer; with `stream`, server-sent events",
@@ -220,7 +215,7 @@ pub(super) async fn burst(
     let request = request.check(tenant)?;
     if is_stream {
         let answer = state.stream_answer(request).await?;
-        return Ok(events(answer, state.policy().into()));
+        return Ok(answer_events::response(answer, state.policy().into()));
     }
     let (answer, source) = state.answer(request).await?;
     Ok(uncacheable(BurstResponse {
@@ -231,66 +226,6 @@ pub(super) async fn burst(
         dedup: state.deduplicator().counts().into(),
         trace_id: Exchange::current().map(|exchange| exchange.context().trace_id.to_string()),
     }))
-}
-
-/// Data of the event `meta`.
-#[derive(Serialize)]
-struct Meta {
-    provider: &'static str,
-    model: String,
-    task: Task,
-    attempts: Vec<FailedAttempt>,
-    policy: ProviderPolicy,
-}
-
-/// Data of the event `token`.
-#[derive(Serialize)]
-struct Token {
-    token: String,
-}
-
-/// Data of the event `done`.
-#[derive(Serialize)]
-struct Done {
-    usage: Option<Usage>,
-    /// Cost in dollars.
-    cost: f64,
-    estimated: bool,
-}
-
-/// Data of the event `error`.
-#[derive(Serialize)]
-struct Failed {
-    code: &'static str,
-    message: String,
-}
-
-/// Returns a streamed answer as server-sent events.
-fn events(answer: StreamedAnswer, policy: ProviderPolicy) -> Response {
-    let meta = Meta {
-        provider: answer.provider.as_str(),
-        model: answer.model,
-        task: answer.task.into(),
-        attempts: answer.attempts.into_iter().map(Into::into).collect(),
-        policy,
-    };
-    let first = stream::once(async move { event("meta", &meta) });
-    let rest = answer.events.map(|part| match part {
-        StreamEvent::Token(token) => event("token", &Token { token }),
-        StreamEvent::Done { usage, cost, estimated } => {
-            event("done", &Done { usage: usage.map(Into::into), cost: cost.dollars(), estimated })
-        }
-        StreamEvent::Failed(error) => {
-            event("error", &Failed { code: "provider_failed", message: error.to_string() })
-        }
-    });
-    let events = first.chain(rest).map(Ok::<_, Infallible>);
-    Sse::new(events).keep_alive(KeepAlive::default()).into_response()
-}
-
-/// Returns a server-sent event with JSON data.
-pub(super) fn event(name: &str, data: &impl Serialize) -> Event {
-    Event::default().event(name).data(serde_json::to_string(data).unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -312,6 +247,6 @@ mod tests {
             assert_eq!(check(body).unwrap_err().field, field, "{body}");
         }
         let request = check(r#"{"prompt": "x"}"#).unwrap();
-        assert_eq!((request.ttl, request.prompt.max_tokens), (Duration::from_secs(3600), 1024));
+        assert_eq!((request.ttl, request.prompt.max_tokens), (Duration::from_hours(1), 1024));
     }
 }

@@ -15,12 +15,11 @@ use phase6_chassis::{ApiError, ErrorBody};
 use serde::Serialize;
 
 use super::{
-    answers::event,
     budget::DailySpending,
     names::by_name,
     policy::ProviderPolicy,
-    providers::{StatusByName, status_by_name},
-    response::uncacheable,
+    providers::{ProviderStatus, status_by_name},
+    response::{event, uncacheable},
 };
 use crate::app::{AppState, Summary};
 
@@ -30,7 +29,7 @@ const INTERVAL: Duration = Duration::from_secs(5);
 #[derive(Serialize)]
 struct SummaryBody {
     timestamp: Timestamp,
-    providers: StatusByName,
+    providers: BTreeMap<&'static str, ProviderStatus>,
     /// Spending of the current UTC day; null if the database cannot be reached.
     budget: Option<DailySpending>,
     /// Null if the database can be reached.
@@ -53,8 +52,9 @@ impl From<Summary> for SummaryBody {
     }
 }
 
-/// Providers, budget, prices and policy, every five seconds, as server-sent events of the name
-/// `summary`. Ends when the service stops.
+/// Live events about providers, budget, prices and policy.
+///
+/// A server-sent event `summary` every five seconds, until the service stops.
 #[utoipa::path(get, path = "/api/v1/providers/realtime", tag = "providers",
     responses((status = 200, content_type = "text/event-stream", body = str), (status = 503, body = ErrorBody)))]
 pub(super) async fn realtime(State(state): State<Arc<AppState>>) -> Result<Response, ApiError> {

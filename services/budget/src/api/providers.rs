@@ -51,17 +51,16 @@ impl From<providers::ProviderStatus> for ProviderStatus {
     }
 }
 
-/// Statuses by the names of their providers.
-pub(super) type StatusByName = BTreeMap<&'static str, ProviderStatus>;
-
 /// Returns statuses by the names of their providers.
-pub(super) fn status_by_name(status: BTreeMap<ProviderId, providers::ProviderStatus>) -> StatusByName {
+pub(super) fn status_by_name(
+    status: BTreeMap<ProviderId, providers::ProviderStatus>,
+) -> BTreeMap<&'static str, ProviderStatus> {
     status.into_iter().map(|(id, status)| (id.as_str(), status.into())).collect()
 }
 
 #[derive(Serialize, ToSchema)]
 pub(super) struct ProviderStatusResponse {
-    status: StatusByName,
+    status: BTreeMap<&'static str, ProviderStatus>,
 }
 
 /// Status of every provider: availability, and what is missing.

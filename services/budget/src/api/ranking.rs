@@ -12,6 +12,7 @@ use super::{dollars::Dollars, names::Provider, response::uncacheable};
 use crate::{
     app::AppState,
     model::{
+        MicroDollars,
         cohort::CohortId,
         roi::{self, Ranked},
     },
@@ -122,7 +123,7 @@ pub(super) async fn rank_by_roi(
         total: candidates.len(),
         ranked: ranking.best.into_iter().map(ranked).collect(),
         affordable: ranking.affordable.into_iter().map(ranked).collect(),
-        budget_remaining: ranking.budget_remaining.map(|budget| budget.dollars()),
+        budget_remaining: ranking.budget_remaining.map(MicroDollars::dollars),
     }))
 }
 
@@ -142,7 +143,6 @@ fn split(mut workflow: Candidate) -> (roi::Candidate, Map<String, Value>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::MicroDollars;
 
     #[test]
     fn score_fields_are_those_of_the_score() {

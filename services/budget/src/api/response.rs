@@ -1,6 +1,6 @@
-//! Responses with the cache directives of their kind.
+//! Responses with the cache directives of their kind, and server-sent events.
 
-use axum::response::{IntoResponse, Response};
+use axum::response::{IntoResponse, Response, sse::Event};
 use http::header::{CACHE_CONTROL, HeaderName};
 use jiff::Timestamp;
 use phase6_chassis::Reply;
@@ -31,4 +31,9 @@ pub(super) fn briefly_cacheable<T: Serialize>(tags: &[&str], payload: T) -> Resp
 /// Returns a response that is not cached.
 pub(super) fn uncacheable<T: Serialize>(payload: T) -> Response {
     ([(CACHE_CONTROL, "no-store")], Reply::new(payload)).into_response()
+}
+
+/// Returns a server-sent event with JSON data.
+pub(super) fn event(name: &str, data: &impl Serialize) -> Event {
+    Event::default().event(name).data(serde_json::to_string(data).unwrap_or_default())
 }

@@ -1,7 +1,7 @@
 //! The charge of one call: an amount reserved before the call and settled after it.
 //!
-//! Guarantees that a reservation is settled or released exactly once, whatever happens to the caller:
-//! the work runs in tasks that the stop of the service waits for. What the database does not accept
+//! Guarantees that a reservation is settled or released exactly once, even if its caller goes away: the
+//! work runs in tasks that the stop of the service waits for. What the database does not accept
 //! within several attempts is charged in full when the reservation expires.
 
 use std::{
@@ -103,7 +103,7 @@ impl PendingCharge {
 
     /// Charges the cost of the call, at most the reserved amount, and returns what is charged.
     ///
-    /// Waits for the database for two seconds at most; the settlement goes on after that.
+    /// Waits for the database for two seconds at most; the settlement continues after that.
     pub(super) async fn settle(
         mut self,
         cost: MicroDollars,

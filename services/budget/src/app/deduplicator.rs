@@ -44,7 +44,7 @@ pub struct Deduplication {
 }
 
 impl Deduplication {
-    /// Share of requests that were answered without a call of their own, from 0 to 1.
+    /// Share of requests that were answered without a separate call, from 0 to 1.
     pub fn hit_rate(&self) -> f64 {
         if self.requests == 0 { 0.0 } else { (self.cached + self.joined) as f64 / self.requests as f64 }
     }

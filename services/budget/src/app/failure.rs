@@ -9,7 +9,7 @@ pub enum AnswerError {
     /// No provider is usable.
     #[error("{hint}")]
     NoProvider {
-        /// What would make one usable.
+        /// Change that would make one usable.
         hint: String,
     },
     /// Every provider failed or may not be called now.

@@ -23,7 +23,7 @@ pub struct Recommendation {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{hint}")]
 pub struct NoUsableProvider {
-    /// What would make a provider usable.
+    /// Change that would make a provider usable.
     pub hint: String,
 }
 

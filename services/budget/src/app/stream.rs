@@ -218,7 +218,7 @@ impl Relay {
     async fn fail(self, error: CallError) -> StreamEvent {
         let provider = self.begun.provider;
         if self.received_bytes > 0 && !error.may_be_charged() {
-            // The provider asked to wait after a part of the answer, which it may charge for.
+            // The provider throttled the call after a part of the answer, which it may charge for.
             let cost = self.estimated_cost();
             let PreparedCall { permit, charge, .. } = self.begun.call;
             permit.end(error.breaker_outcome());

@@ -109,7 +109,7 @@ pub enum CallOutcome {
     Unreachable,
     /// The provider refused the request.
     Refused,
-    /// The provider asked to wait.
+    /// The provider throttled the request.
     Throttled,
     /// The provider failed.
     Failed,

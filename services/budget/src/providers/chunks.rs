@@ -17,7 +17,7 @@ use crate::model::ProviderId;
 
 /// Maximum silence within a stream.
 const SILENCE_LIMIT: Duration = Duration::from_secs(15);
-/// Maximum size of a stream, in bytes. Each token comes in an event of its own.
+/// Maximum size of a stream, in bytes. Each token comes in a separate event.
 const MAX_STREAM_BYTES: usize = 16 * 1024 * 1024;
 
 /// Chunks of a streamed answer. Ends after [`Chunk::End`] or an error.

@@ -19,7 +19,7 @@ pub enum CallError {
         status: u16,
     },
     /// The provider refused the request for now.
-    #[error("asked to wait")]
+    #[error("throttled the request")]
     Throttled {
         /// Time to wait, if the provider reported it.
         retry_after: Option<Duration>,

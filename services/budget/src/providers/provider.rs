@@ -1,11 +1,11 @@
 //! One configured provider, and the reasons for which it may not be usable.
 //!
-//! ```text
-//! disabled or without its key            from the settings, for good
-//! refused our key, account or model      for five minutes after the refusal
-//! local server not running               from a probe, valid for five seconds
-//! circuit breaker open, or asked to wait from the calls made
-//! ```
+//! | Reason | Source | Valid |
+//! |---|---|---|
+//! | disabled, or without its API key | settings | always |
+//! | refused our key, account or model | response to a call | five minutes |
+//! | local server not running | probe | five seconds |
+//! | circuit breaker open, or throttled | earlier calls | until the breaker admits a call |
 //!
 //! The reasons name the setting that would help and hide credentials.
 
@@ -218,7 +218,7 @@ impl Provider {
         let breaker = self.breaker();
         let reason = unusable_reason.or_else(|| {
             let paused = !breaker.would_admit();
-            paused.then(|| "not called for now: its circuit breaker is open or it asked to wait".to_owned())
+            paused.then(|| "paused: its circuit breaker is open, or it throttled a request".to_owned())
         });
         ProviderStatus {
             available: reason.is_none(),

@@ -160,8 +160,8 @@ mod tests {
 
     use super::*;
 
-    /// Regression: reported errors counted as malformed answers and opened the breaker of a provider
-    /// that had only asked to wait.
+    /// Regression: reported errors counted as malformed responses and opened the breaker of a provider
+    /// that was only overloaded.
     #[test]
     fn distinguishes_reported_errors_from_malformed_responses() {
         for (format, event, is_overloaded) in [

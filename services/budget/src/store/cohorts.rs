@@ -10,8 +10,9 @@ use phase6_chassis::store::{Batch, Row, Store, StoreError, sql};
 
 use crate::model::{
     MicroDollars,
-    cohort::{CohortId, CohortMetrics, ProviderTotals, RecordOutcome, Workflow},
+    cohort::{CohortId, CohortMetrics, ProviderTotals},
     spending::utc_day,
+    workflow::{RecordOutcome, Workflow},
 };
 
 /// Maximum number of cohorts in an export.

@@ -41,7 +41,7 @@ impl EventStream {
                     line.unwrap_or_default().trim().to_owned()
                 };
                 let event = (field("event:"), serde_json::from_str(&field("data:")).unwrap_or(Value::Null));
-                self.buffer = rest.to_owned();
+                self.buffer = String::from(rest);
                 return Some(event);
             }
             let more = tokio::time::timeout(SILENCE_LIMIT, self.body.next()).await.unwrap()?;

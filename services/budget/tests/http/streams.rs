@@ -110,7 +110,7 @@ async fn an_overload_within_a_stream_throttles_and_charges_nothing() {
         ])],
     );
     let error = EventStream::open_prompt(&harness, "hello").await.last().await;
-    assert_eq!(error["message"], "anthropic: asked to wait");
+    assert_eq!(error["message"], "anthropic: throttled the request");
     let (_, observed) = harness.get("/api/v1/system/observability").await;
     let breaker = &observed["circuitBreakers"]["anthropic"];
     assert_eq!((&breaker["throttled"], &breaker["failureCount"]), (&json!(true), &json!(0)));

@@ -23,7 +23,7 @@ async fn an_answer_is_found_by_its_key_until_it_expires(kind: Kind) {
     let (store, _fresh) = store(kind).await;
     let cache = AnswerCache::new(store);
     for text in ["first", "second"] {
-        cache.put(&key("a"), answer(text), Duration::from_secs(60), at(NOON)).await.unwrap();
+        cache.put(&key("a"), answer(text), Duration::from_mins(1), at(NOON)).await.unwrap();
         assert_eq!(cache.get(&key("a"), at(NOON)).await.unwrap(), Some(answer(text)));
     }
     assert_eq!(cache.get(&key("b"), at(NOON)).await.unwrap(), None);

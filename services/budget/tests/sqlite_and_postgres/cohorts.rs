@@ -6,7 +6,8 @@ use jiff::Timestamp;
 use phase6_budget::{
     model::{
         MicroDollars, ProviderId,
-        cohort::{CohortId, RecordOutcome, Workflow, WorkflowId},
+        cohort::CohortId,
+        workflow::{RecordOutcome, Workflow, WorkflowId},
     },
     store::CohortStore,
 };

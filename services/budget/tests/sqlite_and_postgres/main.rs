@@ -22,7 +22,7 @@ async fn store(kind: Kind) -> (Store, Fresh) {
     (store, fresh)
 }
 
-/// Connects to a database with a pool of its own, as another replica does.
+/// Connects to a database with a separate pool, as another replica does.
 async fn another_replica(fresh: &Fresh) -> Store {
     Store::connect(&fresh.url, PoolLimits::default()).await.unwrap()
 }
