@@ -9,7 +9,7 @@
 //! | Part | Holds | Never |
 //! |---|---|---|
 //! | `lib` | the definition of the service | rules |
-//! | `config` | settings, read into one struct | anything read later |
+//! | [`config`] | settings, read into one struct | anything read later |
 //! | [`model`] | values and rules, pure | I/O, async code, reading the clock |
 //! | [`store`] | every SQL statement | rules |
 //! | [`providers`] | clients of AI providers | money |

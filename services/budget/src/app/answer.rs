@@ -39,7 +39,7 @@ pub(super) struct Route {
 pub(super) struct Admission {
     /// Permission to call, held until the answer is complete.
     pub(super) permit: Permit,
-    /// Candidates that are usable, apart from those that a probe would exclude.
+    /// Candidates to call. A probe may still exclude local servers.
     pub(super) usable: Vec<ProviderId>,
 }
 
