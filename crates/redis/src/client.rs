@@ -62,8 +62,8 @@ pub enum RedisError {
     /// The server did not reply within the remaining wait budget. The command may have run.
     #[error("Redis did not reply within {} ms", CALL_LIMIT.as_millis())]
     TimedOut,
-    /// The connection could not be established or was lost, or the server cannot serve commands now. The command
-    /// may have run.
+    /// The connection could not be established or was lost, or the server cannot serve commands now. The
+    /// command may have run.
     #[error("connection to Redis failed: {0}")]
     ConnectionFailed(String),
     /// The server does not own the keys or is read-only. The command did not run.
@@ -116,8 +116,8 @@ impl Redis {
         format!("{{{}}}:{name}", self.inner.prefix)
     }
 
-    /// Runs a blocking command, which the server answers when an event occurs or after [`BLOCK_LIMIT`]. Uses a
-    /// separate connection; supports one caller at a time.
+    /// Runs a blocking command, which the server answers when an event occurs or after [`BLOCK_LIMIT`]. Uses
+    /// a separate connection; supports one caller at a time.
     ///
     /// The command is sent during an outage too, and its failures count towards an outage, so an idle service
     /// detects one as well.
@@ -137,8 +137,8 @@ impl Redis {
         result
     }
 
-    /// Connects now, so that the first calls do not have to. Returns after a bounded time even if the server is
-    /// not reachable; later calls then connect.
+    /// Connects now, so that the first calls do not have to. Returns after a bounded time even if the server
+    /// is not reachable; later calls then connect.
     pub async fn warm_up(&self) {
         self.inner.locate().await;
         self.inner.ping(CONNECT_LIMIT).await;
@@ -164,8 +164,8 @@ impl Redis {
         self.script_within(WaitBudget::default(), script).await
     }
 
-    /// Runs a script within the remaining budget of a request. A timeout of a reduced budget is no evidence of
-    /// an outage: with the full budget the reply might have been in time.
+    /// Runs a script within the remaining budget of a request. A timeout of a reduced budget is no evidence
+    /// of an outage: with the full budget the reply might have been in time.
     ///
     /// # Errors
     ///

@@ -1,9 +1,9 @@
 //! Finds the server that owns the client's keys: the only server, the current master of a Sentinel
 //! deployment, or a cluster node.
 //!
-//! All keys of a client are in one cluster slot, so one server and one ordinary connection are enough for every
-//! topology. A sentinel or node can have outdated information; all of them are queried at once and the most
-//! frequent answer wins.
+//! All keys of a client are in one cluster slot, so one server and one ordinary connection are enough for
+//! every topology. A sentinel or node can have outdated information; all of them are queried at once and the
+//! most frequent answer wins.
 
 use std::{collections::HashMap, future::Future, time::Duration};
 

@@ -13,8 +13,8 @@
 //!   caller knows if running it again is harmful.
 //! * A rejected command (wrong type, faulty script) is an error, not an outage.
 //! * All keys of a client share one prefix in braces, so a Redis Cluster keeps them in one slot. One server
-//!   owns them all: the only server, the master that the sentinels name, or a cluster node. The probe looks for
-//!   that server again during an outage.
+//!   owns them all: the only server, the master that the sentinels name, or a cluster node. The probe looks
+//!   for that server again during an outage.
 //! * Addresses are displayed without their password.
 //!
 //! No other crate depends on the `redis` library; the types that callers need are re-exported here.

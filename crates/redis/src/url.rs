@@ -55,7 +55,8 @@ impl RedisUrl {
         self.server(address).set_redis_settings(RedisConnectionInfo::default())
     }
 
-    /// Returns the connection settings of a sentinel that requires authentication. A sentinel has no databases.
+    /// Returns the connection settings of a sentinel that requires authentication. A sentinel has no
+    /// databases.
     pub(crate) fn authenticated_sentinel(&self, address: ConnectionAddr) -> ConnectionInfo {
         let settings = self.server.redis_settings().clone().set_db(0);
         self.server(address).set_redis_settings(settings)

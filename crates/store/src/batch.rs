@@ -39,8 +39,8 @@ where
     K: Clone + Eq + Hash + Send + Sync + 'static,
     V: Clone + Send + Sync + 'static,
 {
-    /// Creates a loader that calls `load` with at most `max_keys` distinct keys. Keys without a value are absent
-    /// from the map that `load` returns.
+    /// Creates a loader that calls `load` with at most `max_keys` distinct keys. Keys without a value are
+    /// absent from the map that `load` returns.
     pub fn new<F, Fut>(max_keys: usize, load: F) -> Self
     where
         F: Fn(Vec<K>) -> Fut + Send + Sync + 'static,

@@ -69,8 +69,9 @@ impl SlowLog {
     }
 }
 
-/// Normalizes the text of a statement: literals and lists of literals become `?`, white space becomes one space,
-/// words become lower case, comments are removed. Statements that differ only in these respects are equal.
+/// Normalizes the text of a statement: literals and lists of literals become `?`, white space becomes one
+/// space, words become lower case, comments are removed. Statements that differ only in these respects are
+/// equal.
 pub(crate) fn normalize(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text.trim();

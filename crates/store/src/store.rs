@@ -87,8 +87,8 @@ struct Inner {
     url: DatabaseUrl,
     limits: PoolLimits,
     read_pool: AnyPool,
-    /// For SQLite a pool of one connection: it allows one writer at a time, and the pool is a fair queue for it.
-    /// For PostgreSQL the same pool as `read_pool`.
+    /// For SQLite a pool of one connection: it allows one writer at a time, and the pool is a fair queue for
+    /// it. For PostgreSQL the same pool as `read_pool`.
     write_pool: AnyPool,
     slow: SlowLog,
     statements: AtomicU64,
@@ -303,8 +303,8 @@ impl Store {
     }
 }
 
-/// Opens and closes one connection without a pool. A pool that cannot connect reports only that it has no free
-/// connection and hides the cause.
+/// Opens and closes one connection without a pool. A pool that cannot connect reports only that it has no
+/// free connection and hides the cause.
 async fn check_usable(url: &DatabaseUrl, limit: Duration) -> Result<(), StoreError> {
     let check = async {
         let mut connection = AnyConnection::connect(&url.connect_string()).await?;
@@ -319,8 +319,8 @@ async fn check_usable(url: &DatabaseUrl, limit: Duration) -> Result<(), StoreErr
     }
 }
 
-/// Writes to a SQLite file and rolls back. Opening a read-only file and beginning to write it both succeed; only
-/// the write fails.
+/// Writes to a SQLite file and rolls back. Opening a read-only file and beginning to write it both succeed;
+/// only the write fails.
 async fn check_writable(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
     connection.execute(sqlx::raw_sql(SQLITE_SETUP)).await?;
     connection.execute(sqlx::raw_sql("BEGIN IMMEDIATE; PRAGMA user_version = 1; ROLLBACK")).await.map(drop)
