@@ -10,8 +10,8 @@ use crate::duration::{Duration, duration_rule};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct CircuitBreaker {
-    /// Failed calls as a share of all calls in the window at which the breaker opens, from 0.01 to 1. Default
-    /// 0.5.
+    /// Failure ratio at which the breaker opens: failed calls divided by all calls in the window, from 0.01 to
+    /// 1. Default 0.5.
     // API servers round the bounds of an integer value down, so the minimum alone would accept 0.
     #[schemars(range(min = 0.01, max = 1.0), extend("x-kubernetes-validations" = [{
         "rule": "self >= 0.01",

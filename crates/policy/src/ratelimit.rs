@@ -33,7 +33,9 @@ pub struct RateLimit {
     }]))]
     pub refill_per_second: f64,
 
-    /// Property of a request that selects its bucket. Default Client.
+    /// Property of a request that selects its bucket. Client: the owner of the API key, or the client address
+    /// without a key. Ip: the client address; all IPv6 addresses of a /64 network share a bucket. Global: one
+    /// bucket for all requests. Header: the value of the header in `headerName`. Default Client.
     #[serde(default)]
     pub key: Key,
 
