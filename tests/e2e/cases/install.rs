@@ -100,7 +100,7 @@ pub async fn the_chart_is_well_formed_and_renders_what_it_did(_fleet: &Fleet) {
         "  phase6-fleet.json: |\n    {\n",
         "  phase6-operator.json: |\n    {\n",
         "kind: PrometheusRule",
-        "\nspec:\n  # When to call somebody",
+        "\nspec:\n  # Prometheus alerting rules",
         "\n  groups:\n    - name: phase6-services\n",
         "kind: PodMonitor\nmetadata:\n  name: phase6-operator\n",
     ] {
