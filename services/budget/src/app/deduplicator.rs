@@ -83,18 +83,18 @@ impl Deduplicator {
         work: impl Future<Output = Result<Answer, AnswerError>> + Send + 'static,
     ) -> Result<(Answer, AnswerSource), AnswerError> {
         match self.inner.in_flight.board(key) {
-            Boarding::Wait(follower) => {
-                let result = follower.landed().await.ok_or(AnswerError::Lost)?;
+            Boarding::Wait(waiting) => {
+                let result = waiting.landed().await.ok_or(AnswerError::Lost)?;
                 self.inner.joined.fetch_add(1, Ordering::Relaxed);
                 // The first caller is charged, so that the costs of all answers add up to what was
                 // spent.
                 let answer = Answer { cost: MicroDollars::ZERO, estimated: false, ..(*result).clone()? };
                 Ok((answer, AnswerSource::Joined))
             }
-            Boarding::Lead(leader) => {
+            Boarding::Lead(leading) => {
                 let work = async move {
                     let result = Arc::new(work.await);
-                    leader.land(Arc::clone(&result));
+                    leading.land(Arc::clone(&result));
                     result
                 };
                 let task = match Exchange::current() {

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use jiff::{Timestamp, civil::Date};
-use phase6_chassis::store::{Batch, Row, Store, StoreError, sql};
+use phase6_chassis::store::{BatchLoader, Row, Store, StoreError, sql};
 
 use crate::model::{
     MicroDollars,
@@ -27,14 +27,14 @@ type TotalsByCohort = HashMap<String, Vec<ProviderTotals>>;
 #[derive(Clone)]
 pub struct CohortStore {
     store: Store,
-    totals: Batch<String, Vec<ProviderTotals>>,
+    totals: BatchLoader<String, Vec<ProviderTotals>>,
 }
 
 impl CohortStore {
     /// Creates the records of cohorts over `store`.
     pub fn new(store: Store) -> Self {
         let reading = store.clone();
-        let totals = Batch::new(BATCH_SIZE, move |cohorts: Vec<String>| {
+        let totals = BatchLoader::new(BATCH_SIZE, move |cohorts: Vec<String>| {
             let store = reading.clone();
             async move { read_totals(&store, cohorts, utc_day(Timestamp::now())).await }
         });

@@ -20,7 +20,7 @@ fn answer(text: &str) -> CachedAnswer {
 }
 
 async fn an_answer_is_found_by_its_key_until_it_expires(kind: Kind) {
-    let (store, _fresh) = store(kind).await;
+    let (store, _database) = store(kind).await;
     let cache = AnswerCache::new(store);
     for text in ["first", "second"] {
         cache.put(&key("a"), answer(text), Duration::from_mins(1), at(NOON)).await.unwrap();
@@ -33,7 +33,7 @@ async fn an_answer_is_found_by_its_key_until_it_expires(kind: Kind) {
 
 /// Regression: the answer caches of the earlier system grew without limit.
 async fn a_sweep_leaves_the_ten_thousand_answers_that_expire_last(kind: Kind) {
-    let (store, _fresh) = store(kind).await;
+    let (store, _database) = store(kind).await;
     let now = at(NOON).as_millisecond();
     // Twenty have expired, the last of them now.
     sql("INSERT INTO budget_answers (id, provider, model, answer, expires_ms)

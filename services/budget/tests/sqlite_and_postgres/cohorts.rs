@@ -30,7 +30,7 @@ fn workflow(provider: ProviderId, cost: i64) -> Workflow {
 }
 
 async fn a_workflow_is_charged_once(kind: Kind) {
-    let (store, _fresh) = store(kind).await;
+    let (store, _database) = store(kind).await;
     let cohorts = CohortStore::new(store);
     let now = Timestamp::now();
     for (cost, outcome) in [
@@ -51,7 +51,7 @@ async fn a_workflow_is_charged_once(kind: Kind) {
 }
 
 async fn costs_of_last_month_do_not_count_for_this_month(kind: Kind) {
-    let (store, _fresh) = store(kind).await;
+    let (store, _database) = store(kind).await;
     let cohorts = CohortStore::new(store);
     let long_ago = Timestamp::now().checked_sub(Duration::from_hours(40 * 24)).unwrap();
     cohorts.record(&workflow(ProviderId::Ollama, 500), long_ago).await.unwrap();
@@ -61,7 +61,7 @@ async fn costs_of_last_month_do_not_count_for_this_month(kind: Kind) {
 
 /// Regression: the sum overflowed an integer, and the cohort could not be read any more.
 async fn a_sum_that_overflows_is_shown_as_the_largest_amount(kind: Kind) {
-    let (store, _fresh) = store(kind).await;
+    let (store, _database) = store(kind).await;
     // Larger costs than are accepted now; earlier versions recorded them.
     sql("INSERT INTO budget_workflows (cohort, workflow, provider, cost_micros, gain, at_ms, day)
          WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 10000)

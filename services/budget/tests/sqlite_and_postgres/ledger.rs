@@ -49,7 +49,7 @@ async fn amounts_of_day(ledger: &Ledger, now: &str) -> DayAmounts {
 }
 
 async fn a_settlement_charges_the_cost_and_releases_the_rest(kind: Kind) {
-    let (store, _fresh) = store(kind).await;
+    let (store, _database) = store(kind).await;
     let ledger = Ledger::new(store.clone(), LIMIT);
     let reservation = reserve(&ledger, 600, NOON).await.unwrap();
     assert_eq!(amounts_of_day(&ledger, NOON).await, amounts(0, 600));
@@ -67,7 +67,7 @@ async fn a_settlement_charges_the_cost_and_releases_the_rest(kind: Kind) {
 
 /// Regression: the earlier system never charged anything, and its limit never blocked.
 async fn the_limit_refuses_what_would_exceed_it(kind: Kind) {
-    let (store, _fresh) = store(kind).await;
+    let (store, _database) = store(kind).await;
     let ledger = Ledger::new(store, LIMIT);
     let first = reserve(&ledger, 700, NOON).await.unwrap();
     let exceeded = refusal(&ledger, 301).await;
@@ -86,8 +86,8 @@ async fn the_limit_refuses_what_would_exceed_it(kind: Kind) {
 }
 
 async fn concurrent_replicas_cannot_exceed_the_limit(kind: Kind) {
-    let (store, fresh) = store(kind).await;
-    let other = another_replica(&fresh).await;
+    let (store, database) = store(kind).await;
+    let other = another_replica(&database).await;
     let ledgers = [Ledger::new(store, LIMIT), Ledger::new(other, LIMIT)];
     let attempts: Vec<_> = (0..60)
         .map(|i| {
@@ -113,7 +113,7 @@ async fn concurrent_replicas_cannot_exceed_the_limit(kind: Kind) {
 }
 
 async fn a_new_utc_day_begins_with_nothing_spent(kind: Kind) {
-    let (store, _fresh) = store(kind).await;
+    let (store, _database) = store(kind).await;
     let ledger = Ledger::new(store, LIMIT);
     let late = reserve(&ledger, 1_000, "2026-11-24T23:59:59Z").await.unwrap();
     reserve(&ledger, 1_000, "2026-11-25T00:00:00Z").await.unwrap();
@@ -128,7 +128,7 @@ async fn a_new_utc_day_begins_with_nothing_spent(kind: Kind) {
 }
 
 async fn an_expired_reservation_is_charged_once(kind: Kind) {
-    let (store, _fresh) = store(kind).await;
+    let (store, _database) = store(kind).await;
     let ledger = Ledger::new(store, LIMIT);
     let reservation = reserve(&ledger, 400, NOON).await.unwrap();
     assert_eq!(ledger.reclaim(at("2026-11-24T12:05:00Z")).await.unwrap(), 0, "its holder may be alive");
@@ -140,8 +140,8 @@ async fn an_expired_reservation_is_charged_once(kind: Kind) {
 }
 
 async fn concurrent_reclaims_charge_each_reservation_once(kind: Kind) {
-    let (store, fresh) = store(kind).await;
-    let other = another_replica(&fresh).await;
+    let (store, database) = store(kind).await;
+    let other = another_replica(&database).await;
     let ledgers = [Ledger::new(store.clone(), LIMIT), Ledger::new(other, LIMIT)];
     for _ in 0..20 {
         reserve(&ledgers[0], 30, NOON).await.unwrap();
@@ -156,7 +156,7 @@ async fn concurrent_reclaims_charge_each_reservation_once(kind: Kind) {
 }
 
 async fn calls_are_deleted_after_ninety_days(kind: Kind) {
-    let (store, _fresh) = store(kind).await;
+    let (store, _database) = store(kind).await;
     let ledger = Ledger::new(store.clone(), LIMIT);
     let history = CallHistory::new(store);
     for time in ["2026-08-26T11:59:59Z", "2026-08-26T12:00:00Z"] {
@@ -171,7 +171,7 @@ async fn calls_are_deleted_after_ninety_days(kind: Kind) {
 }
 
 async fn quality_sums_outcomes_by_provider_and_task(kind: Kind) {
-    let (store, _fresh) = store(kind).await;
+    let (store, _database) = store(kind).await;
     let ledger = Ledger::new(store.clone(), MicroDollars::new(10_000));
     for outcome in [CallOutcome::Success, CallOutcome::Success, CallOutcome::Failed] {
         let reservation = reserve(&ledger, 10, NOON).await.unwrap();
@@ -190,7 +190,7 @@ async fn quality_sums_outcomes_by_provider_and_task(kind: Kind) {
 }
 
 async fn a_released_reservation_charges_nothing(kind: Kind) {
-    let (store, _fresh) = store(kind).await;
+    let (store, _database) = store(kind).await;
     let ledger = Ledger::new(store.clone(), LIMIT);
     let reservation = reserve(&ledger, 600, NOON).await.unwrap();
     for _ in 0..2 {
@@ -202,7 +202,7 @@ async fn a_released_reservation_charges_nothing(kind: Kind) {
 
 /// Calls in flight release what they do not need within seconds; spent amounts remain until tomorrow.
 async fn a_refusal_names_the_time_to_retry(kind: Kind) {
-    let (store, _fresh) = store(kind).await;
+    let (store, _database) = store(kind).await;
     let ledger = Ledger::new(store, LIMIT);
     let first = reserve(&ledger, 900, NOON).await.unwrap();
     let wait = async |amount| refusal(&ledger, amount).await.retry_after(at(NOON));

@@ -11,20 +11,20 @@ use jiff::Timestamp;
 use phase6_budget::SERVICE;
 use phase6_store::{
     PoolLimits, Store,
-    testing::{Fresh, Kind, fresh},
+    testing::{Kind, TestDatabase},
 };
 
 /// Creates an empty database with the schema of the service.
-async fn store(kind: Kind) -> (Store, Fresh) {
-    let fresh = fresh(kind).await;
-    let store = another_replica(&fresh).await;
+async fn store(kind: Kind) -> (Store, TestDatabase) {
+    let database = TestDatabase::create(kind).await;
+    let store = another_replica(&database).await;
     store.migrate("budget", SERVICE.needs.store.unwrap()).await.unwrap();
-    (store, fresh)
+    (store, database)
 }
 
 /// Connects to a database with a separate pool, as another replica does.
-async fn another_replica(fresh: &Fresh) -> Store {
-    Store::connect(&fresh.url, PoolLimits::default()).await.unwrap()
+async fn another_replica(database: &TestDatabase) -> Store {
+    Store::connect(&database.url, PoolLimits::default()).await.unwrap()
 }
 
 fn at(text: &str) -> Timestamp {

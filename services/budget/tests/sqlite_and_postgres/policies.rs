@@ -13,8 +13,8 @@ const INITIAL: ProviderPolicy = ProviderPolicy { max_concurrency: 4, criticality
 
 /// Regression: two replicas read and wrote the whole policy at the same time, and one change was lost.
 async fn concurrent_changes_by_two_replicas_are_both_applied(kind: Kind) {
-    let (store, fresh) = store(kind).await;
-    let other = another_replica(&fresh).await;
+    let (store, database) = store(kind).await;
+    let other = another_replica(&database).await;
     let load = async |store| {
         CurrentPolicy::load(PolicyStore::new(store), ConcurrencyLimit::new(4), INITIAL).await.unwrap()
     };
@@ -35,7 +35,7 @@ async fn concurrent_changes_by_two_replicas_are_both_applied(kind: Kind) {
 }
 
 async fn a_value_of_a_newer_version_is_ignored(kind: Kind) {
-    let (store, _fresh) = store(kind).await;
+    let (store, _database) = store(kind).await;
     sql("INSERT INTO budget_settings (name, value) VALUES ('provider-policy', '{\"version\": 2}')")
         .run(&store)
         .await
