@@ -1,35 +1,36 @@
-//! What the layer asks of each request, and what its parts share.
+//! Access to a request's extensions, and the state that all parts of the layer share.
 
 use http::Extensions;
 
-use crate::{Cache, Terms};
+use crate::{Cache, CachePolicy};
 
-/// Who asks.
+/// Sender of a request.
 #[derive(Clone, Copy, Debug)]
 pub struct Client<'a> {
-    /// Whose answers these are; empty for the anonymous.
+    /// Owner of the responses made for this client; empty if it is anonymous.
     pub tenant: &'a str,
-    /// Whether the request carried credentials.
-    pub authorised: bool,
+    /// True if the request carried credentials.
+    pub has_credentials: bool,
 }
 
-/// What the layer asks of each request.
+/// Functions by which the layer reads and writes a request's extensions.
 #[derive(Clone, Copy, Debug)]
-pub struct Ask {
-    /// The cache terms in force for it; none: nothing is cached.
-    pub terms: fn(&Extensions) -> Option<&Terms>,
-    /// Who asks.
+pub struct Accessors {
+    /// Returns the cache policy in force for the request; `None` turns caching off.
+    pub policy: fn(&Extensions) -> Option<&CachePolicy>,
+    /// Returns the sender of the request.
     pub client: fn(&Extensions) -> Client<'_>,
-    /// What the request is counted as after it was answered, kept with the answer wherever that goes.
+    /// Returns the metrics label of the request after the handler has answered it. The label is stored with
+    /// the response, in memory and in the second level.
     pub label: fn(&Extensions) -> Box<str>,
-    /// Tells it again of a request that is answered from the cache.
+    /// Restores the stored label on a request that is answered from the cache.
     pub set_label: fn(&Extensions, &str),
 }
 
-/// What everything that answers a request works with.
-pub(crate) struct Shared {
+/// State that the layer and its fetches share.
+pub(crate) struct LayerState {
     pub(crate) cache: Cache,
-    pub(crate) ask: Ask,
-    /// This cache's name in `Cache-Status`.
+    pub(crate) accessors: Accessors,
+    /// Name of this cache in `Cache-Status`.
     pub(crate) name: String,
 }

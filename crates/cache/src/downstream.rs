@@ -1,60 +1,62 @@
-//! What an answer says to the caches in front of the service: a CDN, and the client's own.
+//! `Cache-Control` for the caches downstream of the service: a CDN and the client's own cache.
 //!
-//! * None of them keeps it for longer than the policy in force would; `Age` counts from when its making began.
-//! * What is told to a caller with credentials is `private`: a cache in front does not know whose key is whose.
-//! * Where the handler leaves its life to the policy, a shared cache may keep it, which can be told to forget
-//!   (`Surrogate-Key`), and a client's own asks again.
+//! * No downstream cache may use a response for longer than the policy in force allows; `Age` counts from the
+//!   start of the fetch.
+//! * A response to a client with credentials is `private`: a shared cache downstream cannot tell tenants
+//!   apart.
+//! * If the handler leaves the lifetime to the policy, a shared cache may store the response, because it can
+//!   be purged by `Surrogate-Key`; the client's own cache has to revalidate it.
 
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, header::CACHE_CONTROL};
 
-use crate::{Entry, Terms, rfc9111::split};
+use crate::{CachePolicy, Entry, rfc9111::split_list};
 
-/// `Cache-Control` of an answer that may be stored, as it goes out under these terms.
-pub(crate) fn control(entry: &Entry, private: bool, terms: &Terms) -> HeaderValue {
-    let storable = &entry.storable;
-    let longest = terms.life(storable.lifetime, entry.is_negative());
-    let own = storable.max_age.unwrap_or_default().min(longest);
-    // On the path of every hit, so without `format!`.
+/// Returns the `Cache-Control` of a storable response under a policy.
+pub(crate) fn cache_control(entry: &Entry, private: bool, policy: &CachePolicy) -> HeaderValue {
+    let directives = &entry.directives;
+    let shared_max_age = policy.lifetime(directives.lifetime, entry.is_negative());
+    let max_age = directives.max_age.unwrap_or_default().min(shared_max_age);
+    // `format!` would be measurable here: this runs on every hit.
     let mut text = String::with_capacity(96);
     if private {
         text.push_str("private, ");
-    } else if storable.public {
+    } else if directives.public {
         text.push_str("public, ");
     }
     let mut push = |name: &str, time: Duration| {
         text.push_str(name);
         text.push_str(itoa::Buffer::new().format(time.as_secs()));
     };
-    push("max-age=", own);
-    if !private && own.as_secs() != longest.as_secs() {
-        push(", s-maxage=", longest);
+    push("max-age=", max_age);
+    if !private && max_age.as_secs() != shared_max_age.as_secs() {
+        push(", s-maxage=", shared_max_age);
     }
     for (name, stated, granted) in [
-        (", stale-while-revalidate=", storable.stale_while_revalidate, terms.stale_while_revalidate),
-        (", stale-if-error=", storable.stale_if_error, terms.stale_if_error),
+        (", stale-while-revalidate=", directives.stale_while_revalidate, policy.stale_while_revalidate),
+        (", stale-if-error=", directives.stale_if_error, policy.stale_if_error),
     ] {
         if let Some(stated) = stated {
             push(name, stated.min(granted));
         }
     }
-    if storable.must_revalidate {
+    if directives.must_revalidate {
         text.push_str(", must-revalidate");
     }
-    HeaderValue::try_from(text).expect("letters and digits")
+    HeaderValue::try_from(text).expect("directives are letters and digits")
 }
 
-/// Makes an answer that was not stored one for its caller alone, in the eyes of a cache in front.
-pub(crate) fn keep_private(headers: &mut HeaderMap) {
+/// Makes the `Cache-Control` of a response that was not stored `private`, and keeps its other directives.
+pub(crate) fn make_private(headers: &mut HeaderMap) {
     let mut text = "private".to_owned();
     for line in headers.get_all(CACHE_CONTROL).iter().filter_map(|line| line.to_str().ok()) {
-        for directive in split(line).map(str::trim) {
+        for directive in split_list(line).map(str::trim) {
             let name = directive.split('=').next().unwrap_or_default().trim();
-            // Also what is private in part only.
-            let replaced =
+            // `private="field"` covers single fields only, so it is replaced too.
+            let is_replaced =
                 ["", "public", "private", "s-maxage"].iter().any(|it| name.eq_ignore_ascii_case(it));
-            if !replaced {
+            if !is_replaced {
                 text.push_str(", ");
                 text.push_str(directive);
             }

@@ -1,166 +1,182 @@
-//! Whose duty it is to make an answer that several replicas want. Pure, with an explicit clock.
+//! Lock by which one of several replicas fetches a response that all of them need. Pure, with an explicit
+//! clock.
 //!
 //! ```text
-//!   nobody makes it -> the first to ask is to, prolongs its duty while that lasts, and says when it has landed
-//!   somebody does   -> wait for that word, without asking again
-//!   it was lost     -> the first of those who waited makes the next one
+//!   not held    -> the first replica to ask acquires the lock, renews it while it fetches, and releases it
+//!                  with the outcome
+//!   held        -> the others wait for the outcome, without polling
+//!   invalidated -> the first of the waiting replicas acquires the lock for the next fetch
 //! ```
 //!
-//! [`Duty`] is what the shared state knows of it, and decides as the scripts in `remote/` do; [`Search`] is what
-//! a replica does that looks for the answer. A duty that is not prolonged, because its replica died, ends by
-//! itself.
+//! [`FillLock`] is the lock's shared state, and behaves as the scripts in `remote/` do; [`Search`] is the
+//! procedure of one replica that looks for the response. A lock that is not renewed, because its holder died,
+//! expires.
 
 use std::time::Duration;
 
-/// How long a duty lasts if nobody prolongs it; nobody waits longer for the word.
-pub const LASTS: Duration = Duration::from_secs(3);
-/// How often it is prolonged.
-pub const PROLONGED: Duration = Duration::from_secs(1);
-/// Nobody waits longer for another replica's answer, however long that works on it.
-pub const PATIENCE: Duration = Duration::from_mins(1);
+/// Time after which a lock that is not renewed expires. Also the longest wait for one outcome.
+pub const LOCK_TTL: Duration = Duration::from_secs(3);
+/// Time between two renewals.
+pub const RENEW_INTERVAL: Duration = Duration::from_secs(1);
+/// Longest time that a replica waits for others in total, however long they work on the response.
+pub const MAX_WAIT: Duration = Duration::from_mins(1);
 
-/// The duty to make one answer, in the shared state.
+/// Shared state of the lock on fetching one response.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Duty {
-    /// Who makes the answer, and until when that holds, in milliseconds.
-    maker: Option<(u64, u64)>,
+pub struct FillLock {
+    lease: Option<Lease>,
+    /// End of the longest wait for the outcome, in milliseconds.
     awaited_until_ms: u64,
 }
 
-impl Duty {
-    /// Whether `who` is to make the answer, and for so long if nothing more is heard of it. If not, it waits
-    /// for whoever does.
-    pub fn ask(&mut self, who: u64, lasts_ms: u64, now_ms: u64) -> bool {
-        if self.is_of(now_ms).is_some() {
-            self.awaited_until_ms = now_ms + lasts_ms;
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Lease {
+    replica: u64,
+    until_ms: u64,
+}
+
+impl FillLock {
+    /// Acquires the lock for `replica` and returns true, or returns false and records that `replica` waits
+    /// for the outcome. Both last for `ttl`.
+    pub fn try_acquire(&mut self, replica: u64, ttl: Duration, now_ms: u64) -> bool {
+        let until_ms = now_ms + ttl.as_millis() as u64;
+        if self.holder(now_ms).is_some() {
+            self.awaited_until_ms = until_ms;
             return false;
         }
-        self.maker = Some((who, now_ms + lasts_ms));
+        self.lease = Some(Lease { replica, until_ms });
         true
     }
 
-    /// Goes on, if it is still the duty of `who`.
-    pub fn prolong(&mut self, who: u64, lasts_ms: u64, now_ms: u64) -> bool {
-        let holds = self.is_of(now_ms) == Some(who);
-        if holds {
-            self.maker = Some((who, now_ms + lasts_ms));
+    /// Extends the lock to `ttl` from now, if `replica` holds it. Returns true if it does.
+    pub fn renew(&mut self, replica: u64, ttl: Duration, now_ms: u64) -> bool {
+        let is_holder = self.holder(now_ms) == Some(replica);
+        if is_holder {
+            self.lease = Some(Lease { replica, until_ms: now_ms + ttl.as_millis() as u64 });
         }
-        holds
+        is_holder
     }
 
-    /// Ends, if it is still the duty of `who`. True: others wait, and are to be told.
-    pub fn landed(&mut self, who: u64, now_ms: u64) -> bool {
-        let holds = self.is_of(now_ms) == Some(who);
-        if holds {
-            self.maker = None;
+    /// Releases the lock, if `replica` holds it. Returns true if others wait for the outcome, which has to be
+    /// published then.
+    pub fn release(&mut self, replica: u64, now_ms: u64) -> bool {
+        let is_holder = self.holder(now_ms) == Some(replica);
+        if is_holder {
+            self.lease = None;
         }
-        holds && std::mem::take(&mut self.awaited_until_ms) > now_ms
+        is_holder && std::mem::take(&mut self.awaited_until_ms) > now_ms
     }
 
-    fn is_of(&self, now_ms: u64) -> Option<u64> {
-        self.maker.filter(|(_, until_ms)| *until_ms > now_ms).map(|(who, _)| who)
+    fn holder(&self, now_ms: u64) -> Option<u64> {
+        self.lease.filter(|lease| lease.until_ms > now_ms).map(|lease| lease.replica)
     }
 }
 
-/// What is asked for beside the answer.
+/// Condition under which a lookup also tries to acquire the lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wanted {
-    /// Nothing more.
-    Answer,
-    /// The duty to make one, if there is none.
-    DutyIfNone,
-    /// The duty to make one, even if there is one.
-    Duty,
+pub enum LockRequest {
+    /// The lookup never acquires the lock.
+    Never,
+    /// The lookup acquires the lock if no response is stored.
+    IfMissing,
+    /// The lookup acquires the lock even if a response is stored.
+    Always,
 }
 
-/// The last word of a replica that made an answer.
+/// Outcome of a fetch under the lock, published at its release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Word {
-    /// It is there, if it can be shared.
-    Landed,
-    /// It was forgotten while it was made.
-    Lost,
+pub enum FillOutcome {
+    /// The response is stored, if it can be shared.
+    Filled,
+    /// The response was invalidated while it was fetched.
+    Invalidated,
 }
 
-/// What a look at the shared state found.
+/// Result of a lookup in the shared state.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Seen {
-    /// What there is.
-    pub stored: Stored,
-    /// Who is to make an answer.
-    pub duty: Whose,
+pub struct LookupResult {
+    /// State of the stored response.
+    pub stored: StoredState,
+    /// Holder of the lock.
+    pub holder: Holder,
 }
 
-/// What is stored.
+/// State of the response in the shared store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Stored {
-    /// Nothing, or nothing that will do.
+pub enum StoredState {
+    /// No response is stored, or one that the request cannot use.
     #[default]
-    Nothing,
-    /// An answer that was forgotten since its making began.
-    Forgotten,
-    /// One that will do.
-    WillDo,
+    Unusable,
+    /// A response is stored that was invalidated since the start of its fetch.
+    Invalidated,
+    /// A response is stored that the request can use.
+    Usable,
 }
 
-/// Whose duty it is.
+/// Holder of the lock, as a lookup found it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Whose {
-    /// That was not asked, or not answered.
+pub enum Holder {
+    /// The lookup did not ask for the lock, or got no reply.
     #[default]
     Unknown,
-    /// This replica's.
-    Own,
-    /// Another one's.
-    Others,
+    /// This replica holds the lock.
+    ThisReplica,
+    /// Another replica holds the lock.
+    OtherReplica,
 }
 
-/// What to do next.
+/// Next step of a search.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
-    /// Look once more.
-    Look(Wanted),
-    /// Wait for the word that the answer has landed, at most [`LASTS`].
+pub enum NextStep {
+    /// Look up the response again.
+    Lookup(LockRequest),
+    /// Wait for the outcome of the other replica's fetch, at most [`LOCK_TTL`].
     Wait,
-    /// That was all: what was found is used, or this replica makes the answer.
-    End,
+    /// End the search: the replica uses the response it found, or fetches one itself.
+    Finish,
 }
 
-/// One replica's search for an answer.
+/// Search of one replica for a response in the shared store.
 #[derive(Clone, Copy, Debug)]
 pub struct Search {
     may_wait: bool,
-    looks: u32,
+    lookups: u32,
 }
 
 impl Search {
-    /// Begins. One that may not wait, because it would not hear the word, takes no duty either.
-    pub fn begin(may_wait: bool) -> (Self, Wanted) {
-        let wanted = if may_wait { Wanted::DutyIfNone } else { Wanted::Answer };
-        (Self { may_wait, looks: 0 }, wanted)
+    /// Starts a search; returns the lock request of its first lookup. A replica that would not receive the
+    /// outcome of others must not wait, and does not acquire the lock either.
+    pub fn start(may_wait: bool) -> (Self, LockRequest) {
+        let request = if may_wait { LockRequest::IfMissing } else { LockRequest::Never };
+        (Self { may_wait, lookups: 0 }, request)
     }
 
-    /// Goes on after a look, `searched` after its begin.
-    pub fn looked(&mut self, seen: Seen, searched: Duration) -> Next {
-        self.looks += 1;
-        match (seen.stored, seen.duty) {
-            (Stored::WillDo, _) | (_, Whose::Own) => Next::End,
-            (_, Whose::Others) if searched > PATIENCE => Next::End,
-            (_, Whose::Others) => Next::Wait,
-            // There is one that will not do: whoever makes another one may be done by now. Whatever there is, a
-            // look for the duty says whose it is.
-            (stored, Whose::Unknown) if self.may_wait && (self.looks == 1 || stored == Stored::Forgotten) => {
-                Next::Look(Wanted::Duty)
+    /// Returns the step after a lookup, `elapsed` after the start of the search.
+    pub fn after_lookup(&mut self, result: LookupResult, elapsed: Duration) -> NextStep {
+        self.lookups += 1;
+        match (result.stored, result.holder) {
+            (StoredState::Usable, _) | (_, Holder::ThisReplica) => NextStep::Finish,
+            (_, Holder::OtherReplica) if elapsed > MAX_WAIT => NextStep::Finish,
+            (_, Holder::OtherReplica) => NextStep::Wait,
+            // The lookup found a response that cannot be used and therefore did not ask for the lock. Another
+            // replica may be replacing that response; a lookup that asks for the lock finds out.
+            (stored, Holder::Unknown)
+                if self.may_wait && (self.lookups == 1 || stored == StoredState::Invalidated) =>
+            {
+                NextStep::Lookup(LockRequest::Always)
             }
-            (_, Whose::Unknown) => Next::End,
+            (_, Holder::Unknown) => NextStep::Finish,
         }
     }
 
-    /// Goes on after waiting. If it landed and there is still nothing, it cannot be shared: everybody makes it
-    /// for itself. If it was lost, one of those who waited makes the next one. If there was no word of it, it is
-    /// still worked on, or the duty has ended.
-    pub fn waited(&self, word: Option<Word>) -> Wanted {
-        if word == Some(Word::Landed) { Wanted::Answer } else { Wanted::Duty }
+    /// Returns the lock request of the lookup after a wait; `outcome` is `None` if the wait timed out.
+    ///
+    /// After [`FillOutcome::Filled`] the lookup never asks for the lock: if it finds no response, the
+    /// response cannot be shared, and every replica has to fetch for itself. After
+    /// [`FillOutcome::Invalidated`] one of the waiting replicas acquires the lock for the next fetch. After a
+    /// timeout the other replica either still holds the lock, or has lost it.
+    pub fn after_wait(&self, outcome: Option<FillOutcome>) -> LockRequest {
+        if outcome == Some(FillOutcome::Filled) { LockRequest::Never } else { LockRequest::Always }
     }
 }
 
@@ -168,62 +184,75 @@ impl Search {
 mod tests {
     use super::*;
 
+    const TTL: Duration = Duration::from_secs(3);
+
     #[test]
-    fn the_first_to_ask_has_the_duty_until_it_ends_and_the_others_are_told() {
-        let mut duty = Duty::default();
-        assert!(duty.ask(1, 3_000, 0) && !duty.ask(2, 3_000, 10) && !duty.ask(1, 3_000, 10));
-        assert!(!duty.landed(2, 20), "it is not its duty");
-        assert!(duty.landed(1, 20) && !duty.landed(1, 21), "told once");
-        assert!(duty.ask(2, 3_000, 30));
-        assert!(!duty.landed(2, 40), "nobody waits");
+    fn the_first_replica_holds_the_lock_until_it_releases_it_to_those_that_wait() {
+        let mut lock = FillLock::default();
+        assert!(
+            lock.try_acquire(1, TTL, 0) && !lock.try_acquire(2, TTL, 10) && !lock.try_acquire(1, TTL, 10)
+        );
+        assert!(!lock.release(2, 20), "replica 2 does not hold the lock");
+        assert!(lock.release(1, 20) && !lock.release(1, 21), "the outcome is published once");
+        assert!(lock.try_acquire(2, TTL, 30));
+        assert!(!lock.release(2, 40), "no replica waits");
     }
 
     #[test]
-    fn who_has_waited_long_enough_is_told_no_more() {
-        let mut duty = Duty::default();
-        assert!(duty.ask(1, 3_000, 0) && !duty.ask(2, 3_000, 10) && duty.prolong(1, 3_000, 2_000));
-        let mut earlier = duty;
-        assert!(earlier.landed(1, 3_009), "the other one waits yet");
-        assert!(!duty.landed(1, 3_010), "it gave up, and looks by itself");
+    fn the_outcome_is_not_published_after_every_wait_has_timed_out() {
+        let mut lock = FillLock::default();
+        assert!(lock.try_acquire(1, TTL, 0) && !lock.try_acquire(2, TTL, 10) && lock.renew(1, TTL, 2_000));
+        let mut earlier = lock;
+        assert!(earlier.release(1, 3_009), "replica 2 still waits");
+        assert!(!lock.release(1, 3_010), "replica 2 has timed out and looks up the response again");
     }
 
     #[test]
-    fn a_duty_that_is_not_prolonged_ends_by_itself() {
-        let mut duty = Duty::default();
-        assert!(duty.ask(1, 3_000, 0) && duty.prolong(1, 3_000, 1_000) && !duty.prolong(2, 3_000, 1_000));
-        assert!(!duty.ask(2, 3_000, 3_999) && duty.ask(2, 3_000, 4_000));
-        assert!(!duty.prolong(1, 3_000, 4_001) && !duty.landed(1, 4_001), "it is the other one's now");
+    fn a_lock_that_is_not_renewed_expires() {
+        let mut lock = FillLock::default();
+        assert!(lock.try_acquire(1, TTL, 0) && lock.renew(1, TTL, 1_000) && !lock.renew(2, TTL, 1_000));
+        assert!(!lock.try_acquire(2, TTL, 3_999) && lock.try_acquire(2, TTL, 4_000));
+        assert!(!lock.renew(1, TTL, 4_001) && !lock.release(1, 4_001), "replica 2 holds the lock now");
     }
 
     #[test]
-    fn a_search_ends_with_an_answer_or_a_duty_and_else_waits_for_who_has_it() {
-        let seen = |stored, duty| Seen { stored, duty };
-        let (mut search, wanted) = Search::begin(true);
-        assert_eq!(wanted, Wanted::DutyIfNone);
-        for (seen, next) in [
-            (seen(Stored::WillDo, Whose::Unknown), Next::End),
-            (seen(Stored::Nothing, Whose::Own), Next::End),
-            (seen(Stored::Nothing, Whose::Others), Next::Wait),
-            (seen(Stored::WillDo, Whose::Others), Next::End),
-            (seen(Stored::Nothing, Whose::Unknown), Next::Look(Wanted::Duty)),
+    fn a_search_finishes_with_a_response_or_the_lock_and_otherwise_waits_for_the_holder() {
+        let result = |stored, holder| LookupResult { stored, holder };
+        let (mut search, request) = Search::start(true);
+        assert_eq!(request, LockRequest::IfMissing);
+        for (result, next) in [
+            (result(StoredState::Usable, Holder::Unknown), NextStep::Finish),
+            (result(StoredState::Unusable, Holder::ThisReplica), NextStep::Finish),
+            (result(StoredState::Unusable, Holder::OtherReplica), NextStep::Wait),
+            (result(StoredState::Usable, Holder::OtherReplica), NextStep::Finish),
+            (result(StoredState::Unusable, Holder::Unknown), NextStep::Lookup(LockRequest::Always)),
         ] {
             let mut search = search;
-            assert_eq!(search.looked(seen, PATIENCE), next, "{seen:?}");
+            assert_eq!(search.after_lookup(result, MAX_WAIT), next, "{result:?}");
         }
-        let others = seen(Stored::Nothing, Whose::Others);
-        assert_eq!(search.looked(others, PATIENCE), Next::Wait);
-        let words = [Some(Word::Landed), Some(Word::Lost), None];
-        assert_eq!(words.map(|word| search.waited(word)), [Wanted::Answer, Wanted::Duty, Wanted::Duty]);
-        let forgotten = seen(Stored::Forgotten, Whose::Unknown);
+        let held = result(StoredState::Unusable, Holder::OtherReplica);
+        assert_eq!(search.after_lookup(held, MAX_WAIT), NextStep::Wait);
+        let outcomes = [Some(FillOutcome::Filled), Some(FillOutcome::Invalidated), None];
         assert_eq!(
-            search.looked(forgotten, Duration::ZERO),
-            Next::Look(Wanted::Duty),
-            "it is made once more"
+            outcomes.map(|outcome| search.after_wait(outcome)),
+            [LockRequest::Never, LockRequest::Always, LockRequest::Always]
         );
-        assert_eq!(search.looked(Seen::default(), Duration::ZERO), Next::End, "it cannot be shared");
-        let late = PATIENCE + Duration::from_nanos(1);
-        assert_eq!(search.looked(others, late), Next::End);
-        let (mut alone, wanted) = Search::begin(false);
-        assert_eq!((wanted, alone.looked(Seen::default(), Duration::ZERO)), (Wanted::Answer, Next::End));
+        assert_eq!(
+            search.after_lookup(result(StoredState::Invalidated, Holder::Unknown), Duration::ZERO),
+            NextStep::Lookup(LockRequest::Always),
+            "an invalidated response is fetched once more"
+        );
+        assert_eq!(
+            search.after_lookup(LookupResult::default(), Duration::ZERO),
+            NextStep::Finish,
+            "the response cannot be shared"
+        );
+        let late = MAX_WAIT + Duration::from_nanos(1);
+        assert_eq!(search.after_lookup(held, late), NextStep::Finish);
+        let (mut without_wait, request) = Search::start(false);
+        assert_eq!(
+            (request, without_wait.after_lookup(LookupResult::default(), Duration::ZERO)),
+            (LockRequest::Never, NextStep::Finish)
+        );
     }
 }

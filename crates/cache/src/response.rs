@@ -1,5 +1,5 @@
-//! The answer to a request: an entry's, with its age, without its body where the client has it, and
-//! with what was done about it in `Cache-Status` (RFC 9211).
+//! Builds the response to a request from an entry: with its age, without its body if the client has it, and
+//! with `Cache-Status` (RFC 9211).
 
 use std::sync::atomic::Ordering;
 
@@ -9,22 +9,22 @@ use http::{
     header::{AGE, CACHE_CONTROL, CONTENT_LENGTH, ETAG, IF_NONE_MATCH},
 };
 
-use crate::{Entry, Terms, ask::Shared, front};
+use crate::{CachePolicy, Entry, accessors::LayerState, downstream};
 
-/// Headers that are added to a stored answer on its way out.
-const ROOM_FOR_HEADERS: usize = 12;
+/// Room in the header map for the headers that this and outer layers add to a stored response.
+const ADDED_HEADERS: usize = 12;
 
 pub(crate) const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
-/// Why the handler was asked, in the words of RFC 9211.
+/// Reason why a request went to the handler (`fwd` in RFC 9211).
 #[derive(Clone, Copy)]
-pub(crate) enum Forward {
+pub(crate) enum ForwardReason {
     UriMiss,
     Stale,
     Request,
 }
 
-impl Forward {
+impl ForwardReason {
     const fn as_str(self) -> &'static str {
         match self {
             Self::UriMiss => "uri-miss",
@@ -34,92 +34,107 @@ impl Forward {
     }
 }
 
-/// What `Cache-Status` says.
-pub(crate) enum Told {
-    Hit { ttl: Option<i64>, detail: Option<&'static str> },
-    Joined,
-    Forward { why: Forward, stored: bool },
+/// Content of the `Cache-Status` header.
+pub(crate) enum CacheStatus {
+    Hit {
+        /// Remaining freshness lifetime in seconds; negative if the response is stale.
+        ttl: Option<i64>,
+        detail: Option<&'static str>,
+    },
+    /// The request waited for another one's fetch.
+    Collapsed,
+    Forward {
+        reason: ForwardReason,
+        stored: bool,
+    },
 }
 
-impl Shared {
-    /// The answer to a request for which an entry was fetched, or the spare one if that failed; counts
-    /// it as what it is.
-    pub(crate) fn settle<ReqBody, ResBody: From<Bytes>>(
+impl LayerState {
+    /// Builds the response from a fetched entry, or from `fallback` if the fetch failed, and counts the
+    /// request.
+    pub(crate) fn respond_fetched<ReqBody, ResBody: From<Bytes>>(
         &self,
         entry: &Entry,
-        spare: Option<&Entry>,
+        fallback: Option<&Entry>,
         request: &Request<ReqBody>,
-        terms: &Terms,
-        told: Told,
+        policy: &CachePolicy,
+        status: CacheStatus,
     ) -> Response<ResBody> {
-        if let Some(spare) = spare.filter(|_| entry.status.is_server_error()) {
-            return self.stand_in(spare, request, terms);
+        if let Some(fallback) = fallback.filter(|_| entry.status.is_server_error()) {
+            return self.respond_stale_if_error(fallback, request, policy);
         }
-        let counts = self.cache.counts();
-        let count = if matches!(told, Told::Joined) { &counts.joined } else { &counts.misses };
-        count.fetch_add(1, Ordering::Relaxed);
-        self.answer(entry, request, terms, self.cache.now_ms(), &told)
+        let counters = self.cache.counters();
+        let counter =
+            if matches!(status, CacheStatus::Collapsed) { &counters.joined } else { &counters.misses };
+        counter.fetch_add(1, Ordering::Relaxed);
+        self.respond(entry, request, policy, self.cache.now_ms(), &status)
     }
 
-    /// A stale answer in the place of a failed one.
-    pub(crate) fn stand_in<ReqBody, ResBody: From<Bytes>>(
+    /// Builds the response from a stale entry in place of a failed fetch, and counts the request.
+    pub(crate) fn respond_stale_if_error<ReqBody, ResBody: From<Bytes>>(
         &self,
-        spare: &Entry,
+        fallback: &Entry,
         request: &Request<ReqBody>,
-        terms: &Terms,
+        policy: &CachePolicy,
     ) -> Response<ResBody> {
-        self.cache.counts().stale_hits.fetch_add(1, Ordering::Relaxed);
-        let told = Told::Hit { ttl: None, detail: Some("stale-if-error") };
-        self.answer(spare, request, terms, self.cache.now_ms(), &told)
+        self.cache.counters().stale_hits.fetch_add(1, Ordering::Relaxed);
+        let status = CacheStatus::Hit { ttl: None, detail: Some("stale-if-error") };
+        self.respond(fallback, request, policy, self.cache.now_ms(), &status)
     }
 
-    pub(crate) fn answer<ReqBody, ResBody: From<Bytes>>(
+    /// Builds the response from an entry.
+    pub(crate) fn respond<ReqBody, ResBody: From<Bytes>>(
         &self,
         entry: &Entry,
         request: &Request<ReqBody>,
-        terms: &Terms,
+        policy: &CachePolicy,
         now_ms: u64,
-        told: &Told,
+        status: &CacheStatus,
     ) -> Response<ResBody> {
-        (self.ask.set_label)(request.extensions(), &entry.label);
-        // Conditions are about what is there (RFC 9110, section 13.2.1).
-        let unchanged = entry.status.is_success()
+        (self.accessors.set_label)(request.extensions(), &entry.label);
+        // Preconditions apply only to successful responses (RFC 9110, section 13.2.1).
+        let not_modified = entry.status.is_success()
             && request
                 .headers()
                 .get(IF_NONE_MATCH)
-                .is_some_and(|wanted| matches_etag(wanted, entry.headers.get(ETAG)));
-        let mut answer = if unchanged || request.method() == Method::HEAD {
+                .is_some_and(|if_none_match| matches_etag(if_none_match, entry.headers.get(ETAG)));
+        let mut response = if not_modified || request.method() == Method::HEAD {
             Response::new(ResBody::from(Bytes::new()))
         } else {
             Response::new(ResBody::from(entry.body.clone()))
         };
-        *answer.status_mut() = if unchanged { StatusCode::NOT_MODIFIED } else { entry.status };
-        // With room for what the layers outside add, so that the map does not grow on every hit.
-        let mut headers = HeaderMap::with_capacity(entry.headers.len() + ROOM_FOR_HEADERS);
+        *response.status_mut() = if not_modified { StatusCode::NOT_MODIFIED } else { entry.status };
+        // With room for the headers of outer layers, so that the map does not grow on every hit.
+        let mut headers = HeaderMap::with_capacity(entry.headers.len() + ADDED_HEADERS);
         for (name, value) in &entry.headers {
             headers.append(name.clone(), value.clone());
         }
-        *answer.headers_mut() = headers;
-        if request.method() == Method::HEAD && !unchanged {
-            answer.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(entry.body.len()));
+        *response.headers_mut() = headers;
+        if request.method() == Method::HEAD && !not_modified {
+            response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(entry.body.len()));
         }
-        let age = (entry.age(now_ms) + entry.storable.age).as_secs();
-        answer.headers_mut().insert(AGE, HeaderValue::from(age));
-        // A failure says itself what is to be done with it.
+        let age = (entry.age(now_ms) + entry.directives.received_age).as_secs();
+        response.headers_mut().insert(AGE, HeaderValue::from(age));
+        // A failure keeps its own `Cache-Control`.
         if !entry.status.is_server_error() {
-            let private = (self.ask.client)(request.extensions()).authorised;
-            answer.headers_mut().insert(CACHE_CONTROL, front::control(entry, private, terms));
+            let private = (self.accessors.client)(request.extensions()).has_credentials;
+            response.headers_mut().insert(CACHE_CONTROL, downstream::cache_control(entry, private, policy));
         }
-        self.tell(&mut answer, told);
-        answer
+        self.append_cache_status(&mut response, status);
+        response
     }
 
-    pub(crate) fn tell<ResBody>(&self, answer: &mut Response<ResBody>, told: &Told) {
-        // On the path of every hit, so without `format!`.
+    /// Appends this cache's `Cache-Status` to a response.
+    pub(crate) fn append_cache_status<ResBody>(
+        &self,
+        response: &mut Response<ResBody>,
+        status: &CacheStatus,
+    ) {
+        // `format!` would be measurable here: this runs on every hit.
         let mut text = String::with_capacity(self.name.len() + 64);
         text.push_str(&self.name);
-        match told {
-            Told::Hit { ttl, detail } => {
+        match status {
+            CacheStatus::Hit { ttl, detail } => {
                 text.push_str("; hit");
                 if let Some(ttl) = ttl {
                     text.push_str("; ttl=");
@@ -130,24 +145,26 @@ impl Shared {
                     text.push_str(detail);
                 }
             }
-            Told::Joined => text.push_str("; fwd=uri-miss; collapsed"),
-            Told::Forward { why, stored } => {
+            CacheStatus::Collapsed => text.push_str("; fwd=uri-miss; collapsed"),
+            CacheStatus::Forward { reason, stored } => {
                 text.push_str("; fwd=");
-                text.push_str(why.as_str());
+                text.push_str(reason.as_str());
                 if *stored {
                     text.push_str("; stored");
                 }
             }
         }
         if let Ok(value) = HeaderValue::from_str(&text) {
-            answer.headers_mut().append(CACHE_STATUS, value);
+            response.headers_mut().append(CACHE_STATUS, value);
         }
     }
 }
 
-/// Whether `If-None-Match` names the entry's tag; weak comparison, as the standard asks.
-fn matches_etag(wanted: &HeaderValue, held: Option<&HeaderValue>) -> bool {
-    let (Ok(wanted), Some(Ok(held))) = (wanted.to_str(), held.map(HeaderValue::to_str)) else { return false };
-    let strong = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
-    wanted.trim() == "*" || wanted.split(',').any(|tag| strong(tag) == strong(held))
+/// Returns true if `If-None-Match` names the entry's `ETag`, by weak comparison (RFC 9110, section 13.1.2).
+fn matches_etag(if_none_match: &HeaderValue, etag: Option<&HeaderValue>) -> bool {
+    let (Ok(if_none_match), Some(Ok(etag))) = (if_none_match.to_str(), etag.map(HeaderValue::to_str)) else {
+        return false;
+    };
+    let opaque = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
+    if_none_match.trim() == "*" || if_none_match.split(',').any(|tag| opaque(tag) == opaque(etag))
 }

@@ -1,93 +1,92 @@
-//! One piece of work per key, however many wait for its result.
+//! Deduplicates concurrent work: one caller per key does it, the others wait for its result.
 //!
-//! Whoever comes first has the duty to do it, the others wait. The result is told once and not
-//! kept. A duty that is dropped without a word (a panic, a caller that gave up) leaves nobody
-//! waiting: they are told that there is no result.
+//! The result goes to the callers that wait and is not stored. If the leader is dropped without a result,
+//! because it panicked or its caller gave up, every follower is woken with none.
 
 use std::{collections::HashMap, hash::Hash, sync::Arc};
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-type Landing<T> = watch::Receiver<Option<T>>;
+type ResultReceiver<T> = watch::Receiver<Option<T>>;
 
-/// The work that is being done, by key.
+/// Work in progress, by key.
 #[derive(Debug)]
-pub struct Flights<K, T> {
-    by_key: Mutex<HashMap<K, Landing<T>>>,
+pub struct SingleFlight<K, T> {
+    by_key: Mutex<HashMap<K, ResultReceiver<T>>>,
 }
 
-/// What to do about a key.
-pub enum Boarding<K: Eq + Hash + Clone, T> {
-    /// Nobody does it: do it, and tell the others.
-    Lead(Pilot<K, T>),
-    /// Somebody does: wait.
-    Wait(Passenger<T>),
+/// Part that a caller takes in the work for a key.
+pub enum Role<K: Eq + Hash + Clone, T> {
+    /// Nobody else works on the key: the caller does the work and completes it.
+    Leader(Leader<K, T>),
+    /// Another caller works on the key: this one waits for the result.
+    Follower(Follower<T>),
 }
 
-/// The duty to do the work.
-pub struct Pilot<K: Eq + Hash + Clone, T> {
-    flights: Arc<Flights<K, T>>,
+/// Obligation to do the work for a key.
+pub struct Leader<K: Eq + Hash + Clone, T> {
+    group: Arc<SingleFlight<K, T>>,
     key: K,
-    tell: watch::Sender<Option<T>>,
+    result: watch::Sender<Option<T>>,
 }
 
-/// Waits for another one's result.
-pub struct Passenger<T> {
-    landing: Landing<T>,
+/// Wait for the result of a leader.
+pub struct Follower<T> {
+    result: ResultReceiver<T>,
 }
 
-impl<K, T> Default for Flights<K, T> {
+impl<K, T> Default for SingleFlight<K, T> {
     fn default() -> Self {
         Self { by_key: Mutex::default() }
     }
 }
 
-impl<K: Eq + Hash + Clone, T> Flights<K, T> {
-    /// Takes the duty for a key, or a place among those who wait.
-    pub fn board(self: &Arc<Self>, key: K) -> Boarding<K, T> {
+impl<K: Eq + Hash + Clone, T> SingleFlight<K, T> {
+    /// Joins the work for a key: as its leader if nobody works on it, otherwise as a follower.
+    pub fn join(self: &Arc<Self>, key: K) -> Role<K, T> {
         let mut by_key = self.by_key.lock();
-        if let Some(landing) = by_key.get(&key) {
-            return Boarding::Wait(Passenger { landing: landing.clone() });
+        if let Some(result) = by_key.get(&key) {
+            return Role::Follower(Follower { result: result.clone() });
         }
-        let (tell, landing) = watch::channel(None);
-        by_key.insert(key.clone(), landing);
-        Boarding::Lead(Pilot { flights: Arc::clone(self), key, tell })
+        let (sender, receiver) = watch::channel(None);
+        by_key.insert(key.clone(), receiver);
+        Role::Leader(Leader { group: Arc::clone(self), key, result: sender })
     }
 
-    /// How many keys are being worked on.
+    /// Number of keys with work in progress.
     pub fn len(&self) -> usize {
         self.by_key.lock().len()
     }
 
-    /// Whether nothing is being done.
+    /// Returns true if no work is in progress.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
-impl<K: Eq + Hash + Clone, T> Pilot<K, T> {
-    /// Tells everybody who waits.
-    pub fn land(self, result: T) {
-        // Off the board first, so that nobody joins a flight that has landed.
-        self.flights.by_key.lock().remove(&self.key);
-        self.tell.send_replace(Some(result));
+impl<K: Eq + Hash + Clone, T> Leader<K, T> {
+    /// Ends the work and gives its result to every follower.
+    pub fn complete(self, result: T) {
+        // The key goes first: nobody may follow work that is already complete.
+        self.group.by_key.lock().remove(&self.key);
+        self.result.send_replace(Some(result));
     }
 }
 
-impl<K: Eq + Hash + Clone, T> Drop for Pilot<K, T> {
+impl<K: Eq + Hash + Clone, T> Drop for Leader<K, T> {
     fn drop(&mut self) {
-        // After `land` the key may already belong to the next flight.
-        if self.tell.borrow().is_none() {
-            self.flights.by_key.lock().remove(&self.key);
+        // After `complete` the key may already belong to the next leader.
+        if self.result.borrow().is_none() {
+            self.group.by_key.lock().remove(&self.key);
         }
     }
 }
 
-impl<T: Clone> Passenger<T> {
-    /// The result; none if whoever had the duty gave it up.
-    pub async fn landed(mut self) -> Option<T> {
-        self.landing.wait_for(Option::is_some).await.ok()?.clone()
+impl<T: Clone> Follower<T> {
+    /// Waits for the result; `None` if the leader was dropped without one.
+    pub async fn wait(mut self) -> Option<T> {
+        self.result.wait_for(Option::is_some).await.ok()?.clone()
     }
 }
 
@@ -96,24 +95,24 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn one_works_and_the_others_are_told() {
-        let flights: Arc<Flights<&str, i32>> = Arc::default();
-        let Boarding::Lead(pilot) = flights.board("a") else { panic!("nobody else is there") };
-        let Boarding::Wait(first) = flights.board("a") else { panic!("somebody works on it") };
-        let Boarding::Wait(second) = flights.board("a") else { panic!("somebody works on it") };
-        assert!(matches!(flights.board("b"), Boarding::Lead(_)), "another key is another matter");
-        pilot.land(7);
-        assert_eq!((first.landed().await, second.landed().await), (Some(7), Some(7)));
-        assert!(matches!(flights.board("a"), Boarding::Lead(_)), "the result is not kept");
+    async fn one_leader_works_and_every_follower_gets_its_result() {
+        let group: Arc<SingleFlight<&str, i32>> = Arc::default();
+        let Role::Leader(leader) = group.join("a") else { panic!("no work is in progress") };
+        let Role::Follower(first) = group.join("a") else { panic!("the key has a leader") };
+        let Role::Follower(second) = group.join("a") else { panic!("the key has a leader") };
+        assert!(matches!(group.join("b"), Role::Leader(_)), "keys are independent");
+        leader.complete(7);
+        assert_eq!((first.wait().await, second.wait().await), (Some(7), Some(7)));
+        assert!(matches!(group.join("a"), Role::Leader(_)), "the result is not stored");
     }
 
     #[tokio::test]
-    async fn a_duty_that_is_given_up_leaves_nobody_waiting() {
-        let flights: Arc<Flights<&str, i32>> = Arc::default();
-        let Boarding::Lead(pilot) = flights.board("a") else { panic!("nobody else is there") };
-        let Boarding::Wait(waiting) = flights.board("a") else { panic!("somebody works on it") };
-        drop(pilot);
-        assert_eq!(waiting.landed().await, None);
-        assert!(flights.is_empty());
+    async fn a_dropped_leader_wakes_its_followers_without_a_result() {
+        let group: Arc<SingleFlight<&str, i32>> = Arc::default();
+        let Role::Leader(leader) = group.join("a") else { panic!("no work is in progress") };
+        let Role::Follower(follower) = group.join("a") else { panic!("the key has a leader") };
+        drop(leader);
+        assert_eq!(follower.wait().await, None);
+        assert!(group.is_empty());
     }
 }

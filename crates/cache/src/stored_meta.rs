@@ -1,4 +1,6 @@
-//! An entry as it is written outside the memory of the process.
+//! Serialized form of an entry, shared by the levels in Redis and on disk.
+//!
+//! The field names are the storage format: a change makes stored entries unreadable.
 
 use std::time::Duration;
 
@@ -8,16 +10,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Entry, Key,
-    packed::{Packed, unpack},
-    rfc9111::Storable,
+    compression::{StoredBody, decompress},
+    rfc9111::ResponseDirectives,
 };
 
-/// An entry without its key and body, as it is written.
+/// An entry without its key and body.
 #[derive(Serialize, Deserialize)]
-pub(crate) struct Meta {
+pub(crate) struct StoredMeta {
     status: u16,
     headers: Vec<(String, Vec<u8>)>,
-    /// What it was chosen by.
+    /// Request headers that selected the response, with their values.
     vary: Vec<(String, Option<Vec<u8>>)>,
     lifetime_ms: Option<u64>,
     max_age_ms: Option<u64>,
@@ -28,14 +30,15 @@ pub(crate) struct Meta {
     age_ms: u64,
     jitter: f64,
     tags: Vec<Box<str>>,
-    /// The length of its body, if that is packed.
-    unpacked: Option<u64>,
+    /// Length of the body after decompression, in bytes, if it is compressed.
+    #[serde(rename = "unpacked")]
+    uncompressed_length: Option<u64>,
     #[serde(default)]
     label: Box<str>,
 }
 
-impl Meta {
-    pub(crate) fn of(entry: &Entry, body: &Packed) -> Self {
+impl StoredMeta {
+    pub(crate) fn new(entry: &Entry, body: &StoredBody) -> Self {
         let millis = |duration: Duration| duration.as_millis() as u64;
         Self {
             status: entry.status.as_u16(),
@@ -51,22 +54,22 @@ impl Meta {
                     (name.to_string(), value.as_ref().map(|value| value.as_bytes().to_vec()))
                 })
                 .collect(),
-            lifetime_ms: entry.storable.lifetime.map(millis),
-            max_age_ms: entry.storable.max_age.map(millis),
-            public: entry.storable.public,
-            must_revalidate: entry.storable.must_revalidate,
-            stale_while_revalidate_ms: entry.storable.stale_while_revalidate.map(millis),
-            stale_if_error_ms: entry.storable.stale_if_error.map(millis),
-            age_ms: millis(entry.storable.age),
+            lifetime_ms: entry.directives.lifetime.map(millis),
+            max_age_ms: entry.directives.max_age.map(millis),
+            public: entry.directives.public,
+            must_revalidate: entry.directives.must_revalidate,
+            stale_while_revalidate_ms: entry.directives.stale_while_revalidate.map(millis),
+            stale_if_error_ms: entry.directives.stale_if_error.map(millis),
+            age_ms: millis(entry.directives.received_age),
             jitter: entry.jitter,
             tags: entry.tags.clone(),
-            unpacked: body.length,
+            uncompressed_length: body.uncompressed_length,
             label: entry.label.clone(),
         }
     }
 
-    /// None: it was not written by this program.
-    pub(crate) async fn into_entry(self, key: Key, made_at_ms: u64, body: Bytes) -> Option<Entry> {
+    /// Restores the entry; `None` if a field or the body is invalid.
+    pub(crate) async fn into_entry(self, key: Key, fetch_started_at_ms: u64, body: Bytes) -> Option<Entry> {
         let mut headers = HeaderMap::new();
         for (name, value) in &self.headers {
             headers.append(name.parse::<HeaderName>().ok()?, HeaderValue::from_bytes(value).ok()?);
@@ -77,24 +80,25 @@ impl Meta {
             vary.push((name.parse::<HeaderName>().ok()?, value));
         }
         let names = vary.iter().map(|(name, _)| name.clone()).collect();
-        let body = unpack(Packed { bytes: body, length: self.unpacked }).await?;
+        let body =
+            decompress(StoredBody { bytes: body, uncompressed_length: self.uncompressed_length }).await?;
         Some(Entry {
             key,
             vary,
             status: StatusCode::from_u16(self.status).ok()?,
             headers,
             body,
-            storable: Storable {
+            directives: ResponseDirectives {
                 lifetime: self.lifetime_ms.map(Duration::from_millis),
                 max_age: self.max_age_ms.map(Duration::from_millis),
                 public: self.public,
                 must_revalidate: self.must_revalidate,
                 stale_while_revalidate: self.stale_while_revalidate_ms.map(Duration::from_millis),
                 stale_if_error: self.stale_if_error_ms.map(Duration::from_millis),
-                age: Duration::from_millis(self.age_ms),
+                received_age: Duration::from_millis(self.age_ms),
                 vary: names,
             },
-            made_at_ms,
+            fetch_started_at_ms,
             jitter: self.jitter,
             tags: self.tags,
             label: self.label,

@@ -6,7 +6,7 @@
 //! * `cluster`: a real Kubernetes to test on.
 //! * `e2e`, `prove`: the product on that cluster.
 //! * `chaos`: services under load while all kinds of things happen to their Redis.
-//! * `simulate`: limits, breakers and flights in many worlds and the cache through many sequences, each of which a seed gives
+//! * `simulate`: limits, breakers and fills in many worlds and the cache through many sequences, each of which a seed gives
 //!   again.
 //! * `fuzz`: what reads strangers' bytes, under any bytes.
 //! * `instructions`: what a call of each core costs, held against what was accepted.
@@ -48,11 +48,11 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   prove  the same at its full count, which takes longer
   chaos [--rounds N]
          services under load while their Redis is killed, frozen, emptied, slow...; 50 rounds of each
-  simulate [limits|breaker|flights|cache] [--seeds N] [--from SEED]
+  simulate [limits|breaker|fills|cache] [--seeds N] [--from SEED]
          limits in many worlds: replicas that start, die and are cut off, a network that loses, clocks that
          step; 10,000 worlds. A breaker in many more, under callers whose answers come late or never, edits
-         and a clock that jumps, held against its model; 100,000. Replicas that want one answer, which is
-         made once; 10,000. The cache through many sequences of requests, each answer held against a model
+         and a clock that jumps, held against its model; 100,000. Replicas that need one response, which
+         is fetched once; 10,000. The cache through many sequences of requests, each answer held against a model
          of RFC 9111; 1,000,000 sequences. What breaks a rule is printed with its seed, and --seeds 1 with
          the part's name replays it
   fuzz [--seconds N] [TARGET...]
@@ -84,12 +84,12 @@ fn main() -> ExitCode {
         },
         ["simulate", "limits", options @ ..] => seeds(options).and_then(simulate::limits),
         ["simulate", "breaker", options @ ..] => seeds(options).and_then(simulate::breaker),
-        ["simulate", "flights", options @ ..] => seeds(options).and_then(simulate::flights),
+        ["simulate", "fills", options @ ..] => seeds(options).and_then(simulate::fills),
         ["simulate", "cache", options @ ..] => seeds(options).and_then(simulate::cache),
         ["simulate", options @ ..] => seeds(options).and_then(|seeds| {
             simulate::limits(seeds)?;
             simulate::breaker(seeds)?;
-            simulate::flights(seeds)?;
+            simulate::fills(seeds)?;
             simulate::cache(seeds)
         }),
         ["fuzz", options @ ..] => fuzz::run(options),

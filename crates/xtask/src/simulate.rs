@@ -44,9 +44,9 @@ pub(crate) fn breaker(seeds: Seeds) -> Result<(), String> {
     succeed(&mut seeds.of(cargo(&tests), CALLERS))
 }
 
-/// Replicas that want an answer which none of them has.
-pub(crate) fn flights(seeds: Seeds) -> Result<(), String> {
-    let tests = ["test", "--locked", "--package", "phase6-cache", "--test", "flights", "in_every_world"];
+/// Replicas that fetch one response under a shared lock.
+pub(crate) fn fills(seeds: Seeds) -> Result<(), String> {
+    let tests = ["test", "--locked", "--package", "phase6-cache", "--test", "fill_lock", "in_every_scenario"];
     succeed(&mut seeds.of(cargo(&tests), WORLDS))
 }
 
@@ -57,7 +57,15 @@ pub(crate) fn cache(seeds: Seeds) -> Result<(), String> {
 
 /// The same as a command. A million is a matter of a minute for an optimised build, of six for another one.
 pub(crate) fn sequences(seeds: Seeds) -> Command {
-    let tests =
-        ["test", "--release", "--locked", "--package", "phase6-cache", "--test", "sequences", "in_every"];
+    let tests = [
+        "test",
+        "--release",
+        "--locked",
+        "--package",
+        "phase6-cache",
+        "--test",
+        "rfc9111_oracle",
+        "in_every",
+    ];
     seeds.of(cargo(&tests), SEQUENCES)
 }

@@ -1,7 +1,7 @@
-//! One replica makes an answer while the others wait for it: [`crate::duty`] over Redis.
+//! [`crate::fill_lock`] over Redis: one replica fetches a response while the others wait for the outcome.
 //!
-//! The word that an answer has landed, or is lost, is in the log. Who waits for it is also woken when this
-//! replica loses touch, and then makes the answer itself.
+//! The outcome is published in the log. A waiting lookup also wakes when this replica loses the log; it then
+//! fetches the response itself.
 
 use std::{
     collections::HashMap,
@@ -13,102 +13,106 @@ use parking_lot::Mutex;
 use phase6_redis::Script;
 use tokio::sync::oneshot;
 
-use super::{LOG_LENGTH, Shared, stored::Said};
+use super::{LOG_LENGTH, RemoteState, log_record::LogRecord};
 use crate::{
-    duty::{LASTS, PROLONGED, Word},
-    level::Making,
+    fill_lock::{FillOutcome, LOCK_TTL, RENEW_INTERVAL},
+    level::FillGuard,
 };
 
-/// Between attempts to say the word.
-const AGAIN: Duration = Duration::from_millis(100);
+/// Pause between attempts to release the lock.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
-static PROLONG: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("prolong.lua")));
-static LANDED: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("landed.lua")));
+static RENEW: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("renew.lua")));
+static RELEASE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("release.lua")));
 
-/// This replica makes an answer. Its duty ends when this is dropped: the answer has landed, unless it was
-/// said to be lost.
-pub(super) struct OnDuty {
-    end: oneshot::Sender<Word>,
+/// Lock held by this replica. Dropping it releases the lock with [`FillOutcome::Filled`], unless the response
+/// was reported as invalidated.
+pub(super) struct HeldLock {
+    release: oneshot::Sender<FillOutcome>,
 }
 
-impl Making for OnDuty {
-    fn was_forgotten(self: Box<Self>) {
-        let _ = self.end.send(Word::Lost);
+impl FillGuard for HeldLock {
+    fn report_invalidated(self: Box<Self>) {
+        let _ = self.release.send(FillOutcome::Invalidated);
     }
 }
 
-impl OnDuty {
-    /// Takes over what Redis has given to this replica, or may have: nobody else's duty is touched.
-    pub(super) fn taken(shared: &Arc<Shared>, name: String) -> Self {
-        let (end, mut ended) = oneshot::channel();
-        let shared = Arc::clone(shared);
+impl HeldLock {
+    /// Starts to renew a lock that this replica has acquired or may have acquired. Renewal and release leave
+    /// the lock of another replica alone.
+    pub(super) fn keep(state: &Arc<RemoteState>, name: String) -> Self {
+        let (release, mut released) = oneshot::channel();
+        let state = Arc::clone(state);
         tokio::spawn(async move {
-            let word = loop {
-                match tokio::time::timeout(PROLONGED, &mut ended).await {
-                    Ok(word) => break word.unwrap_or(Word::Landed),
-                    Err(_) => shared.prolong_duty(&name).await,
+            let outcome = loop {
+                match tokio::time::timeout(RENEW_INTERVAL, &mut released).await {
+                    Ok(outcome) => break outcome.unwrap_or(FillOutcome::Filled),
+                    Err(_) => state.renew_lock(&name).await,
                 }
             };
-            // Who waits for the word would wait until the duty ends by itself.
-            for _ in 0..LASTS.as_millis() / AGAIN.as_millis() {
-                if shared.say(&name, word).await {
+            // Retried until the lock would expire anyway: the waiting replicas would otherwise wait that
+            // long.
+            for _ in 0..LOCK_TTL.as_millis() / RETRY_PAUSE.as_millis() {
+                if state.release_lock(&name, outcome).await {
                     return;
                 }
-                tokio::time::sleep(AGAIN).await;
+                tokio::time::sleep(RETRY_PAUSE).await;
             }
         });
-        Self { end }
+        Self { release }
     }
 }
 
-impl Shared {
-    async fn prolong_duty(&self, name: &str) {
-        let mut call = PROLONG.prepare_invoke();
-        call.key(self.duty_key(name)).arg(&self.origin).arg(LASTS.as_millis() as u64);
+impl RemoteState {
+    async fn renew_lock(&self, name: &str) {
+        let mut call = RENEW.prepare_invoke();
+        call.key(self.lock_key(name)).arg(&self.replica_id).arg(LOCK_TTL.as_millis() as u64);
         if self.redis.script::<u64>(&call).await.is_err() {
-            self.failed();
+            self.count_failure();
         }
     }
 
-    /// Whether it was said, or need not be.
-    async fn say(&self, name: &str, word: Word) -> bool {
-        let mut call = LANDED.prepare_invoke();
-        call.key(self.duty_key(name)).key(self.waiting_key(name)).key(self.log_key());
-        call.arg(&self.origin).arg(LOG_LENGTH).arg(Said::Over(name.to_owned(), word).to_string());
-        let said = self.redis.script::<u64>(&call).await.is_ok();
-        if !said {
-            self.failed();
+    /// Releases the lock. Returns false if the call failed and has to be repeated.
+    async fn release_lock(&self, name: &str, outcome: FillOutcome) -> bool {
+        let record = LogRecord::FillEnded { name: name.to_owned(), outcome };
+        let mut call = RELEASE.prepare_invoke();
+        call.key(self.lock_key(name)).key(self.waiting_key(name)).key(self.log_key());
+        call.arg(&self.replica_id).arg(LOG_LENGTH).arg(record.to_string());
+        let released = self.redis.script::<u64>(&call).await.is_ok();
+        if !released {
+            self.count_failure();
         }
-        said
+        released
     }
 }
 
-/// Those who wait for an answer that another replica makes; one for each answer.
+/// Lookups that wait for the outcome of another replica's fetch, at most one per response.
 #[derive(Default)]
-pub(super) struct Waiting(Mutex<HashMap<String, oneshot::Sender<Word>>>);
+pub(super) struct Waiters(Mutex<HashMap<String, oneshot::Sender<FillOutcome>>>);
 
-impl Waiting {
-    /// Gets the word; to be called before another replica's duty is seen.
-    pub(super) fn for_word(&self, name: &str) -> oneshot::Receiver<Word> {
-        let (wake, woken) = oneshot::channel();
-        self.0.lock().insert(name.to_owned(), wake);
-        woken
+impl Waiters {
+    /// Registers a lookup. Has to be called before the lookup finds the lock held, or the outcome could be
+    /// missed.
+    pub(super) fn register(&self, name: &str) -> oneshot::Receiver<FillOutcome> {
+        let (sender, receiver) = oneshot::channel();
+        self.0.lock().insert(name.to_owned(), sender);
+        receiver
     }
 
-    /// Tells who waits for it, if anybody does.
-    pub(super) fn tell(&self, name: &str, word: Word) {
-        if let Some(waiting) = self.0.lock().remove(name) {
-            let _ = waiting.send(word);
+    /// Gives an outcome to the lookup that waits for it, if there is one.
+    pub(super) fn notify(&self, name: &str, outcome: FillOutcome) {
+        if let Some(waiter) = self.0.lock().remove(name) {
+            let _ = waiter.send(outcome);
         }
     }
 
-    /// Nobody waits for it here any more.
-    pub(super) fn leave(&self, name: &str) {
+    /// Removes a lookup that no longer waits.
+    pub(super) fn unregister(&self, name: &str) {
         self.0.lock().remove(name);
     }
 
-    /// Wakes everybody without a word.
-    pub(super) fn give_up(&self) {
+    /// Wakes every lookup without an outcome.
+    pub(super) fn wake_all(&self) {
         self.0.lock().clear();
     }
 }

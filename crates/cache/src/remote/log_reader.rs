@@ -1,4 +1,4 @@
-//! Hears what other replicas forget: waits at the end of the log.
+//! Reads the invalidation log: blocks at its end, and applies other replicas' invalidations to the memory.
 
 use std::{
     sync::{Weak, atomic::Ordering},
@@ -8,51 +8,59 @@ use std::{
 use phase6_redis::{HELD, RedisError, cmd};
 
 use super::{
-    LOG_LIFE, Shared,
-    history::{History, Place},
-    stored::{Logged, Said, logged},
+    LOG_TTL, RemoteState,
+    invalidation_index::InvalidationIndex,
+    log_record::{LogRecord, ParsedRecord, RawRecord, StreamOffset},
 };
 use crate::Invalidation;
 
-/// Entries of the log in one answer.
+/// Largest number of log records in one reply.
 const PAGE: usize = 1_000;
-/// Between attempts.
-const AGAIN: Duration = Duration::from_millis(100);
-/// How often the log's life is prolonged.
-const PROLONGED: Duration = Duration::from_mins(10);
+/// Pause after a failed read.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// Time between two extensions of the log's life.
+const EXTEND_INTERVAL: Duration = Duration::from_mins(10);
 
-pub(super) async fn run(shared: Weak<Shared>) {
-    let mut connected = false;
-    let mut told = None;
-    let mut prolonged: Option<Instant> = None;
+/// State of the connection to the log, as last logged.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum LoggedState {
+    Unknown,
+    Connected,
+    Disconnected,
+}
+
+pub(super) async fn run(state: Weak<RemoteState>) {
+    let mut is_caught_up = false;
+    let mut logged = LoggedState::Unknown;
+    let mut extended_at: Option<Instant> = None;
     loop {
         let pause = {
-            let Some(shared) = shared.upgrade() else { return };
-            let result = if connected { shared.listen().await } else { shared.catch_up().await };
-            if connected && prolonged.is_none_or(|at| at.elapsed() >= PROLONGED) {
-                shared.prolong().await;
-                prolonged = Some(Instant::now());
+            let Some(state) = state.upgrade() else { return };
+            let result = if is_caught_up { state.read_next().await } else { state.catch_up().await };
+            if is_caught_up && extended_at.is_none_or(|at| at.elapsed() >= EXTEND_INTERVAL) {
+                state.extend_log().await;
+                extended_at = Some(Instant::now());
             }
             match result {
                 Ok(()) => {
-                    if told != Some(true) {
-                        tracing::info!(keys = shared.redis.keys(), "the cache is shared");
+                    if logged != LoggedState::Connected {
+                        tracing::info!(keys = state.redis.keys(), "cache is shared through Redis");
                     }
-                    (connected, told) = (true, Some(true));
+                    (is_caught_up, logged) = (true, LoggedState::Connected);
                     Duration::ZERO
                 }
                 Err(error) => {
-                    shared.failed();
-                    shared.waiting.give_up();
-                    if told != Some(false) {
+                    state.count_failure();
+                    state.waiters.wake_all();
+                    if logged != LoggedState::Disconnected {
                         tracing::warn!(
-                            keys = shared.redis.keys(),
+                            keys = state.redis.keys(),
                             %error,
-                            "the cache is not shared; answers are kept for a second"
+                            "failed to read the invalidation log; responses are cached for one second at most"
                         );
                     }
-                    (connected, told) = (false, Some(false));
-                    AGAIN
+                    (is_caught_up, logged) = (false, LoggedState::Disconnected);
+                    RETRY_PAUSE
                 }
             }
         };
@@ -60,108 +68,112 @@ pub(super) async fn run(shared: Weak<Shared>) {
     }
 }
 
-impl Shared {
-    /// Goes on where this replica was in the log; if that place is not there any more, forgets all.
+impl RemoteState {
+    /// Continues at the offset that this replica has read; if the log no longer has it, invalidates
+    /// everything.
     async fn catch_up(&self) -> Result<(), RedisError> {
-        let known = self.history.lock().as_ref().map(History::at);
-        if let Some(at) = known {
-            let mut same = cmd("XRANGE");
-            same.arg(self.log_key()).arg(at.to_string()).arg(at.to_string());
-            if !self.redis.wait::<Vec<Logged>>(&same).await?.is_empty() {
-                return self.listen().await;
+        let known = self.index.lock().as_ref().map(InvalidationIndex::offset);
+        if let Some(offset) = known {
+            let mut range = cmd("XRANGE");
+            range.arg(self.log_key()).arg(offset.to_string()).arg(offset.to_string());
+            if !self.redis.wait::<Vec<RawRecord>>(&range).await?.is_empty() {
+                return self.read_next().await;
             }
         }
-        let asked = self.now_ms();
-        let mut log = self.page(None).await?;
-        if log.is_empty() {
-            // An answer that is made now is newer than whatever is forgotten from now on.
-            self.append([Said::Begins]).await;
-            log = self.page(None).await?;
+        let asked_at_ms = self.now_ms();
+        let mut page = self.read_page(None).await?;
+        if page.is_empty() {
+            // A response needs an offset, so that it is older than every later invalidation.
+            self.append([LogRecord::Start]).await;
+            page = self.read_page(None).await?;
         }
-        let Some((first, ..)) = log.first().and_then(logged) else {
-            return Err(RedisError::Refused("the log of the shared cache is not readable".to_owned()));
+        let Some(first) = page.first().and_then(ParsedRecord::parse).map(|record| record.offset) else {
+            return Err(RedisError::Refused("the invalidation log of the cache is not readable".to_owned()));
         };
-        // Also at the start: what was stored before the log was read is not known to be good.
-        self.hear(Invalidation::All);
-        if let Some(at) = known {
+        // Also at the start: entries stored in memory before the log was read may have been invalidated
+        // since.
+        self.notify_listener(Invalidation::All);
+        if let Some(offset) = known {
             tracing::warn!(
                 keys = self.redis.keys(),
-                "what other replicas forgot meanwhile is not known; the cache was emptied"
+                "invalidations by other replicas may have been missed; the cache was emptied"
             );
-            if first <= at {
-                // The log lost its end, and with it what was forgotten then: old answers may still be there.
-                self.append([Said::Forgotten(Invalidation::All)]).await;
+            if first <= offset {
+                // Redis lost the end of the log, and with it invalidations of responses that may still be
+                // stored.
+                self.append([LogRecord::Invalidated(Invalidation::All)]).await;
             }
         }
-        self.history.lock().get_or_insert_default().begin(first);
-        while let Some((last, _)) = log.last() {
-            let last = last.clone();
-            self.take(&log);
-            log = self.page(Some(&last)).await?;
+        self.index.lock().get_or_insert_default().reset(first);
+        while let Some((last_id, _)) = page.last() {
+            let last_id = last_id.clone();
+            self.apply_records(&page);
+            page = self.read_page(Some(&last_id)).await?;
         }
-        self.heard(asked);
+        self.set_synced_at(asked_at_ms);
         Ok(())
     }
 
-    /// Waits for what comes next.
-    async fn listen(&self) -> Result<(), RedisError> {
-        let at = self.history.lock().as_ref().map_or(Place::default(), History::at);
-        let asked = self.now_ms();
+    /// Waits for the next records of the log and applies them.
+    async fn read_next(&self) -> Result<(), RedisError> {
+        let offset = self.index.lock().as_ref().map_or(StreamOffset::default(), InvalidationIndex::offset);
+        let asked_at_ms = self.now_ms();
         let mut read = cmd("XREAD");
         read.arg("COUNT").arg(PAGE).arg("BLOCK").arg(HELD.as_millis() as u64);
-        read.arg("STREAMS").arg(self.log_key()).arg(at.to_string());
-        let news = self.redis.wait::<Option<Vec<(String, Vec<Logged>)>>>(&read).await?;
-        let news: Vec<Logged> = news.into_iter().flatten().flat_map(|(_, news)| news).collect();
-        self.take(&news);
-        if news.len() < PAGE {
-            self.heard(asked);
+        read.arg("STREAMS").arg(self.log_key()).arg(offset.to_string());
+        let streams = self.redis.wait::<Option<Vec<(String, Vec<RawRecord>)>>>(&read).await?;
+        let records: Vec<RawRecord> =
+            streams.into_iter().flatten().flat_map(|(_, records)| records).collect();
+        self.apply_records(&records);
+        // A full page may not be the last one.
+        if records.len() < PAGE {
+            self.set_synced_at(asked_at_ms);
         }
         Ok(())
     }
 
-    async fn page(&self, after: Option<&str>) -> Result<Vec<Logged>, RedisError> {
-        let from = after.map_or_else(|| "-".to_owned(), |last| format!("({last}"));
+    async fn read_page(&self, after: Option<&str>) -> Result<Vec<RawRecord>, RedisError> {
+        let start = after.map_or_else(|| "-".to_owned(), |last_id| format!("({last_id}"));
         let mut range = cmd("XRANGE");
-        range.arg(self.log_key()).arg(from).arg("+").arg("COUNT").arg(PAGE);
+        range.arg(self.log_key()).arg(start).arg("+").arg("COUNT").arg(PAGE);
         self.redis.wait(&range).await
     }
 
-    /// Takes news in their order; memory hears of them first.
-    fn take(&self, log: &[Logged]) {
-        for entry in log {
-            // What cannot be read may mean anything.
-            let (place, origin, said) =
-                logged(entry).unwrap_or((Place::default(), "", Said::Forgotten(Invalidation::All)));
-            if let Some(forgotten) = said.forgotten()
-                && origin != self.origin
+    /// Applies records in their order: to the memory first, then to the index and the waiting lookups.
+    fn apply_records(&self, records: &[RawRecord]) {
+        for raw in records {
+            let ParsedRecord { offset, replica_id, record } =
+                ParsedRecord::parse(raw).unwrap_or_else(ParsedRecord::unreadable);
+            if let Some(invalidation) = record.invalidation()
+                && replica_id != self.replica_id
             {
-                self.hear(forgotten.clone());
+                self.notify_listener(invalidation.clone());
             }
-            if let Some(history) = self.history.lock().as_mut() {
-                history.push(place.max(history.at()), said.forgotten().cloned());
+            if let Some(index) = self.index.lock().as_mut() {
+                index.advance(offset.max(index.offset()), record.invalidation().cloned());
             }
-            if let Said::Over(name, word) = &said {
-                self.waiting.tell(name, *word);
+            if let LogRecord::FillEnded { name, outcome } = &record {
+                self.waiters.notify(name, *outcome);
             }
         }
     }
 
-    fn hear(&self, invalidation: Invalidation) {
-        if let Some(hear) = self.hear.get() {
-            hear(invalidation);
+    fn notify_listener(&self, invalidation: Invalidation) {
+        if let Some(listener) = self.listener.get() {
+            listener(invalidation);
         }
     }
 
-    /// All that was forgotten until `asked` is known.
-    fn heard(&self, asked: u64) {
-        self.heard_at_ms.store(asked.max(1), Ordering::Relaxed);
+    /// Records that every invalidation before `asked_at_ms` has been applied.
+    fn set_synced_at(&self, asked_at_ms: u64) {
+        self.synced_at_ms.store(asked_at_ms.max(1), Ordering::Relaxed);
     }
 
-    async fn prolong(&self) {
+    async fn extend_log(&self) {
         let mut expire = cmd("PEXPIRE");
-        expire.arg(self.log_key()).arg(LOG_LIFE.as_millis() as u64);
+        expire.arg(self.log_key()).arg(LOG_TTL.as_millis() as u64);
         if self.redis.command::<i64>(&expire).await.is_err() {
-            self.failed();
+            self.count_failure();
         }
     }
 }

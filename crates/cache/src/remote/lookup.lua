@@ -1,22 +1,26 @@
--- The answer under a key, for how long it will still be there, what was forgotten since a place, and whether
--- the caller is to make a new one.
+-- Looks up a response, and acquires the lock on fetching it if the caller asks for that.
+-- Invariant: at most one replica holds the lock; whoever is refused is marked as waiting for the outcome.
 --
--- KEYS: the answer, the log, who makes it, whether others wait for it.
--- ARGV: the place, how many news at most, and if a new one is wanted even if there is one: 1.
--- And who the caller is, and how long the duty to make it lasts in milliseconds; empty: no duty is taken.
+-- KEYS: [1] the response, [2] the log, [3] the lock, [4] the mark that other replicas wait.
+-- ARGV: [1] offset up to which the caller has read the log, [2] largest number of records to return,
+--       [3] 1 to ask for the lock even if a response is stored,
+--       [4] id of the caller; empty if it does not ask for the lock,
+--       [5] time to live of the lock in milliseconds.
+-- Returns { response or nil, its time to live in milliseconds, log records after the offset, 1 if the caller
+-- acquired the lock, otherwise 0 }.
 
-local answer = redis.call('GET', KEYS[1])
-local left, news = 0, {}
-if answer then
-  left = redis.call('PTTL', KEYS[1])
-  news = redis.call('XRANGE', KEYS[2], '(' .. ARGV[1], '+', 'COUNT', ARGV[2])
+local response = redis.call('GET', KEYS[1])
+local ttl, records = 0, {}
+if response then
+  ttl = redis.call('PTTL', KEYS[1])
+  records = redis.call('XRANGE', KEYS[2], '(' .. ARGV[1], '+', 'COUNT', ARGV[2])
 end
-local duty = 0
-if ARGV[4] ~= '' and (ARGV[3] == '1' or not answer) then
+local acquired = 0
+if ARGV[4] ~= '' and (ARGV[3] == '1' or not response) then
   if redis.call('SET', KEYS[3], ARGV[4], 'NX', 'PX', ARGV[5]) then
-    duty = 1
+    acquired = 1
   else
     redis.call('SET', KEYS[4], '1', 'PX', ARGV[5])
   end
 end
-return { answer, left, news, duty }
+return { response, ttl, records, acquired }

@@ -1,4 +1,5 @@
-//! Looking for an answer: found, to be made, or waited for.
+//! Looks up a response in Redis: finds it, acquires the lock to fetch it, or waits for the replica that
+//! fetches it.
 
 use std::sync::{Arc, LazyLock};
 
@@ -6,152 +7,180 @@ use phase6_redis::{Patience, RedisError, Script};
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
-    Shared,
-    duty::OnDuty,
-    history::Place,
-    stored::{self, Logged, logged},
+    RemoteState,
+    fill_lock::HeldLock,
+    log_record::{ParsedRecord, RawRecord},
+    stored_response::{self, StoredResponse},
 };
 use crate::{
-    Asked, Entry, Found, Ticket,
-    duty::{LASTS, Next, Search, Seen, Stored, Wanted, Whose, Word},
+    BoxFillGuard, FoundEntry, LevelLookup, LevelQuery,
+    fill_lock::{FillOutcome, Holder, LOCK_TTL, LockRequest, LookupResult, NextStep, Search, StoredState},
 };
 
-/// News that one look takes into account; more: it counts as not found.
-const NEWS: usize = 100;
+/// Largest number of unread log records that one lookup evaluates; with more the response counts as
+/// invalidated.
+const MAX_UNREAD: usize = 100;
 
-static READ: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("read.lua")));
+static LOOKUP: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lookup.lua")));
 
-/// As `read.lua` tells it: the answer, for how long it will be there, the news, and whether the duty was given.
-pub(super) type Told = (Option<Vec<u8>>, i64, Vec<Logged>, u8);
-
-/// What one look at Redis found.
-#[derive(Default)]
-struct Read {
-    answer: Option<(Entry, u64)>,
-    was_forgotten: bool,
-    ticket: Ticket,
-    /// Somebody else makes the answer.
-    word: Option<oneshot::Receiver<Word>>,
+/// Reply of `lookup.lua`.
+pub(super) struct LookupReply {
+    pub(super) response: Option<Vec<u8>>,
+    /// Time to live of the response in milliseconds; negative if there is none.
+    pub(super) ttl_ms: i64,
+    /// Log records that this replica has not read yet.
+    pub(super) unread: Vec<RawRecord>,
+    /// True if this replica has acquired the lock.
+    pub(super) acquired: bool,
 }
 
-impl Read {
-    fn seen(&self, asked: &Asked<'_>) -> Seen {
-        let stored = match &self.answer {
-            Some((entry, _)) if (asked.will_do)(entry) => Stored::WillDo,
-            None if self.was_forgotten => Stored::Forgotten,
-            _ => Stored::Nothing,
-        };
-        let duty = match (&self.ticket, &self.word) {
-            (Some(_), _) => Whose::Own,
-            (None, Some(_)) => Whose::Others,
-            (None, None) => Whose::Unknown,
-        };
-        Seen { stored, duty }
+/// Reply of `lookup.lua` as Redis returns it.
+pub(super) type RawLookupReply = (Option<Vec<u8>>, i64, Vec<RawRecord>, u8);
+
+impl From<RawLookupReply> for LookupReply {
+    fn from((response, ttl_ms, unread, acquired): RawLookupReply) -> Self {
+        Self { response, ttl_ms, unread, acquired: acquired == 1 }
     }
 }
 
-impl Shared {
-    /// Finds an answer that will do, or the duty to make one, or waits for whoever has that duty, if it may.
-    /// What will not do is found too: it may stand in for one that fails.
-    pub(super) async fn find(self: &Arc<Self>, asked: &Asked<'_>, may_wait: bool) -> Found {
-        let (name, begun) = (stored::name(asked.key), Instant::now());
-        let (mut search, mut wanted) = Search::begin(may_wait);
-        let mut found = Found::default();
-        let mut patience = asked.patience;
+/// Result of one lookup in Redis.
+#[derive(Default)]
+struct Lookup {
+    found: Option<FoundEntry>,
+    was_invalidated: bool,
+    guard: Option<BoxFillGuard>,
+    /// Outcome of the fetch by the replica that holds the lock.
+    outcome: Option<oneshot::Receiver<FillOutcome>>,
+}
+
+impl Lookup {
+    fn result(&self, query: &LevelQuery<'_>) -> LookupResult {
+        let stored = match &self.found {
+            Some(found) if (query.is_usable)(&found.entry) => StoredState::Usable,
+            None if self.was_invalidated => StoredState::Invalidated,
+            _ => StoredState::Unusable,
+        };
+        let holder = match (&self.guard, &self.outcome) {
+            (Some(_), _) => Holder::ThisReplica,
+            (None, Some(_)) => Holder::OtherReplica,
+            (None, None) => Holder::Unknown,
+        };
+        LookupResult { stored, holder }
+    }
+}
+
+impl RemoteState {
+    /// Searches for a usable response. Ends with the response, with the lock to fetch one, or with neither.
+    /// An unusable response is returned too: it may be served after an error.
+    pub(super) async fn search(self: &Arc<Self>, query: &LevelQuery<'_>, may_wait: bool) -> LevelLookup {
+        let (name, started) = (stored_response::name(query.key), Instant::now());
+        let (mut search, mut request) = Search::start(may_wait);
+        let mut result = LevelLookup::default();
+        let mut wait_budget = query.wait_budget;
         loop {
-            let looked = Instant::now();
-            let Some(read) = self.read(asked, &name, wanted, patience).await else { break };
-            patience = patience.after(looked.elapsed());
-            let next = search.looked(read.seen(asked), begun.elapsed());
-            found = Found { answer: read.answer.or(found.answer), ticket: read.ticket };
-            wanted = match (next, read.word) {
-                (Next::Look(wanted), _) => wanted,
-                (Next::Wait, Some(word)) => {
-                    let word = tokio::time::timeout(LASTS, word).await.ok();
-                    self.waiting.leave(&name);
-                    // That wait was for another replica, not for Redis.
-                    patience = Patience::default();
-                    // Whoever lost touch would hear of no other one either.
-                    search.waited(word.map(|word| word.unwrap_or(Word::Landed)))
+            let lookup_started = Instant::now();
+            let Some(lookup) = self.lookup(query, &name, request, wait_budget).await else { break };
+            wait_budget = wait_budget.after(lookup_started.elapsed());
+            let next = search.after_lookup(lookup.result(query), started.elapsed());
+            result = LevelLookup { found: lookup.found.or(result.found), guard: lookup.guard };
+            request = match (next, lookup.outcome) {
+                (NextStep::Lookup(request), _) => request,
+                (NextStep::Wait, Some(outcome)) => {
+                    let outcome = tokio::time::timeout(LOCK_TTL, outcome).await.ok();
+                    self.waiters.unregister(&name);
+                    // The request waited for another replica, not for Redis.
+                    wait_budget = Patience::default();
+                    // A waiter that was woken without an outcome has lost the log, and would not receive a
+                    // later outcome either. It must not ask for the lock again.
+                    search.after_wait(outcome.map(|outcome| outcome.unwrap_or(FillOutcome::Filled)))
                 }
-                (Next::End | Next::Wait, word) => {
-                    if word.is_some() {
-                        self.waiting.leave(&name);
+                (NextStep::Finish | NextStep::Wait, outcome) => {
+                    if outcome.is_some() {
+                        self.waiters.unregister(&name);
                     }
                     break;
                 }
             };
         }
-        found
+        result
     }
 
-    /// Looks for an answer, or for the duty to make one.
-    async fn read(
+    /// Looks up a response once, and acquires the lock as `request` says. `None` if Redis did not answer.
+    async fn lookup(
         self: &Arc<Self>,
-        asked: &Asked<'_>,
+        query: &LevelQuery<'_>,
         name: &str,
-        wanted: Wanted,
-        patience: Patience,
-    ) -> Option<Read> {
-        if patience.is_spent() {
+        request: LockRequest,
+        wait_budget: Patience,
+    ) -> Option<Lookup> {
+        if wait_budget.is_spent() {
             return None;
         }
-        // Before the read: what is carried out meanwhile is judged again by the caller.
-        let mark = (asked.now)().mark;
-        let pending = self.pending.lock().oldest();
-        let carried_out = pending.map_or(mark, |oldest| oldest.min(mark));
-        let at = self.history.lock().as_ref()?.at();
-        let (may_take, takes_anyway) = (wanted != Wanted::Answer, wanted == Wanted::Duty);
-        let word = may_take.then(|| self.waiting.for_word(name));
-        let mut call = READ.prepare_invoke();
-        call.key(self.answer_key(name))
+        // Taken before the read: the caller checks the entry against every later invalidation. Invalidations
+        // that are not published yet are not in the log and count as later ones.
+        let next_sequence = (query.now)().next_sequence;
+        let unpublished = self.unpublished.lock().oldest();
+        let next_sequence = unpublished.map_or(next_sequence, |oldest| oldest.min(next_sequence));
+        let offset = self.index.lock().as_ref()?.offset();
+        let (may_lock, always_locks) = (request != LockRequest::Never, request == LockRequest::Always);
+        let outcome = may_lock.then(|| self.waiters.register(name));
+        let mut call = LOOKUP.prepare_invoke();
+        call.key(self.response_key(name))
             .key(self.log_key())
-            .key(self.duty_key(name))
+            .key(self.lock_key(name))
             .key(self.waiting_key(name));
-        call.arg(at.to_string()).arg(NEWS).arg(u8::from(takes_anyway));
-        call.arg(if may_take { &*self.origin } else { "" }).arg(LASTS.as_millis() as u64);
-        let answer = self.redis.script_for::<Told>(patience, &call).await;
-        let own_duty = || Some(Box::new(OnDuty::taken(self, name.to_owned())) as Box<_>);
-        let (bytes, left_ms, news, taken) = match answer {
-            Ok(answer) => answer,
+        call.arg(offset.to_string()).arg(MAX_UNREAD).arg(u8::from(always_locks));
+        call.arg(if may_lock { &*self.replica_id } else { "" }).arg(LOCK_TTL.as_millis() as u64);
+        let reply = self.redis.script_for::<RawLookupReply>(wait_budget, &call).await;
+        let keep_lock = || Some(Box::new(HeldLock::keep(self, name.to_owned())) as BoxFillGuard);
+        let reply = match reply {
+            Ok(reply) => LookupReply::from(reply),
             Err(error) => {
-                self.failed();
-                self.waiting.leave(name);
-                // The call may have run, and others wait for what this replica does not know that it owes them.
-                let may_have_run = may_take && !matches!(error, RedisError::Gone | RedisError::Elsewhere(_));
-                return may_have_run.then(|| Read { ticket: own_duty(), ..Read::default() });
+                self.count_failure();
+                self.waiters.unregister(name);
+                // The script may have run and given the lock to this replica, so it acts as the holder: other
+                // replicas may be waiting for its outcome.
+                let may_have_run = may_lock && !matches!(error, RedisError::Gone | RedisError::Elsewhere(_));
+                return may_have_run.then(|| Lookup { guard: keep_lock(), ..Lookup::default() });
             }
         };
-        let is_there = bytes.is_some();
-        let stored = match (bytes, u64::try_from(left_ms)) {
-            (Some(bytes), Ok(left_ms)) => stored::read(bytes, asked.key, left_ms, (asked.now)().ms).await,
+        let is_stored = reply.response.is_some();
+        let stored = match (reply.response, u64::try_from(reply.ttl_ms)) {
+            (Some(bytes), Ok(ttl_ms)) => {
+                stored_response::decode(bytes, query.key, ttl_ms, (query.now)().ms).await
+            }
             _ => None,
         };
-        let answers = |entry: &Entry| entry.answers(&asked.key.tenant, &asked.key.uri, asked.headers);
-        let stored = stored.filter(|(entry, _)| answers(entry));
-        let was_forgotten =
-            stored.as_ref().is_some_and(|(entry, made)| self.was_forgotten(entry, *made, &news));
-        let answer = stored.filter(|_| !was_forgotten);
-        let taken = taken == 1;
-        let others_make_it = !taken && (takes_anyway || !is_there);
-        if !others_make_it {
-            self.waiting.leave(name);
+        let stored = stored
+            .filter(|stored| stored.entry.matches_request(&query.key.tenant, &query.key.uri, query.headers));
+        let was_invalidated =
+            stored.as_ref().is_some_and(|stored| self.is_invalidated(stored, &reply.unread));
+        let found = stored.filter(|_| !was_invalidated);
+        let is_held_elsewhere = !reply.acquired && (always_locks || !is_stored);
+        if !is_held_elsewhere {
+            self.waiters.unregister(name);
         }
-        Some(Read {
-            answer: answer.map(|(entry, _)| (entry, carried_out)),
-            was_forgotten,
-            ticket: if taken { own_duty() } else { None },
-            word: word.filter(|_| others_make_it),
+        Some(Lookup {
+            found: found.map(|stored| FoundEntry { entry: stored.entry, next_sequence }),
+            was_invalidated,
+            guard: if reply.acquired { keep_lock() } else { None },
+            outcome: outcome.filter(|_| is_held_elsewhere),
         })
     }
 
-    fn was_forgotten(&self, entry: &Entry, made: Place, news: &[Logged]) -> bool {
-        news.len() >= NEWS
-            || news.iter().any(|news| {
-                logged(news).is_none_or(|(place, _, said)| {
-                    place > made && said.forgotten().is_some_and(|what| what.means(entry))
+    /// Returns true if a stored response was invalidated by a record of the log, or may have been.
+    fn is_invalidated(&self, stored: &StoredResponse, unread: &[RawRecord]) -> bool {
+        unread.len() >= MAX_UNREAD
+            || unread.iter().any(|raw| {
+                ParsedRecord::parse(raw).is_none_or(|ParsedRecord { offset, record, .. }| {
+                    offset > stored.log_offset
+                        && record.invalidation().is_some_and(|it| it.matches(&stored.entry))
                 })
             })
-            || self.history.lock().as_ref().is_none_or(|history| history.has_forgotten(made, entry))
+            || self
+                .index
+                .lock()
+                .as_ref()
+                .is_none_or(|index| index.is_invalidated_since(stored.log_offset, &stored.entry))
     }
 }

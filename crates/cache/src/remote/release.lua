@@ -1,7 +1,10 @@
--- Ends the duty to make an answer, and wakes those who wait for it.
+-- Releases the lock on fetching a response, and publishes the outcome in the log if other replicas wait.
+-- it.
+-- Invariant: only the holder releases the lock.
 --
--- KEYS: who makes it, whether others wait for it, the log.
--- ARGV: who the caller is, the log's length, and what is said.
+-- KEYS: [1] the lock, [2] the mark that other replicas wait, [3] the log.
+-- ARGV: [1] id of the caller, [2] approximate length of the log, [3] the record to publish.
+-- Returns 1 if the caller held the lock, 0 if not.
 
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return 0

@@ -1,31 +1,34 @@
-//! An answer as bytes under a key, and what the log says as text.
+//! Binary form of a response in Redis, and the name of its key.
 //!
 //! ```text
-//! 1 byte: format | 4 bytes: length of the head, big-endian | head: JSON | body, packed if it is large
+//! 1 byte: format version | 4 bytes: length of the head, big-endian | head: JSON | body, possibly compressed
 //! ```
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::history::Place;
-use crate::{Entry, Invalidation, Key, duty::Word, meta::Meta, packed::pack};
+use super::log_record::StreamOffset;
+use crate::{Entry, Key, compression::compress, stored_meta::StoredMeta};
 
-const FORMAT: u8 = 2;
+const FORMAT_VERSION: u8 = 2;
 
+/// Head of a stored response. The serialized field names are the storage format.
 #[derive(Serialize, Deserialize)]
 struct Head {
     tenant: Box<str>,
     uri: Box<str>,
-    /// Where the log was when its making began.
-    place: u64,
-    /// Its age when its time in Redis is over, in milliseconds.
-    kept_ms: u64,
-    meta: Meta,
+    /// Offset in the log at the start of the fetch.
+    #[serde(rename = "place")]
+    log_offset: u64,
+    /// Age of the response at which its key expires, in milliseconds.
+    #[serde(rename = "kept_ms")]
+    max_age_ms: u64,
+    meta: StoredMeta,
 }
 
-/// What an answer is called: tells neither whose it is nor what was asked.
+/// Returns the name of a response in Redis: a hash that reveals neither tenant nor path.
 pub(super) fn name(key: &Key) -> String {
     let mut hasher = Sha256::new();
     hasher.update((key.tenant.len() as u64).to_be_bytes());
@@ -36,100 +39,48 @@ pub(super) fn name(key: &Key) -> String {
     format!("{half:032x}")
 }
 
-pub(super) async fn write(entry: &Entry, place: Place, kept: Duration) -> Vec<u8> {
-    let body = pack(entry).await;
+/// Encodes a response whose key expires at the age `max_age`.
+pub(super) async fn encode(entry: &Entry, log_offset: StreamOffset, max_age: Duration) -> Vec<u8> {
+    let body = compress(entry).await;
     let head = Head {
         tenant: entry.key.tenant.clone(),
         uri: entry.key.uri.clone(),
-        place: place.0,
-        kept_ms: kept.as_millis() as u64,
-        meta: Meta::of(entry, &body),
+        log_offset: log_offset.0,
+        max_age_ms: max_age.as_millis() as u64,
+        meta: StoredMeta::new(entry, &body),
     };
-    let head = serde_json::to_vec(&head).expect("plain data");
+    let head = serde_json::to_vec(&head).expect("plain data serializes");
     let mut bytes = Vec::with_capacity(5 + head.len() + body.bytes.len());
-    bytes.push(FORMAT);
+    bytes.push(FORMAT_VERSION);
     bytes.extend_from_slice(&(head.len() as u32).to_be_bytes());
     bytes.extend_from_slice(&head);
     bytes.extend_from_slice(&body.bytes);
     bytes
 }
 
-/// An answer that will be there for `left_ms`, with the place at which its making began. None: these bytes
-/// are no answer under this key.
-pub(super) async fn read(bytes: Vec<u8>, key: &Key, left_ms: u64, now_ms: u64) -> Option<(Entry, Place)> {
+/// A response read from Redis.
+#[derive(Debug)]
+pub(super) struct StoredResponse {
+    pub(super) entry: Entry,
+    /// Offset in the log at the start of the fetch.
+    pub(super) log_offset: StreamOffset,
+}
+
+/// Decodes a response whose key expires in `ttl_ms` milliseconds. `None` if the bytes are not a response
+/// stored under this key.
+pub(super) async fn decode(bytes: Vec<u8>, key: &Key, ttl_ms: u64, now_ms: u64) -> Option<StoredResponse> {
     let bytes = bytes::Bytes::from(bytes);
     let (&format, rest) = bytes.split_first()?;
     let length = u32::from_be_bytes(rest.get(..4)?.try_into().ok()?) as usize;
     let head: Head = serde_json::from_slice(rest.get(4..)?.get(..length)?).ok()?;
-    if format != FORMAT || head.tenant != key.tenant || head.uri != key.uri {
+    if format != FORMAT_VERSION || head.tenant != key.tenant || head.uri != key.uri {
         return None;
     }
-    // By Redis' clock: those of replicas may differ.
-    let age_ms = head.kept_ms.saturating_sub(left_ms);
+    // The age follows from Redis' clock: the clocks of the replicas may differ.
+    let age_ms = head.max_age_ms.saturating_sub(ttl_ms);
     let body = bytes.slice(5 + length..);
     let entry = head.meta.into_entry(key.clone(), now_ms.saturating_sub(age_ms), body).await?;
-    Some((entry, Place(head.place)))
-}
-
-/// One entry of the log as Redis gives it: its id and its fields.
-pub(super) type Logged = (String, Vec<String>);
-
-/// What an entry of the log says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Said {
-    /// The log begins.
-    Begins,
-    Forgotten(Invalidation),
-    /// The replica that made the answer of this name is done.
-    Over(String, Word),
-}
-
-impl Said {
-    /// What is forgotten by it.
-    pub(super) fn forgotten(&self) -> Option<&Invalidation> {
-        match self {
-            Self::Forgotten(invalidation) => Some(invalidation),
-            Self::Begins | Self::Over(..) => None,
-        }
-    }
-}
-
-impl fmt::Display for Said {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Begins => f.write_str("begins"),
-            Self::Forgotten(Invalidation::All) => f.write_str("all"),
-            Self::Forgotten(Invalidation::Path(path)) => write!(f, "path {path}"),
-            Self::Forgotten(Invalidation::Prefix(prefix)) => write!(f, "prefix {prefix}"),
-            Self::Forgotten(Invalidation::Tag(tag)) => write!(f, "tag {tag}"),
-            Self::Over(name, Word::Landed) => write!(f, "landed {name}"),
-            Self::Over(name, Word::Lost) => write!(f, "lost {name}"),
-        }
-    }
-}
-
-impl From<&str> for Said {
-    /// What is not understood was written by a newer program, and may mean anything.
-    fn from(text: &str) -> Self {
-        match text.split_once(' ') {
-            None if text == "begins" => Self::Begins,
-            Some(("path", path)) => Self::Forgotten(Invalidation::Path(path.to_owned())),
-            Some(("prefix", prefix)) => Self::Forgotten(Invalidation::Prefix(prefix.to_owned())),
-            Some(("tag", tag)) => Self::Forgotten(Invalidation::Tag(tag.to_owned())),
-            Some(("landed", name)) => Self::Over(name.to_owned(), Word::Landed),
-            Some(("lost", name)) => Self::Over(name.to_owned(), Word::Lost),
-            _ => Self::Forgotten(Invalidation::All),
-        }
-    }
-}
-
-/// Its place, who said it, and what. None: it is no entry of a log.
-pub(super) fn logged((id, fields): &Logged) -> Option<(Place, &str, Said)> {
-    let place = id.parse().ok()?;
-    Some(match fields.as_slice() {
-        [_, origin, _, what] => (place, origin, Said::from(what.as_str())),
-        _ => (place, "", Said::Forgotten(Invalidation::All)),
-    })
+    Some(StoredResponse { entry, log_offset: StreamOffset(head.log_offset) })
 }
 
 #[cfg(test)]
@@ -141,42 +92,34 @@ mod tests {
     use crate::entry::tests::entry;
 
     #[tokio::test]
-    async fn an_answer_is_read_as_it_was_written_and_under_no_other_key() {
+    async fn a_response_survives_a_round_trip_and_is_rejected_under_another_key() {
         let vary = vec![
             (http::header::ACCEPT, Some("text/html".parse().unwrap())),
             (http::header::ACCEPT_LANGUAGE, None),
         ];
         let entry = Entry { body: "body".into(), vary, ..entry("/a?b", &["red"]) };
-        let bytes = write(&entry, Place(7), Duration::from_mins(1)).await;
-        let (again, place) = read(bytes.clone(), &entry.key, 59_000, 100_000).await.unwrap();
-        assert_eq!((&*again.body, place, again.made_at_ms), (&b"body"[..], Place(7), 99_000));
-        assert_eq!((again.tags, again.status, again.headers), (entry.tags, entry.status, entry.headers));
-        assert_eq!(again.vary, entry.vary);
+        let bytes = encode(&entry, StreamOffset(7), Duration::from_mins(1)).await;
+        let StoredResponse { entry: decoded, log_offset } =
+            decode(bytes.clone(), &entry.key, 59_000, 100_000).await.unwrap();
+        assert_eq!(
+            (&*decoded.body, log_offset, decoded.fetch_started_at_ms),
+            (&b"body"[..], StreamOffset(7), 99_000)
+        );
+        assert_eq!(
+            (decoded.tags, decoded.status, decoded.headers),
+            (entry.tags, entry.status, entry.headers)
+        );
+        assert_eq!(decoded.vary, entry.vary);
         let other = Key { tenant: "bob".into(), uri: entry.key.uri.clone() };
-        assert!(read(bytes, &other, 59_000, 100_000).await.is_none(), "whose hash happens to be the same");
+        assert!(decode(bytes, &other, 59_000, 100_000).await.is_none(), "as if the hashes collided");
         assert_ne!(name(&entry.key), name(&other));
     }
 
     proptest! {
         #[test]
-        fn bytes_of_others_are_no_answer(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+        fn arbitrary_bytes_are_not_a_response(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
             let key = Key { tenant: "".into(), uri: "/".into() };
-            prop_assert!(matches!(read(bytes, &key, 1, 1).now_or_never(), Some(None)));
-        }
-
-        #[test]
-        fn what_is_said_is_read_as_it_was_written(text in ".{0,9}") {
-            for said in [
-                Said::Begins,
-                Said::Forgotten(Invalidation::All),
-                Said::Forgotten(Invalidation::Path(text.clone())),
-                Said::Forgotten(Invalidation::Prefix(text.clone())),
-                Said::Forgotten(Invalidation::Tag(text.clone())),
-                Said::Over(text.clone(), Word::Landed),
-                Said::Over(text.clone(), Word::Lost),
-            ] {
-                prop_assert_eq!(Said::from(said.to_string().as_str()), said);
-            }
+            prop_assert!(matches!(decode(bytes, &key, 1, 1).now_or_never(), Some(None)));
         }
     }
 }

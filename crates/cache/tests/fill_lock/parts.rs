@@ -1,52 +1,100 @@
-//! What replicas do and say.
+//! State of the simulated replicas, and their messages.
 
-use phase6_cache::duty::{Search, Seen, Wanted, Word};
+use phase6_cache::fill_lock::{FillOutcome, LockRequest, LookupResult, Search};
 
 #[derive(Clone, Copy, Debug)]
-pub enum Doing {
-    Nothing,
-    /// A look is on its way.
-    Looking(Search, u64),
-    /// Until the word comes, or so long.
-    Waiting(Search, u64, u64),
-    /// The answer of this edition, until then.
-    Making(u64, u64),
-    /// It is on its way to the shared state.
+pub enum Activity {
+    Idle,
+    /// A lookup is on its way.
+    LookingUp {
+        search: Search,
+        started_at: u64,
+    },
+    /// The replica waits for an outcome until it arrives, or until the time limit.
+    Waiting {
+        search: Search,
+        started_at: u64,
+        until: u64,
+    },
+    Fetching {
+        version: u64,
+        until: u64,
+    },
+    /// The response is on its way to the shared store.
     Storing,
 }
 
 #[derive(Debug)]
 pub struct Replica {
-    /// Its name, which nobody had before.
-    pub name: u64,
-    pub doing: Doing,
-    /// The word that came since it looked with a view to waiting.
-    pub word: Option<Word>,
-    /// The edition of the answer in its memory; 0: none.
-    pub knows: u64,
+    /// Id that no earlier replica had.
+    pub id: u64,
+    pub activity: Activity,
+    /// Outcome received since the replica registered as a waiter.
+    pub outcome: Option<FillOutcome>,
+    /// Version of the response in its memory; 0 for none.
+    pub version: u64,
 }
 
-/// The duty that a replica has, or may have.
+impl Replica {
+    pub fn new(id: u64) -> Self {
+        Self { id, activity: Activity::Idle, outcome: None, version: 0 }
+    }
+}
+
+/// Lock that a replica holds, or may hold.
 #[derive(Debug)]
-pub struct Held {
-    pub name: u64,
-    pub prolonged_at: u64,
-    /// The answer is stored, or lost: the word is said so often still, the next time then.
-    pub says: Option<(Word, u64, u64)>,
+pub struct HeldLock {
+    pub replica: u64,
+    pub renewed_at: u64,
+    pub release: Option<PendingRelease>,
+}
+
+impl HeldLock {
+    pub fn new(replica: u64, now: u64) -> Self {
+        Self { replica, renewed_at: now, release: None }
+    }
+}
+
+/// Release of a lock, attempted repeatedly.
+#[derive(Clone, Copy, Debug)]
+pub struct PendingRelease {
+    pub outcome: FillOutcome,
+    pub attempts_left: u64,
+    pub next_attempt_at: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub enum Message {
-    Look(u64, Wanted),
-    Found(u64, u64, Seen),
-    /// No reply came.
-    Failed(u64, Wanted),
-    Prolong(u64),
-    /// The edition.
-    Store(u64, u64),
-    Stored(u64),
-    Over(u64, Word),
-    Said(u64),
-    /// To everybody that lives when it comes.
-    Word(Word),
+    Lookup {
+        replica: u64,
+        request: LockRequest,
+    },
+    LookupReply {
+        replica: u64,
+        version: u64,
+        result: LookupResult,
+    },
+    LookupFailed {
+        replica: u64,
+        request: LockRequest,
+    },
+    Renew {
+        replica: u64,
+    },
+    Store {
+        replica: u64,
+        version: u64,
+    },
+    StoreReply {
+        replica: u64,
+    },
+    Release {
+        replica: u64,
+        outcome: FillOutcome,
+    },
+    ReleaseReply {
+        replica: u64,
+    },
+    /// The published outcome, to every replica that is alive when it arrives.
+    Outcome(FillOutcome),
 }

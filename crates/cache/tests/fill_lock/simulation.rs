@@ -1,358 +1,400 @@
-//! A world of replicas that look for one answer, in steps of a millisecond. A seed gives the same world again.
+//! Simulation of replicas that need one response, in steps of one millisecond. The same seed gives the same
+//! run.
 //!
-//! In a replica one caller searches and the others wait for it, as they do in a cache; the answer's edition goes
-//! up when it is forgotten.
-
-mod parts;
-mod world;
+//! In each replica one caller searches for the response and the others wait for it, as in a cache. The
+//! version of the response increases with every invalidation.
 
 use std::time::Duration;
 
-use phase6_cache::duty::{Duty, LASTS, Next, PROLONGED, Search, Seen, Stored, Wanted, Whose, Word};
+use phase6_cache::fill_lock::{
+    FillLock, FillOutcome, Holder, LOCK_TTL, LockRequest, LookupResult, NextStep, RENEW_INTERVAL, Search,
+    StoredState,
+};
 
-use parts::{Doing, Held, Message, Replica};
-pub use world::{Sum, World};
+use crate::{
+    parts::{Activity, HeldLock, Message, PendingRelease, Replica},
+    scenario::{Scenario, Summary},
+    seeded_rng::SeededRng,
+};
 
-use crate::numbers::Numbers;
-
-const LASTS_MS: u64 = LASTS.as_millis() as u64;
-const PROLONGED_MS: u64 = PROLONGED.as_millis() as u64;
-/// Nobody waits longer for a reply.
-const LIMIT_MS: u64 = 25;
-/// Between attempts to say that an answer has landed, and how often it is said.
-const AGAIN_MS: u64 = 100;
-const SAID: u64 = LASTS_MS / AGAIN_MS;
+const LOCK_TTL_MS: u64 = LOCK_TTL.as_millis() as u64;
+const RENEW_INTERVAL_MS: u64 = RENEW_INTERVAL.as_millis() as u64;
+/// Longest wait for a reply, in milliseconds.
+const REPLY_TIMEOUT_MS: u64 = 25;
+/// Time between two attempts to release a lock, in milliseconds.
+const RELEASE_PAUSE_MS: u64 = 100;
+const RELEASE_ATTEMPTS: u64 = LOCK_TTL_MS / RELEASE_PAUSE_MS;
 
 struct Simulation<'a> {
-    world: &'a World,
-    numbers: Numbers,
+    scenario: &'a Scenario,
+    rng: SeededRng,
     now: u64,
-    names: u64,
-    /// The edition that would be made now, and the one that is stored.
-    edition: u64,
-    stored: u64,
+    last_id: u64,
+    /// Version that a fetch starting now brings.
+    current_version: u64,
+    /// Version in the shared store; 0 for none.
+    stored_version: u64,
     stored_at: u64,
-    duty: Duty,
+    lock: FillLock,
     replicas: Vec<Replica>,
-    held: Vec<Held>,
+    held_locks: Vec<HeldLock>,
+    /// Messages on their way, with the time of their arrival.
     network: Vec<(u64, Message)>,
-    /// Of this edition: how often it was made, and how often it may have been.
-    made: u64,
-    most: u64,
-    /// When somebody made it last.
-    busy_at: u64,
-    sum: Sum,
+    /// Fetches since the last invalidation.
+    fetches: u64,
+    /// Fetches allowed since the last invalidation: one, and one more for each fault.
+    allowed_fetches: u64,
+    /// Time at which a replica was last seen fetching or storing.
+    last_busy_at: u64,
+    summary: Summary,
 }
 
-/// Lets a world go by.
-pub fn simulate(world: &World) -> Sum {
-    let replica = |name| Replica { name, doing: Doing::Nothing, word: None, knows: 0 };
+/// Runs a scenario to its end. Panics if a rule is broken.
+pub fn simulate(scenario: &Scenario) -> Summary {
     let mut simulation = Simulation {
-        world,
-        numbers: Numbers(world.seed),
+        scenario,
+        rng: SeededRng(scenario.seed),
         now: 0,
-        names: world.replicas,
-        edition: 1,
-        stored: 0,
+        last_id: scenario.replicas,
+        current_version: 1,
+        stored_version: 0,
         stored_at: 0,
-        duty: Duty::default(),
-        replicas: (0..world.replicas).map(replica).collect(),
-        held: Vec::new(),
+        lock: FillLock::default(),
+        replicas: (0..scenario.replicas).map(Replica::new).collect(),
+        held_locks: Vec::new(),
         network: Vec::new(),
-        made: 0,
-        most: 1,
-        busy_at: 0,
-        sum: Sum::default(),
+        fetches: 0,
+        allowed_fetches: 1,
+        last_busy_at: 0,
+        summary: Summary::default(),
     };
-    for now in 1..=world.seconds * 1_000 {
+    for now in 1..=scenario.seconds * 1_000 {
         simulation.now = now;
-        simulation.happens();
-        simulation.arrives();
-        simulation.goes_on();
-        simulation.asks();
-        simulation.holds();
+        simulation.inject_faults();
+        simulation.deliver_messages();
+        simulation.advance_replicas();
+        simulation.send_requests();
+        simulation.check_invariants();
     }
-    simulation.sum
+    simulation.summary
 }
 
 impl Simulation<'_> {
-    /// What befalls the world.
-    fn happens(&mut self) {
-        let Self { world, numbers, .. } = self;
-        let [crashes, deaf, forgets] =
-            [world.crashes, world.deaf, world.forgets].map(|often| numbers.below(10_000) < often);
-        let victim = numbers.below(world.replicas) as usize;
+    fn inject_faults(&mut self) {
+        let Self { scenario, rng, .. } = self;
+        let [crashes, loses_log, is_invalidated] = [
+            scenario.crashes_per_10_000_ms,
+            scenario.log_losses_per_10_000_ms,
+            scenario.invalidations_per_10_000_ms,
+        ]
+        .map(|rate| rng.below(10_000) < rate);
+        let victim = rng.below(scenario.replicas) as usize;
         if crashes {
-            let name = self.replicas[victim].name;
-            self.names += 1;
-            self.replicas[victim] = Replica { name: self.names, doing: Doing::Nothing, word: None, knows: 0 };
-            self.held.retain(|held| held.name != name);
-            self.went_wrong(1);
+            let dead = self.replicas[victim].id;
+            self.last_id += 1;
+            self.replicas[victim] = Replica::new(self.last_id);
+            self.held_locks.retain(|held| held.replica != dead);
+            self.allow_fetches(1);
         }
-        if deaf {
-            // Whoever waits there is woken, and makes the answer.
-            self.replicas[victim].word = Some(Word::Landed);
-            self.went_wrong(1);
+        if loses_log {
+            // A waiting search wakes and fetches the response itself.
+            self.replicas[victim].outcome = Some(FillOutcome::Filled);
+            self.allow_fetches(1);
         }
-        if forgets {
-            self.edition += 1;
-            // What goes wrong while one is made is felt by those who want the next one.
-            let else_nothing_goes_wrong = self.world.lost + self.world.crashes + self.world.deaf == 0;
-            (self.made, self.most) = (0, if else_nothing_goes_wrong { 1 } else { 1 + self.world.replicas });
-            self.sum.faults += 1;
+        if is_invalidated {
+            self.current_version += 1;
+            // A fault during the fetch of the old version may cost a fetch of the new one.
+            let is_reliable = self.scenario.is_reliable();
+            self.fetches = 0;
+            self.allowed_fetches = if is_reliable { 1 } else { 1 + self.scenario.replicas };
+            self.summary.faults += 1;
         }
     }
 
-    /// Something went wrong, for which the answer may be made so often more.
-    fn went_wrong(&mut self, more: u64) {
-        self.most += more;
-        self.sum.faults += 1;
+    /// Records a fault, which allows `more` fetches.
+    fn allow_fetches(&mut self, more: u64) {
+        self.allowed_fetches += more;
+        self.summary.faults += 1;
     }
 
     fn send(&mut self, message: Message) {
-        let due = self.now + 1 + self.numbers.below(self.world.delay_ms);
-        self.network.push((due, message));
+        let arrival = self.now + 1 + self.rng.below(self.scenario.max_delay_ms);
+        self.network.push((arrival, message));
     }
 
     fn is_lost(&mut self) -> bool {
-        self.numbers.below(1_000) < self.world.lost
+        self.rng.below(1_000) < self.scenario.losses_per_1_000
     }
 
-    /// A message to the shared state; it may be lost, or only what it says back.
-    fn tell(&mut self, message: Message) {
+    /// Sends a message to the shared store. The message or only its reply may be lost.
+    fn send_to_store(&mut self, message: Message) {
         if !self.is_lost() {
             return self.send(message);
         }
-        // Where it is not known that a store failed, everybody who waits finds nothing.
-        let is_store = matches!(message, Message::Store(..));
-        self.went_wrong(if is_store { self.world.replicas } else { 1 });
-        let gone_at = self.now + LIMIT_MS;
+        // A lost store leaves every waiting replica without a response.
+        let is_store = matches!(message, Message::Store { .. });
+        self.allow_fetches(if is_store { self.scenario.replicas } else { 1 });
+        let timeout_at = self.now + REPLY_TIMEOUT_MS;
         match message {
-            Message::Look(name, wanted) => {
-                if self.numbers.below(2) == 0 && wanted != Wanted::Answer {
-                    self.duty.ask(name, LASTS_MS, self.now);
+            Message::Lookup { replica, request } => {
+                if self.rng.below(2) == 0 && request != LockRequest::Never {
+                    self.lock.try_acquire(replica, LOCK_TTL, self.now);
                 }
-                self.network.push((gone_at, Message::Failed(name, wanted)));
+                self.network.push((timeout_at, Message::LookupFailed { replica, request }));
             }
-            Message::Store(name, _) => self.network.push((gone_at, Message::Stored(name))),
+            Message::Store { replica, .. } => {
+                self.network.push((timeout_at, Message::StoreReply { replica }));
+            }
             _ => {}
         }
     }
 
-    fn replica(&mut self, name: u64) -> Option<&mut Replica> {
-        self.replicas.iter_mut().find(|replica| replica.name == name)
+    fn replica(&mut self, id: u64) -> Option<&mut Replica> {
+        self.replicas.iter_mut().find(|replica| replica.id == id)
     }
 
-    /// What arrives by now.
-    fn arrives(&mut self) {
+    fn deliver_messages(&mut self) {
         let now = self.now;
         let (arrived, rest): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.network).into_iter().partition(|(due, _)| *due <= now);
+            std::mem::take(&mut self.network).into_iter().partition(|(arrival, _)| *arrival <= now);
         self.network = rest;
         for (_, message) in arrived {
-            self.sum.steps += 1;
+            self.summary.steps += 1;
             match message {
-                Message::Look(name, wanted) => {
-                    let is_there = self.stored > 0 && self.stored == self.edition;
-                    let takes = wanted == Wanted::Duty || wanted == Wanted::DutyIfNone && self.stored == 0;
-                    let is_own = takes && self.duty.ask(name, LASTS_MS, now);
-                    let stored = match self.stored {
-                        0 => Stored::Nothing,
-                        _ if is_there => Stored::WillDo,
-                        _ => Stored::Forgotten,
-                    };
-                    let duty = match (takes, is_own) {
-                        (_, true) => Whose::Own,
-                        (true, false) => Whose::Others,
-                        (false, false) => Whose::Unknown,
-                    };
-                    let seen = Seen { stored, duty };
-                    self.send(Message::Found(name, self.stored, seen));
+                Message::Lookup { replica, request } => self.handle_lookup(replica, request),
+                Message::LookupReply { replica, version, result } => {
+                    self.handle_lookup_reply(replica, version, result);
                 }
-                Message::Found(name, edition, seen) => self.found(name, edition, seen),
-                Message::Failed(name, wanted) => self.fails(name, wanted),
-                Message::Prolong(name) => {
-                    self.duty.prolong(name, LASTS_MS, now);
+                Message::LookupFailed { replica, request } => self.handle_lookup_failure(replica, request),
+                Message::Renew { replica } => {
+                    self.lock.renew(replica, LOCK_TTL, now);
                 }
-                Message::Store(name, edition) => {
-                    if self.world.is_shareable && edition >= self.stored {
-                        (self.stored, self.stored_at) = (edition, now);
+                Message::Store { replica, version } => {
+                    if self.scenario.is_shareable && version >= self.stored_version {
+                        (self.stored_version, self.stored_at) = (version, now);
                     }
-                    self.send(Message::Stored(name));
+                    self.send(Message::StoreReply { replica });
                 }
-                Message::Stored(name) => {
-                    if let Some(replica) = self.replica(name) {
-                        replica.doing = Doing::Nothing;
+                Message::StoreReply { replica: id } => {
+                    if let Some(replica) = self.replica(id) {
+                        replica.activity = Activity::Idle;
                     }
-                    if let Some(held) =
-                        self.held.iter_mut().find(|held| held.name == name && held.says.is_none())
-                    {
-                        held.says = Some((Word::Landed, SAID, now));
-                    }
+                    self.begin_release(id, FillOutcome::Filled);
                 }
-                Message::Over(name, word) => {
-                    if self.duty.landed(name, now) {
-                        self.send(Message::Word(word));
+                Message::Release { replica, outcome } => {
+                    if self.lock.release(replica, now) {
+                        self.send(Message::Outcome(outcome));
                     }
-                    self.send(Message::Said(name));
+                    self.send(Message::ReleaseReply { replica });
                 }
-                Message::Said(name) => self.held.retain(|held| held.name != name || held.says.is_none()),
-                Message::Word(word) => self.replicas.iter_mut().for_each(|replica| replica.word = Some(word)),
+                Message::ReleaseReply { replica } => {
+                    self.held_locks.retain(|held| held.replica != replica || held.release.is_none());
+                }
+                Message::Outcome(outcome) => {
+                    self.replicas.iter_mut().for_each(|replica| replica.outcome = Some(outcome));
+                }
             }
         }
     }
 
-    fn found(&mut self, name: u64, edition: u64, seen: Seen) {
+    /// Looks up the response in the shared store, as `lookup.lua` does.
+    fn handle_lookup(&mut self, replica: u64, request: LockRequest) {
+        let is_current = self.stored_version > 0 && self.stored_version == self.current_version;
+        let asks_for_lock =
+            request == LockRequest::Always || request == LockRequest::IfMissing && self.stored_version == 0;
+        let acquired = asks_for_lock && self.lock.try_acquire(replica, LOCK_TTL, self.now);
+        let stored = match self.stored_version {
+            0 => StoredState::Unusable,
+            _ if is_current => StoredState::Usable,
+            _ => StoredState::Invalidated,
+        };
+        let holder = match (asks_for_lock, acquired) {
+            (_, true) => Holder::ThisReplica,
+            (true, false) => Holder::OtherReplica,
+            (false, false) => Holder::Unknown,
+        };
+        let (version, result) = (self.stored_version, LookupResult { stored, holder });
+        self.send(Message::LookupReply { replica, version, result });
+    }
+
+    fn handle_lookup_reply(&mut self, id: u64, version: u64, result: LookupResult) {
         let now = self.now;
-        if self.replica(name).is_none() {
+        if self.replica(id).is_none() {
             return;
         }
-        if seen.duty == Whose::Own {
-            self.held.push(Held { name, prolonged_at: now, says: None });
+        if result.holder == Holder::ThisReplica {
+            self.held_locks.push(HeldLock::new(id, now));
         }
-        let Some(replica) = self.replica(name) else { return };
-        let Doing::Looking(mut search, begun) = replica.doing else { return };
-        match search.looked(seen, Duration::from_millis(now - begun)) {
-            Next::Look(wanted) => self.looks(name, search, begun, wanted),
-            Next::Wait => {
-                replica.doing = Doing::Waiting(search, begun, now + LASTS_MS);
-                self.sum.waited += 1;
+        let Some(replica) = self.replica(id) else { return };
+        let Activity::LookingUp { mut search, started_at } = replica.activity else { return };
+        match search.after_lookup(result, Duration::from_millis(now - started_at)) {
+            NextStep::Lookup(request) => self.look_up(id, search, started_at, request),
+            NextStep::Wait => {
+                replica.activity = Activity::Waiting { search, started_at, until: now + LOCK_TTL_MS };
+                self.summary.waits += 1;
             }
-            Next::End if seen.stored == Stored::WillDo => {
-                (replica.knows, replica.doing) = (edition, Doing::Nothing);
-                if seen.duty == Whose::Own {
-                    // It was there after all; nobody has to wait for another one.
-                    self.held
+            NextStep::Finish if result.stored == StoredState::Usable => {
+                (replica.version, replica.activity) = (version, Activity::Idle);
+                if result.holder == Holder::ThisReplica {
+                    // The response is there already, so the lock goes back at once.
+                    let release = pending_release(FillOutcome::Filled, now);
+                    self.held_locks
                         .iter_mut()
-                        .filter(|held| held.name == name)
-                        .for_each(|held| held.says = Some((Word::Landed, SAID, now)));
+                        .filter(|held| held.replica == id)
+                        .for_each(|held| held.release = Some(release));
                 }
             }
-            Next::End => self.makes(name),
+            NextStep::Finish => self.fetch(id),
         }
     }
 
-    fn fails(&mut self, name: u64, wanted: Wanted) {
+    fn handle_lookup_failure(&mut self, id: u64, request: LockRequest) {
         let now = self.now;
-        let Some(replica) = self.replica(name) else { return };
-        if matches!(replica.doing, Doing::Looking(..)) {
-            // It may be its duty, and it goes on as if it were.
-            if wanted != Wanted::Answer {
-                self.held.push(Held { name, prolonged_at: now, says: None });
+        let Some(replica) = self.replica(id) else { return };
+        if matches!(replica.activity, Activity::LookingUp { .. }) {
+            // The lookup may have acquired the lock, so the replica acts as its holder.
+            if request != LockRequest::Never {
+                self.held_locks.push(HeldLock::new(id, now));
             }
-            self.makes(name);
+            self.fetch(id);
         }
     }
 
-    fn looks(&mut self, name: u64, search: Search, begun: u64, wanted: Wanted) {
-        if let Some(replica) = self.replica(name) {
-            replica.doing = Doing::Looking(search, begun);
-            replica.word = replica.word.filter(|_| wanted == Wanted::Answer);
+    fn look_up(&mut self, id: u64, search: Search, started_at: u64, request: LockRequest) {
+        if let Some(replica) = self.replica(id) {
+            replica.activity = Activity::LookingUp { search, started_at };
+            // A lookup that asks for the lock registers as a new waiter.
+            replica.outcome = replica.outcome.filter(|_| request == LockRequest::Never);
         }
-        self.tell(Message::Look(name, wanted));
+        self.send_to_store(Message::Lookup { replica: id, request });
     }
 
-    fn makes(&mut self, name: u64) {
-        let until = self.now + 1 + self.numbers.below(self.world.makes_ms);
-        let edition = self.edition;
-        if let Some(replica) = self.replica(name) {
-            replica.doing = Doing::Making(edition, until);
+    fn fetch(&mut self, id: u64) {
+        let until = self.now + 1 + self.rng.below(self.scenario.max_fetch_ms);
+        let version = self.current_version;
+        if let Some(replica) = self.replica(id) {
+            replica.activity = Activity::Fetching { version, until };
         }
-        self.made += 1;
-        self.sum.made += 1;
+        self.fetches += 1;
+        self.summary.fetches += 1;
     }
 
-    /// What replicas do by themselves.
-    fn goes_on(&mut self) {
+    /// Begins to release the lock of a replica, if it holds one that it does not release yet.
+    fn begin_release(&mut self, id: u64, outcome: FillOutcome) {
+        let mut held_locks = self.held_locks.iter_mut();
+        if let Some(held) = held_locks.find(|held| held.replica == id && held.release.is_none()) {
+            held.release = Some(pending_release(outcome, self.now));
+        }
+    }
+
+    /// Ends waits and fetches whose time has come, and renews and releases locks.
+    fn advance_replicas(&mut self) {
         let now = self.now;
         for i in 0..self.replicas.len() {
-            let Replica { name, doing, word, .. } = self.replicas[i];
-            match doing {
-                Doing::Waiting(search, begun, until) if word.is_some() || until <= now => {
-                    let wanted = search.waited(word);
-                    self.looks(name, search, begun, wanted);
+            let Replica { id, activity, outcome, .. } = self.replicas[i];
+            match activity {
+                Activity::Waiting { search, started_at, until } if outcome.is_some() || until <= now => {
+                    let request = search.after_wait(outcome);
+                    self.look_up(id, search, started_at, request);
                 }
-                Doing::Making(edition, until) if until <= now => {
-                    self.replicas[i].knows = edition;
-                    self.replicas[i].doing = Doing::Storing;
-                    // Who has heard that it is forgotten does not store it.
-                    if edition != self.edition && self.numbers.below(2) == 0 {
-                        self.replicas[i].doing = Doing::Nothing;
-                        let mut held = self.held.iter_mut();
-                        if let Some(held) = held.find(|held| held.name == name && held.says.is_none()) {
-                            held.says = Some((Word::Lost, SAID, now));
-                        }
-                    } else if self.world.is_shareable {
-                        self.tell(Message::Store(name, edition));
+                Activity::Fetching { version, until } if until <= now => {
+                    self.replicas[i].version = version;
+                    self.replicas[i].activity = Activity::Storing;
+                    // A replica that has read the invalidation does not store the response.
+                    if version != self.current_version && self.rng.below(2) == 0 {
+                        self.replicas[i].activity = Activity::Idle;
+                        self.begin_release(id, FillOutcome::Invalidated);
+                    } else if self.scenario.is_shareable {
+                        self.send_to_store(Message::Store { replica: id, version });
                     } else {
-                        self.network.push((now, Message::Stored(name)));
+                        self.network.push((now, Message::StoreReply { replica: id }));
                     }
                 }
                 _ => {}
             }
         }
-        let mut says = Vec::new();
-        for held in &mut self.held {
-            match &mut held.says {
-                None if now - held.prolonged_at >= PROLONGED_MS => {
-                    held.prolonged_at = now;
-                    says.push(Message::Prolong(held.name));
+        let mut messages = Vec::new();
+        for held in &mut self.held_locks {
+            match &mut held.release {
+                None if now - held.renewed_at >= RENEW_INTERVAL_MS => {
+                    held.renewed_at = now;
+                    messages.push(Message::Renew { replica: held.replica });
                 }
-                Some((word, left, at)) if *at <= now && *left > 0 => {
-                    (*left, *at) = (*left - 1, now + AGAIN_MS);
-                    says.push(Message::Over(held.name, *word));
+                Some(release) if release.next_attempt_at <= now && release.attempts_left > 0 => {
+                    release.attempts_left -= 1;
+                    release.next_attempt_at = now + RELEASE_PAUSE_MS;
+                    messages.push(Message::Release { replica: held.replica, outcome: release.outcome });
                 }
                 _ => {}
             }
         }
-        self.held.retain(|held| held.says.is_none_or(|(_, left, _)| left > 0));
-        for message in says {
-            self.tell(message);
+        self.held_locks.retain(|held| held.release.is_none_or(|release| release.attempts_left > 0));
+        for message in messages {
+            self.send_to_store(message);
         }
     }
 
-    /// Callers come.
-    fn asks(&mut self) {
+    /// Sends client requests to the replicas.
+    fn send_requests(&mut self) {
         for i in 0..self.replicas.len() {
-            let is_asked = self.numbers.below(1_000) < self.world.demand;
-            let Replica { name, doing, knows, .. } = self.replicas[i];
-            if is_asked && knows != self.edition && matches!(doing, Doing::Nothing) {
-                let (search, wanted) = Search::begin(true);
-                self.looks(name, search, self.now, wanted);
+            let has_request = self.rng.below(1_000) < self.scenario.requests_per_1_000_ms;
+            let Replica { id, activity, version, .. } = self.replicas[i];
+            if has_request && version != self.current_version && matches!(activity, Activity::Idle) {
+                let (search, request) = Search::start(true);
+                self.look_up(id, search, self.now, request);
             }
         }
     }
 
-    /// What holds at each step.
-    fn holds(&mut self) {
-        let Self { world, now, made, most, .. } = self;
-        assert!(!world.is_shareable || made <= most, "made {made} times of {most} after {now} ms: {world:?}");
-        let is_calm = world.lost + world.crashes + world.deaf + world.forgets == 0;
-        let makes = |replica: &Replica| matches!(replica.doing, Doing::Making(..) | Doing::Storing);
-        if self.replicas.iter().any(makes) {
-            self.busy_at = *now;
+    /// Checks the rules that hold after every step.
+    fn check_invariants(&mut self) {
+        let Self { scenario, now, fetches, allowed_fetches, .. } = self;
+        assert!(
+            !scenario.is_shareable || fetches <= allowed_fetches,
+            "{fetches} fetches, {allowed_fetches} allowed, after {now} ms: {scenario:?}"
+        );
+        let is_busy =
+            |replica: &Replica| matches!(replica.activity, Activity::Fetching { .. } | Activity::Storing);
+        if self.replicas.iter().any(is_busy) {
+            self.last_busy_at = *now;
         }
         for replica in &self.replicas {
-            if let Doing::Looking(_, begun) | Doing::Waiting(_, begun, _) = replica.doing {
-                let since = |then: u64| *now - begun.max(then);
-                let told = format!("{replica:?} after {now} ms: {world:?}");
-                // The word, a look, and its reply; or, where one of them was lost, until it is tired of waiting.
-                let soon = if is_calm { 5 * world.delay_ms } else { 2 * LASTS_MS };
-                assert!(self.stored != self.edition || since(self.stored_at) <= soon, "not told: {told}");
-                // What cannot be shared everybody makes as soon as that is known.
-                let known = world.makes_ms + 2 * soon;
-                assert!(world.is_shareable || !is_calm || since(0) <= known, "waits in vain: {told}");
-                // A duty ends although nobody says so.
-                assert!(since(self.busy_at) <= 2 * LASTS_MS + soon, "nobody makes it: {told}");
+            if let Activity::LookingUp { started_at, .. } | Activity::Waiting { started_at, .. } =
+                replica.activity
+            {
+                let waited_since = |event: u64| *now - started_at.max(event);
+                let context = format!("{replica:?} after {now} ms: {scenario:?}");
+                // Time for the outcome, a lookup and its reply; or, if one of them is lost, for a wait to
+                // time out.
+                let notice_ms = if scenario.is_calm() { 5 * scenario.max_delay_ms } else { 2 * LOCK_TTL_MS };
+                assert!(
+                    self.stored_version != self.current_version || waited_since(self.stored_at) <= notice_ms,
+                    "the response is stored and the replica still waits: {context}"
+                );
+                // Replicas stop waiting as soon as it is known that the response cannot be shared.
+                let first_fetch_ms = scenario.max_fetch_ms + 2 * notice_ms;
+                assert!(
+                    scenario.is_shareable || !scenario.is_calm() || waited_since(0) <= first_fetch_ms,
+                    "waits for a response that cannot be shared: {context}"
+                );
+                // The lock of a dead replica expires.
+                assert!(
+                    waited_since(self.last_busy_at) <= 2 * LOCK_TTL_MS + notice_ms,
+                    "waits while no replica fetches: {context}"
+                );
             }
-            let code = match replica.doing {
-                Doing::Nothing => 0,
-                Doing::Looking(..) => 1,
-                Doing::Waiting(..) => 2,
-                Doing::Making(..) => 3,
-                Doing::Storing => 4,
+            let code = match replica.activity {
+                Activity::Idle => 0,
+                Activity::LookingUp { .. } => 1,
+                Activity::Waiting { .. } => 2,
+                Activity::Fetching { .. } => 3,
+                Activity::Storing => 4,
             };
-            self.sum.history = self.sum.history.rotate_left(3) ^ code ^ replica.knows;
+            self.summary.fingerprint = self.summary.fingerprint.rotate_left(3) ^ code ^ replica.version;
         }
     }
+}
+
+fn pending_release(outcome: FillOutcome, now: u64) -> PendingRelease {
+    PendingRelease { outcome, attempts_left: RELEASE_ATTEMPTS, next_attempt_at: now }
 }

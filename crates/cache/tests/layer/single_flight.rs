@@ -1,93 +1,93 @@
-//! One fetch for all who ask at once: who is told its answer, and who is not.
+//! One fetch for concurrent requests, and the responses that they share.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Method, Request, Response};
-use phase6_cache::CacheLayer;
+use phase6_cache::HttpCacheLayer;
 use tower::{Layer, ServiceExt, service_fn};
 
-use crate::rig::{ASK, Body, Caller, rig, until};
+use crate::harness::{ACCESSORS, Body, Harness, Tenant, wait_until};
 
 #[tokio::test]
-async fn many_who_ask_at_once_cause_one_fetch() {
-    let rig = Arc::new(rig());
-    let closed = rig.origin.gate.write().await;
-    let callers: Vec<_> = (0..100)
+async fn concurrent_requests_cause_one_fetch() {
+    let harness = Arc::new(Harness::default());
+    let gate = harness.origin.gate.write().await;
+    let clients: Vec<_> = (0..100)
         .map(|_| {
-            let rig = Arc::clone(&rig);
-            tokio::spawn(async move { rig.get("/a").await.body })
+            let harness = Arc::clone(&harness);
+            tokio::spawn(async move { harness.get("/a").await.body })
         })
         .collect();
-    until("the origin is asked", || rig.asked() == 1).await;
-    until("all wait", || rig.cache.stats().in_flight == 1).await;
-    drop(closed);
-    for caller in callers {
-        assert_eq!(caller.await.unwrap(), "1 /a");
+    wait_until("the origin is called", || harness.calls() == 1).await;
+    wait_until("one fetch is in progress", || harness.cache.stats().in_flight == 1).await;
+    drop(gate);
+    for client in clients {
+        assert_eq!(client.await.unwrap(), "1 /a");
     }
-    assert_eq!(rig.asked(), 1);
+    assert_eq!(harness.calls(), 1);
 }
 
 #[tokio::test]
-async fn a_caller_that_goes_away_does_not_take_the_answer_from_the_others() {
-    let rig = Arc::new(rig());
-    let closed = rig.origin.gate.write().await;
+async fn a_disconnecting_client_does_not_cancel_the_fetch_for_the_others() {
+    let harness = Arc::new(Harness::default());
+    let gate = harness.origin.gate.write().await;
     let first = tokio::spawn({
-        let rig = Arc::clone(&rig);
-        async move { rig.get("/a").await.body }
+        let harness = Arc::clone(&harness);
+        async move { harness.get("/a").await.body }
     });
-    until("the origin is asked", || rig.asked() == 1).await;
+    wait_until("the origin is called", || harness.calls() == 1).await;
     let second = tokio::spawn({
-        let rig = Arc::clone(&rig);
-        async move { rig.get("/a").await.body }
+        let harness = Arc::clone(&harness);
+        async move { harness.get("/a").await.body }
     });
     tokio::task::yield_now().await;
     first.abort();
-    drop(closed);
+    drop(gate);
     assert_eq!(second.await.unwrap(), "1 /a");
-    assert_eq!(rig.asked(), 1);
+    assert_eq!(harness.calls(), 1);
 }
 
 #[tokio::test]
-async fn a_failure_is_shared_with_those_who_wait_and_not_kept() {
-    let rig = Arc::new(rig());
-    rig.reply(503, &[]);
-    let closed = rig.origin.gate.write().await;
-    let callers: Vec<_> = (0..10)
+async fn a_failure_is_shared_with_waiting_requests_and_not_stored() {
+    let harness = Arc::new(Harness::default());
+    harness.set_response(503, &[]);
+    let gate = harness.origin.gate.write().await;
+    let clients: Vec<_> = (0..10)
         .map(|_| {
-            let rig = Arc::clone(&rig);
-            tokio::spawn(async move { rig.get("/a").await.status })
+            let harness = Arc::clone(&harness);
+            tokio::spawn(async move { harness.get("/a").await.status })
         })
         .collect();
-    until("the origin is asked", || rig.asked() == 1).await;
+    wait_until("the origin is called", || harness.calls() == 1).await;
     for _ in 0..50 {
         tokio::task::yield_now().await;
     }
-    drop(closed);
-    for caller in callers {
-        assert_eq!(caller.await.unwrap(), 503);
+    drop(gate);
+    for client in clients {
+        assert_eq!(client.await.unwrap(), 503);
     }
-    assert_eq!(rig.asked(), 1);
-    rig.reply(200, &[]);
-    assert_eq!(rig.get("/a").await.status, 200);
+    assert_eq!(harness.calls(), 1);
+    harness.set_response(200, &[]);
+    assert_eq!(harness.get("/a").await.status, 200);
 }
 
 #[tokio::test]
-async fn callers_of_an_answer_that_cannot_be_shared_each_get_their_own() {
-    let rig = Arc::new(rig());
-    rig.reply(200, &[("cache-control", "private")]);
-    let closed = rig.origin.gate.write().await;
-    let callers: Vec<_> = (0..5)
+async fn requests_for_an_unshareable_response_each_get_their_own() {
+    let harness = Arc::new(Harness::default());
+    harness.set_response(200, &[("cache-control", "private")]);
+    let gate = harness.origin.gate.write().await;
+    let clients: Vec<_> = (0..5)
         .map(|_| {
-            let rig = Arc::clone(&rig);
-            tokio::spawn(async move { rig.get("/a").await.body })
+            let harness = Arc::clone(&harness);
+            tokio::spawn(async move { harness.get("/a").await.body })
         })
         .collect();
-    until("the origin is asked", || rig.asked() >= 1).await;
-    drop(closed);
+    wait_until("the origin is called", || harness.calls() >= 1).await;
+    drop(gate);
     let mut bodies = Vec::new();
-    for caller in callers {
-        bodies.push(caller.await.unwrap());
+    for client in clients {
+        bodies.push(client.await.unwrap());
     }
     bodies.sort();
     bodies.dedup();
@@ -95,60 +95,63 @@ async fn callers_of_an_answer_that_cannot_be_shared_each_get_their_own() {
 }
 
 #[tokio::test]
-async fn a_refusal_does_not_cost_the_answer_that_may_stand_in_for_a_failure() {
-    let rig = rig();
-    rig.set_terms(|terms| terms.stale_if_error = Duration::from_mins(10));
-    rig.get("/a").await;
-    rig.pass(20);
+async fn a_refusal_does_not_evict_the_fallback_for_a_failure() {
+    let harness = Harness::default();
+    harness.set_policy(|policy| policy.stale_if_error = Duration::from_mins(10));
+    harness.get("/a").await;
+    harness.advance(20);
     for status in [429, 503] {
-        rig.reply(status, &[]);
+        harness.set_response(status, &[]);
         let expected = if status == 429 { 429 } else { 200 };
-        assert_eq!(rig.get("/a").await.status, expected);
+        assert_eq!(harness.get("/a").await.status, expected);
     }
 }
 
 #[tokio::test]
-async fn what_one_caller_with_credentials_is_told_does_not_end_the_sharing_of_others() {
-    let rig = rig();
-    rig.get_as("ann", "/a").await;
-    let mut refused = rig.request(Method::GET, "/b");
-    refused.extensions_mut().insert(Caller(""));
-    rig.send(refused).await;
-    let asked = rig.asked();
-    assert_eq!(rig.get("/b").await.header("cache-status"), "test; fwd=uri-miss; stored");
-    assert_eq!((rig.get("/b").await.header("cache-status"), rig.asked()), ("test; hit; ttl=9", asked + 1));
+async fn a_response_to_credentials_does_not_stop_sharing_among_anonymous_clients() {
+    let harness = Harness::default();
+    harness.get_as("ann", "/a").await;
+    let mut with_credentials = harness.request(Method::GET, "/b");
+    with_credentials.extensions_mut().insert(Tenant(""));
+    harness.send(with_credentials).await;
+    let calls_before = harness.calls();
+    assert_eq!(harness.get("/b").await.header("cache-status"), "test; fwd=uri-miss; stored");
+    assert_eq!(
+        (harness.get("/b").await.header("cache-status"), harness.calls()),
+        ("test; hit; ttl=9", calls_before + 1)
+    );
 }
 
 #[tokio::test]
-async fn a_failure_with_a_cookie_or_to_credentials_is_for_one_only() {
-    for (headers, caller) in [(vec![("set-cookie", "a=1")], None), (vec![], Some("ann"))] {
-        let rig = Arc::new(rig());
-        rig.reply(500, &headers);
-        let closed = rig.origin.gate.write().await;
-        let callers: Vec<_> = (0..3)
+async fn a_failure_with_a_cookie_or_to_credentials_is_not_shared() {
+    for (headers, tenant) in [(vec![("set-cookie", "a=1")], None), (vec![], Some("ann"))] {
+        let harness = Arc::new(Harness::default());
+        harness.set_response(500, &headers);
+        let gate = harness.origin.gate.write().await;
+        let clients: Vec<_> = (0..3)
             .map(|_| {
-                let rig = Arc::clone(&rig);
+                let harness = Arc::clone(&harness);
                 tokio::spawn(async move {
-                    match caller {
-                        Some(caller) => rig.get_as(caller, "/a").await.status,
-                        None => rig.get("/a").await.status,
+                    match tenant {
+                        Some(tenant) => harness.get_as(tenant, "/a").await.status,
+                        None => harness.get("/a").await.status,
                     }
                 })
             })
             .collect();
-        until("the origin is asked", || rig.asked() >= 1).await;
+        wait_until("the origin is called", || harness.calls() >= 1).await;
         for _ in 0..50 {
             tokio::task::yield_now().await;
         }
-        drop(closed);
-        for caller in callers {
-            assert_eq!(caller.await.unwrap(), 500);
+        drop(gate);
+        for client in clients {
+            assert_eq!(client.await.unwrap(), 500);
         }
-        assert_eq!(rig.asked(), 3);
+        assert_eq!(harness.calls(), 3);
     }
 }
 
-/// A body of five bytes that never come.
+/// A body that announces five bytes and sends none, or one of the given bytes.
 struct Stalled(Option<Bytes>);
 
 impl From<Bytes> for Stalled {
@@ -181,14 +184,14 @@ impl http_body::Body for Stalled {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_that_never_comes_holds_nobody_for_ever() {
-    let rig = rig();
+async fn a_stalled_body_times_out() {
+    let harness = Harness::default();
     let inner = service_fn(|_: Request<Body>| async { Ok::<_, Infallible>(Response::new(Stalled(None))) });
-    let service = CacheLayer::new(rig.cache.clone(), "test", ASK).layer(inner);
-    let first = tokio::spawn(service.clone().oneshot(rig.request(Method::GET, "/a")));
-    until("it is fetched", || rig.cache.stats().in_flight == 1).await;
-    let second = tokio::spawn(service.oneshot(rig.request(Method::GET, "/a")));
+    let service = HttpCacheLayer::new(harness.cache.clone(), "test", ACCESSORS).layer(inner);
+    let first = tokio::spawn(service.clone().oneshot(harness.request(Method::GET, "/a")));
+    wait_until("the fetch is in progress", || harness.cache.stats().in_flight == 1).await;
+    let second = tokio::spawn(service.oneshot(harness.request(Method::GET, "/a")));
     assert_eq!(first.await.unwrap().unwrap().status(), 504);
-    assert_eq!(second.await.unwrap().unwrap().status(), 200, "it asks for itself");
-    assert_eq!(rig.cache.stats().in_flight, 0);
+    assert_eq!(second.await.unwrap().unwrap().status(), 200, "the second request calls the handler itself");
+    assert_eq!(harness.cache.stats().in_flight, 0);
 }

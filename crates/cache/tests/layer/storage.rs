@@ -1,4 +1,4 @@
-//! What is kept, for whom and for how long.
+//! Storing and serving responses: for which tenant, for how long, and how many.
 
 use std::{
     sync::{
@@ -10,15 +10,15 @@ use std::{
 
 use http::Method;
 
-use crate::rig::{rig, until};
+use crate::harness::{Harness, wait_until};
 
 #[tokio::test]
 async fn cache_set_get_works() {
-    let rig = rig();
-    let first = rig.get("/a").await;
+    let harness = Harness::default();
+    let first = harness.get("/a").await;
     assert_eq!((first.body.as_str(), first.header("cache-status")), ("1 /a", "test; fwd=uri-miss; stored"));
-    rig.pass(3);
-    let second = rig.get("/a").await;
+    harness.advance(3);
+    let second = harness.get("/a").await;
     assert_eq!(second.body, "1 /a");
     assert_eq!(second.header("age"), "3");
     assert!(
@@ -30,158 +30,158 @@ async fn cache_set_get_works() {
 
 #[tokio::test]
 async fn a_stale_entry_is_fetched_again() {
-    let rig = rig();
-    rig.get("/a").await;
-    rig.pass(11);
-    let second = rig.get("/a").await;
+    let harness = Harness::default();
+    harness.get("/a").await;
+    harness.advance(11);
+    let second = harness.get("/a").await;
     assert_eq!((second.body.as_str(), second.header("cache-status")), ("2 /a", "test; fwd=stale; stored"));
 }
 
 #[tokio::test]
-async fn a_shorter_ttl_acts_on_entries_already_stored() {
-    let rig = rig();
-    rig.get("/a").await;
-    rig.pass(3);
-    rig.set_terms(|terms| terms.ttl = Duration::from_secs(2));
-    assert_eq!(rig.get("/a").await.body, "2 /a");
+async fn a_shorter_ttl_applies_to_stored_entries() {
+    let harness = Harness::default();
+    harness.get("/a").await;
+    harness.advance(3);
+    harness.set_policy(|policy| policy.ttl = Duration::from_secs(2));
+    assert_eq!(harness.get("/a").await.body, "2 /a");
 }
 
 #[tokio::test]
-async fn without_terms_or_with_all_of_them_zero_nothing_is_cached() {
-    let rig = rig();
-    rig.set_terms(|terms| terms.ttl = Duration::ZERO);
-    rig.get("/a").await;
-    let second = rig.get("/a").await;
+async fn nothing_is_cached_under_a_policy_of_zero_times() {
+    let harness = Harness::default();
+    harness.set_policy(|policy| policy.ttl = Duration::ZERO);
+    harness.get("/a").await;
+    let second = harness.get("/a").await;
     assert_eq!((second.body.as_str(), second.header("cache-status")), ("2 /a", ""));
-    rig.set_terms(|terms| terms.ttl = Duration::from_secs(10));
-    rig.get("/a").await;
-    assert_eq!(rig.get("/a").await.body, "3 /a", "a raised TTL acts at once");
+    harness.set_policy(|policy| policy.ttl = Duration::from_secs(10));
+    harness.get("/a").await;
+    assert_eq!(harness.get("/a").await.body, "3 /a", "a raised TTL takes effect at once");
 }
 
 #[tokio::test]
 async fn cache_stats_track_hits_and_misses() {
-    let rig = rig();
+    let harness = Harness::default();
     for uri in ["/a", "/a", "/a", "/b"] {
-        rig.get(uri).await;
+        harness.get(uri).await;
     }
-    let stats = rig.cache.stats();
+    let stats = harness.cache.stats();
     assert_eq!((stats.hits, stats.misses, stats.writes, stats.entries), (2, 2, 2, 2));
     assert!((stats.hit_rate - 0.5).abs() < f64::EPSILON);
 }
 
 #[tokio::test]
-async fn tenants_never_see_each_other_s_answers() {
-    let rig = rig();
-    rig.reply(200, &[("cache-control", "public")]);
-    assert_eq!(rig.get_as("red", "/a").await.body, "1 red/a");
-    assert_eq!(rig.get_as("blue", "/a").await.body, "2 blue/a");
-    assert_eq!(rig.get("/a").await.body, "3 /a");
-    assert_eq!(rig.get_as("red", "/a").await.body, "1 red/a");
+async fn tenants_never_see_each_others_responses() {
+    let harness = Harness::default();
+    harness.set_response(200, &[("cache-control", "public")]);
+    assert_eq!(harness.get_as("red", "/a").await.body, "1 red/a");
+    assert_eq!(harness.get_as("blue", "/a").await.body, "2 blue/a");
+    assert_eq!(harness.get("/a").await.body, "3 /a");
+    assert_eq!(harness.get_as("red", "/a").await.body, "1 red/a");
 }
 
-/// The original mapped `hello world?` and `hello world>` to one file and served one for the other.
+/// The original mapped `hello world?` and `hello world>` to one file, and served one in place of the other.
 #[tokio::test]
-async fn keys_that_look_alike_are_kept_apart() {
-    let rig = rig();
+async fn similar_keys_stay_distinct() {
+    let harness = Harness::default();
     for uri in ["/a?b", "/a", "/a%3Fb", "/a/b", "/a?b=", "/A?b"] {
-        assert_eq!(rig.get(uri).await.body.split(' ').nth(1).unwrap(), uri);
+        assert_eq!(harness.get(uri).await.body.split(' ').nth(1).unwrap(), uri);
     }
     for uri in ["/a?b", "/a", "/a%3Fb", "/a/b", "/a?b=", "/A?b"] {
-        assert_eq!(rig.get(uri).await.body.split(' ').nth(1).unwrap(), uri, "from the cache");
+        assert_eq!(harness.get(uri).await.body.split(' ').nth(1).unwrap(), uri, "from the cache");
     }
-    assert_eq!(rig.asked(), 6);
+    assert_eq!(harness.calls(), 6);
 }
 
 #[tokio::test]
-async fn a_stale_answer_is_served_at_once_while_one_fetch_renews_it() {
-    let rig = rig();
-    rig.set_terms(|terms| terms.stale_while_revalidate = Duration::from_secs(30));
-    rig.get("/a").await;
-    rig.pass(12);
-    let stale = rig.get("/a").await;
+async fn a_stale_response_is_served_at_once_and_refreshed_in_the_background() {
+    let harness = Harness::default();
+    harness.set_policy(|policy| policy.stale_while_revalidate = Duration::from_secs(30));
+    harness.get("/a").await;
+    harness.advance(12);
+    let stale = harness.get("/a").await;
     assert_eq!(stale.body, "1 /a");
     assert!(
         stale.header("cache-status").contains("stale-while-revalidate"),
         "{}",
         stale.header("cache-status")
     );
-    until("it is renewed", || rig.cache.stats().writes == 2).await;
-    assert_eq!(rig.get("/a").await.body, "2 /a");
+    wait_until("the response has been refreshed", || harness.cache.stats().writes == 2).await;
+    assert_eq!(harness.get("/a").await.body, "2 /a");
 }
 
 #[tokio::test]
-async fn a_stale_answer_stands_in_for_a_failed_one() {
-    let rig = rig();
-    rig.set_terms(|terms| terms.stale_if_error = Duration::from_mins(1));
-    rig.get("/a").await;
-    rig.pass(20);
-    rig.reply(503, &[]);
-    let got = rig.get("/a").await;
-    assert_eq!((got.status, got.body.as_str()), (200, "1 /a"));
-    assert_eq!(got.header("cache-status"), "test; hit; detail=stale-if-error");
-    rig.pass(60);
-    assert_eq!(rig.get("/a").await.status, 503, "not older than allowed");
+async fn a_stale_response_replaces_a_failure() {
+    let harness = Harness::default();
+    harness.set_policy(|policy| policy.stale_if_error = Duration::from_mins(1));
+    harness.get("/a").await;
+    harness.advance(20);
+    harness.set_response(503, &[]);
+    let received = harness.get("/a").await;
+    assert_eq!((received.status, received.body.as_str()), (200, "1 /a"));
+    assert_eq!(received.header("cache-status"), "test; hit; detail=stale-if-error");
+    harness.advance(60);
+    assert_eq!(harness.get("/a").await.status, 503, "not older than allowed");
 }
 
 #[tokio::test]
 async fn every_request_is_counted_once() {
-    let rig = rig();
-    rig.set_terms(|terms| terms.stale_if_error = Duration::from_mins(10));
-    rig.get("/a").await;
-    rig.get("/a").await;
-    rig.pass(20);
-    rig.reply(503, &[]);
-    rig.get("/a").await;
-    let stats = rig.cache.stats();
+    let harness = Harness::default();
+    harness.set_policy(|policy| policy.stale_if_error = Duration::from_mins(10));
+    harness.get("/a").await;
+    harness.get("/a").await;
+    harness.advance(20);
+    harness.set_response(503, &[]);
+    harness.get("/a").await;
+    let stats = harness.cache.stats();
     assert_eq!((stats.misses, stats.hits, stats.stale_hits, stats.joined), (1, 1, 1, 0));
 }
 
 #[tokio::test]
-async fn what_is_not_there_is_believed_for_five_seconds() {
-    let rig = rig();
-    rig.reply(404, &[]);
-    rig.get("/a").await;
-    rig.pass(4);
-    assert_eq!(rig.get("/a").await.body, "1 /a");
-    rig.pass(2);
-    assert_eq!(rig.get("/a").await.body, "2 /a");
+async fn a_negative_response_is_served_for_five_seconds() {
+    let harness = Harness::default();
+    harness.set_response(404, &[]);
+    harness.get("/a").await;
+    harness.advance(4);
+    assert_eq!(harness.get("/a").await.body, "1 /a");
+    harness.advance(2);
+    assert_eq!(harness.get("/a").await.body, "2 /a");
 }
 
 #[tokio::test]
-async fn a_hit_gives_the_request_its_label_again() {
-    let rig = rig();
-    rig.get("/a").await;
-    let seen = Arc::new(AtomicUsize::new(0));
-    let mut request = rig.request(Method::GET, "/a");
-    request.extensions_mut().insert(Arc::clone(&seen));
-    rig.send(request).await;
-    assert_eq!(seen.load(Ordering::Relaxed), 7);
+async fn a_hit_restores_the_label_of_the_request() {
+    let harness = Harness::default();
+    harness.get("/a").await;
+    let restored = Arc::new(AtomicUsize::new(0));
+    let mut request = harness.request(Method::GET, "/a");
+    request.extensions_mut().insert(Arc::clone(&restored));
+    harness.send(request).await;
+    assert_eq!(restored.load(Ordering::Relaxed), 7);
 }
 
 #[tokio::test]
-async fn entries_beyond_the_maximum_leave() {
-    let rig = rig();
-    rig.set_terms(|terms| terms.max_entries = 20);
+async fn entries_beyond_the_maximum_are_evicted() {
+    let harness = Harness::default();
+    harness.set_policy(|policy| policy.max_entries = 20);
     for i in 0..200 {
-        rig.get(&format!("/{i}")).await;
+        harness.get(&format!("/{i}")).await;
     }
-    let entries = rig.cache.stats().entries;
+    let entries = harness.cache.stats().entries;
     assert!((1..=20).contains(&entries), "{entries}");
 }
 
 #[tokio::test]
-async fn beyond_the_maximum_an_answer_in_use_stays_and_one_asked_for_once_goes() {
-    let rig = rig();
-    rig.set_terms(|terms| terms.max_entries = 20);
+async fn eviction_keeps_a_response_in_use_and_drops_one_requested_once() {
+    let harness = Harness::default();
+    harness.set_policy(|policy| policy.max_entries = 20);
     for i in 0..40 {
-        rig.get(&format!("/before/{i}")).await;
+        harness.get(&format!("/before/{i}")).await;
     }
-    let in_use = rig.get("/in-use").await.body;
+    let in_use = harness.get("/in-use").await.body;
     for i in 0..200 {
-        assert_eq!(rig.get("/in-use").await.body, in_use, "after {i} others");
-        rig.get(&format!("/{i}")).await;
+        assert_eq!(harness.get("/in-use").await.body, in_use, "after {i} others");
+        harness.get(&format!("/{i}")).await;
     }
-    assert_eq!(rig.asked(), 241, "everything but /in-use once");
-    rig.get("/100").await;
-    assert_eq!(rig.asked(), 242, "/100 is fetched anew");
+    assert_eq!(harness.calls(), 241, "each target once, including /in-use");
+    harness.get("/100").await;
+    assert_eq!(harness.calls(), 242, "/100 was evicted");
 }

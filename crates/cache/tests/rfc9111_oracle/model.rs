@@ -1,11 +1,12 @@
-//! What a shared cache that keeps tenants apart may answer with, in the words of RFC 9111.
+//! Model of the responses that a shared cache which isolates tenants may give, by RFC 9111.
 //!
-//! Knows what was asked, what the handler said and what was forgotten, each with its moment, and nothing of
-//! how the cache works: no parsing, no slots, no flights. It judges each answer after the fact.
+//! Knows the requests, the origin's responses and the invalidations, each with its moment. Knows nothing of
+//! the cache's implementation: no parsing, no slots, no single flight. It checks each response after the
+//! fact.
 
-use phase6_cache::{Invalidation, Terms};
+use phase6_cache::{CachePolicy, Invalidation};
 
-/// When something happened: its number among all events, and the clock.
+/// Moment of an event: its number among all events, and the clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Moment {
     pub event: u64,
@@ -13,21 +14,27 @@ pub struct Moment {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Who {
+pub struct Sender {
     pub tenant: &'static str,
     pub has_credentials: bool,
 }
 
-/// What is asked for; `name` is the same for each way of writing it.
+/// Target of a request, as it is sent and in its normal form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target {
-    pub written: &'static str,
-    pub name: &'static str,
+    pub sent: &'static str,
+    pub normalized: &'static str,
 }
 
-/// What a client wants of a stored answer. Times are in seconds, as they are sent.
+impl Target {
+    pub fn path(&self) -> &'static str {
+        self.normalized.split('?').next().unwrap_or_default()
+    }
+}
+
+/// `Cache-Control` of a request. Times are in seconds.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Wish {
+pub struct RequestControl {
     pub no_store: bool,
     pub no_cache: bool,
     pub only_if_cached: bool,
@@ -37,14 +44,24 @@ pub struct Wish {
 
 #[derive(Clone, Debug)]
 pub struct Request {
-    pub who: Who,
+    pub sender: Sender,
     pub target: Target,
     pub method: &'static str,
     pub language: Option<&'static str>,
-    pub wish: Wish,
-    /// The policy that judges it.
-    pub terms: Terms,
-    pub begun: Moment,
+    pub control: RequestControl,
+    /// Policy in force for the request.
+    pub policy: CachePolicy,
+    pub started: Moment,
+}
+
+impl Request {
+    pub fn is_safe(&self) -> bool {
+        matches!(self.method, "GET" | "HEAD")
+    }
+
+    fn has_same_key(&self, other: &Self) -> bool {
+        self.sender.tenant == other.sender.tenant && self.target.normalized == other.target.normalized
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,10 +72,10 @@ pub enum Vary {
     Everything,
 }
 
-/// What the handler says. Times are in seconds, as they are sent.
+/// Response of the origin. Times are in seconds.
 #[derive(Clone, Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a header or a directive of its own")]
-pub struct Reply {
+pub struct OriginResponse {
     pub status: u16,
     pub no_store: bool,
     pub no_cache: bool,
@@ -67,63 +84,68 @@ pub struct Reply {
     pub must_revalidate: bool,
     pub max_age: Option<u64>,
     pub s_maxage: Option<u64>,
-    /// How long after `Date` it expires.
+    /// Time from `Date` to `Expires`.
     pub expires: Option<u64>,
     pub stale_while_revalidate: Option<u64>,
     pub stale_if_error: Option<u64>,
     pub age: u64,
     pub vary: Vary,
     pub has_cookie: bool,
-    /// One list for each line.
+    /// Tags, one list per `Surrogate-Key` line.
     pub tags: Vec<Vec<String>>,
-    /// Its body ends in an error.
+    /// True if the body ends in an error.
     pub breaks: bool,
 }
 
-/// One call of the handler.
+/// One call of the origin.
 #[derive(Clone, Debug)]
 pub struct Call {
-    /// The request that made it, of those asked.
-    pub asker: usize,
-    /// A stale answer to a `HEAD` is renewed by one too.
+    /// Number of the request that caused the call.
+    pub requester: usize,
+    /// False for a `HEAD` request that is forwarded. The refresh of a stale response to `HEAD` is a `GET`.
     pub is_get: bool,
-    pub begun: Moment,
+    pub started: Moment,
     pub ended: Option<Moment>,
-    pub reply: Reply,
-    /// The cache told the asker that it has stored it.
-    pub said_stored: bool,
+    pub response: OriginResponse,
+    /// True if the cache told the requester that it has stored the response.
+    pub reported_stored: bool,
 }
 
-/// What a client got.
+/// Response that a client received.
 #[derive(Clone, Debug)]
-pub struct Answer {
-    /// The call that it was made by; none: the cache made it up.
+pub struct ClientResponse {
+    /// Number of the origin's call; `None` if the cache generated the response.
     pub call: Option<usize>,
     pub status: u16,
     pub age: Option<u64>,
     pub is_hit: bool,
     pub is_stored: bool,
-    /// It tells caches in front to give it to nobody else.
-    pub is_kept_from_others: bool,
-    /// For how many seconds it tells them that it is fresh.
-    pub says_fresh_for: Option<u64>,
+    /// True if no downstream cache may give the response to other clients.
+    pub is_private: bool,
+    /// Freshness lifetime for downstream caches, in seconds.
+    pub downstream_max_age: Option<u64>,
 }
 
-/// All that has happened.
+pub struct InvalidationEvent {
+    pub event: u64,
+    pub invalidation: Invalidation,
+}
+
+/// Everything that has happened in a sequence.
 #[derive(Default)]
 pub struct History {
     pub requests: Vec<Request>,
     pub calls: Vec<Call>,
-    pub forgotten: Vec<(u64, Invalidation)>,
-    /// The last one at which memory was lost.
-    pub restarted: u64,
+    pub invalidations: Vec<InvalidationEvent>,
+    /// Event of the last restart, at which the memory was lost.
+    pub restarted_at: u64,
 }
 
-const LONGEST_NEGATIVE_MS: u64 = 5_000;
-/// What a life may be shortened by, so that answers of one moment do not all end at another.
-const JITTER: u64 = 10;
+const MAX_NEGATIVE_LIFETIME_MS: u64 = 5_000;
+/// Divisor for the largest share of a freshness lifetime that jitter may take away: a tenth.
+const JITTER_DIVISOR: u64 = 10;
 
-impl Reply {
+impl OriginResponse {
     fn lifetime(&self) -> Option<u64> {
         self.s_maxage.or(self.max_age).or(self.expires)
     }
@@ -136,209 +158,224 @@ impl Reply {
         self.breaks || self.status >= 500
     }
 
-    /// For how long it is fresh, in milliseconds, under these terms.
-    fn life_ms(&self, terms: &Terms) -> u64 {
-        let life = self.lifetime().map_or(u64::MAX, |own| own * 1_000).min(terms.ttl.as_millis() as u64);
-        if self.is_negative() { life.min(LONGEST_NEGATIVE_MS) } else { life }
+    /// Returns the freshness lifetime under a policy, in milliseconds.
+    fn lifetime_ms(&self, policy: &CachePolicy) -> u64 {
+        let stated = self.lifetime().map_or(u64::MAX, |seconds| seconds * 1_000);
+        let lifetime = stated.min(policy.ttl.as_millis() as u64);
+        if self.is_negative() { lifetime.min(MAX_NEGATIVE_LIFETIME_MS) } else { lifetime }
     }
 
-    /// Sections 3, 3.5 and 5.2.2: whether a shared cache may keep it for others, made for this one.
-    fn may_be_shared(&self, asker: &Request) -> bool {
-        let is_known = match self.status {
+    /// Sections 3, 3.5 and 5.2.2: returns true if a shared cache may store the response to this request.
+    fn is_storable(&self, requester: &Request) -> bool {
+        let is_known_status = match self.status {
             200 | 203 | 300 | 301 | 308 | 404 | 410 => true,
             302 | 307 => self.lifetime().is_some(),
             _ => false,
         };
         let is_explicit = self.public || self.must_revalidate || self.s_maxage.is_some();
-        is_known && self.may_be_told_to_others() && (!asker.who.has_credentials || is_explicit)
+        is_known_status && self.is_shareable() && (!requester.sender.has_credentials || is_explicit)
     }
 
-    fn may_be_told_to_others(&self) -> bool {
+    fn is_shareable(&self) -> bool {
         let forbidden = self.no_store || self.no_cache || self.private || self.has_cookie || self.breaks;
         !forbidden && !matches!(self.vary, Vary::Everything | Vary::Credentials)
     }
 }
 
 impl History {
-    /// Which rule an answer breaks, if it breaks one.
-    pub fn judge(&self, id: usize, answer: &Answer, now: Moment) -> Result<(), &'static str> {
+    /// Returns the rule that a response breaks, if it breaks one.
+    pub fn check(&self, id: usize, response: &ClientResponse, now: Moment) -> Result<(), &'static str> {
         let request = &self.requests[id];
-        let Some(number) = answer.call else {
-            let was_called = self.calls.iter().any(|call| call.asker == id);
-            return match answer.status {
-                504 if request.wish.only_if_cached && !was_called => Ok(()),
-                502 if self.calls.iter().any(|call| call.asker == id && call.reply.breaks) => Ok(()),
-                _ => Err("an answer that nobody made"),
+        let Some(number) = response.call else {
+            let was_called = self.calls.iter().any(|call| call.requester == id);
+            return match response.status {
+                504 if request.control.only_if_cached && !was_called => Ok(()),
+                502 if self.calls.iter().any(|call| call.requester == id && call.response.breaks) => Ok(()),
+                _ => Err("a response that the origin did not send"),
             };
         };
         let call = &self.calls[number];
-        let is_safe = matches!(request.method, "GET" | "HEAD");
-        if is_safe && request.who.has_credentials && !answer.is_kept_from_others {
-            return Err("an answer to credentials that a cache in front may give to others");
+        if request.is_safe() && request.sender.has_credentials && !response.is_private {
+            return Err("a response to credentials that a downstream cache may give to other clients");
         }
-        let life = call.reply.life_ms(&request.terms) / 1_000;
-        if (answer.is_hit || answer.is_stored) && answer.says_fresh_for.is_none_or(|seconds| seconds > life) {
-            return Err("a cache in front may keep it for longer than the policy would");
+        let lifetime = call.response.lifetime_ms(&request.policy) / 1_000;
+        if (response.is_hit || response.is_stored)
+            && response.downstream_max_age.is_none_or(|seconds| seconds > lifetime)
+        {
+            return Err("a downstream cache may use it for longer than the policy allows");
         }
-        if answer.is_stored && !(call.asker == id && self.may_keep(call)) {
-            return Err("stored, and must not be");
+        if response.is_stored && !(call.requester == id && self.may_store(call)) {
+            return Err("a response was stored that must not be");
         }
-        if call.asker == id {
-            return if answer.is_hit { Err("its own answer is no hit") } else { Ok(()) };
+        if call.requester == id {
+            return if response.is_hit {
+                Err("a response to its own requester is not a hit")
+            } else {
+                Ok(())
+            };
         }
-        self.judge_shared(request, call, answer, now)
+        self.check_shared(request, call, response, now)
     }
 
-    fn judge_shared(
+    /// Checks a response to another request than the one that caused the call.
+    fn check_shared(
         &self,
         request: &Request,
         call: &Call,
-        answer: &Answer,
+        response: &ClientResponse,
         now: Moment,
     ) -> Result<(), &'static str> {
-        let asker = &self.requests[call.asker];
-        let Some(ended) = call.ended else { return Err("an answer before it was made") };
-        if asker.who.tenant != request.who.tenant {
-            return Err("the answer of another tenant");
+        let requester = &self.requests[call.requester];
+        let Some(ended) = call.ended else { return Err("a response before its call ended") };
+        if requester.sender.tenant != request.sender.tenant {
+            return Err("the response of another tenant");
         }
-        if asker.target.name != request.target.name || !call.is_get {
-            return Err("the answer to another question");
+        if requester.target.normalized != request.target.normalized || !call.is_get {
+            return Err("the response to another target");
         }
-        let has_waited = ended.event > request.begun.event;
-        let is_told_failure = has_waited
-            && call.reply.is_failure()
-            && call.reply.may_be_told_to_others()
-            && !asker.who.has_credentials;
-        if request.wish.no_store || !(self.may_keep(call) || is_told_failure) {
-            return Err("an answer that is for its asker alone");
+        let has_waited = ended.event > request.started.event;
+        let is_shared_failure = has_waited
+            && call.response.is_failure()
+            && call.response.is_shareable()
+            && !requester.sender.has_credentials;
+        if request.control.no_store || !(self.may_store(call) || is_shared_failure) {
+            return Err("a response that is for its requester only");
         }
-        if call.reply.vary == Vary::Language && asker.language != request.language {
-            return Err("an answer in another language");
+        if call.response.vary == Vary::Language && requester.language != request.language {
+            return Err("a response in another language");
         }
-        if self.is_forgotten(call, request.begun.event) {
-            return Err("an answer that was forgotten before it was asked for");
+        if self.is_invalidated(call, request.started.event) {
+            return Err("a response that was invalidated before the request");
         }
         if self.is_replaced(call, request) {
-            return Err("an answer older than the one that is there");
+            return Err("a response older than the stored one");
         }
-        // Chosen at some moment since it was asked for; at the first one it was youngest.
-        let first_ms = request.begun.ms.max(ended.ms);
-        let age_at = |ms: u64| ms - call.begun.ms + call.reply.age * 1_000;
-        if !answer.age.is_some_and(|age| (age_at(first_ms) / 1_000..=age_at(now.ms) / 1_000).contains(&age)) {
-            return Err("an age that is not true");
+        // The cache chose the response at some moment after the request; at the first one it was youngest.
+        let first_ms = request.started.ms.max(ended.ms);
+        let age_at = |ms: u64| ms - call.started.ms + call.response.age * 1_000;
+        let ages = age_at(first_ms) / 1_000..=age_at(now.ms) / 1_000;
+        if !response.age.is_some_and(|age| ages.contains(&age)) {
+            return Err("a wrong Age");
         }
-        if is_told_failure || has_waited && call.reply.lifetime().is_none_or(|own| own > call.reply.age) {
+        let was_fresh_on_arrival =
+            call.response.lifetime().is_none_or(|lifetime| lifetime > call.response.age);
+        if is_shared_failure || has_waited && was_fresh_on_arrival {
             return Ok(());
         }
-        self.judge_age(request, &call.reply, age_at(first_ms))
+        self.check_age(request, &call.response, age_at(first_ms))
     }
 
-    /// Sections 4.2, 5.2.1 and RFC 5861: whether an answer of this age will do.
-    fn judge_age(&self, request: &Request, reply: &Reply, age: u64) -> Result<(), &'static str> {
-        let (wish, terms) = (&request.wish, &request.terms);
-        let life = reply.life_ms(terms);
-        let is_young = wish.max_age.is_none_or(|most| age <= most * 1_000);
-        let lasts = wish.min_fresh.is_none_or(|least| age + least * 1_000 <= life);
-        if age < life && !wish.no_cache && is_young && lasts {
+    /// Sections 4.2, 5.2.1 and RFC 5861: checks the age of a response, in milliseconds.
+    fn check_age(
+        &self,
+        request: &Request,
+        response: &OriginResponse,
+        age_ms: u64,
+    ) -> Result<(), &'static str> {
+        let (control, policy) = (&request.control, &request.policy);
+        let lifetime_ms = response.lifetime_ms(policy);
+        let is_young_enough = control.max_age.is_none_or(|seconds| age_ms <= seconds * 1_000);
+        let is_fresh_enough = control.min_fresh.is_none_or(|seconds| age_ms + seconds * 1_000 <= lifetime_ms);
+        if age_ms < lifetime_ms && !control.no_cache && is_young_enough && is_fresh_enough {
             return Ok(());
         }
-        if reply.must_revalidate || reply.s_maxage.is_some() || reply.is_negative() {
-            return Err("a stale answer that must not be used stale");
+        if response.must_revalidate || response.s_maxage.is_some() || response.is_negative() {
+            return Err("a stale response that must not be served stale");
         }
-        let allowed = |own: Option<u64>, granted: std::time::Duration| {
-            let granted = granted.as_millis() as u64;
-            age < life + own.map_or(granted, |own| granted.min(own * 1_000))
+        let is_allowed = |stated: Option<u64>, granted: std::time::Duration| {
+            let granted_ms = granted.as_millis() as u64;
+            age_ms < lifetime_ms + stated.map_or(granted_ms, |seconds| granted_ms.min(seconds * 1_000))
         };
-        let wants_fresh = wish.no_cache || wish.max_age.is_some() || wish.min_fresh.is_some();
-        if !wants_fresh && allowed(reply.stale_while_revalidate, terms.stale_while_revalidate) {
+        let rejects_stale = control.no_cache || control.max_age.is_some() || control.min_fresh.is_some();
+        if !rejects_stale && is_allowed(response.stale_while_revalidate, policy.stale_while_revalidate) {
             return Ok(());
         }
         let has_failed = self.calls.iter().any(|call| {
-            let asker = &self.requests[call.asker];
-            let is_same = asker.who.tenant == request.who.tenant && asker.target.name == request.target.name;
-            let ended = call.ended.is_some_and(|ended| ended.event > request.begun.event);
-            is_same && ended && call.is_get && call.reply.is_failure()
+            let has_ended = call.ended.is_some_and(|ended| ended.event > request.started.event);
+            self.requests[call.requester].has_same_key(request)
+                && has_ended
+                && call.is_get
+                && call.response.is_failure()
         });
-        if has_failed && allowed(reply.stale_if_error, terms.stale_if_error) {
+        if has_failed && is_allowed(response.stale_if_error, policy.stale_if_error) {
             return Ok(());
         }
-        Err("an answer older than allowed")
+        Err("a response older than allowed")
     }
 
-    fn may_keep(&self, call: &Call) -> bool {
-        let asker = &self.requests[call.asker];
-        !asker.wish.no_store && call.reply.may_be_shared(asker)
+    fn may_store(&self, call: &Call) -> bool {
+        let requester = &self.requests[call.requester];
+        !requester.control.no_store && call.response.is_storable(requester)
     }
 
-    /// Whether something that means it was forgotten after its making began and before `event`.
-    fn is_forgotten(&self, call: &Call, event: u64) -> bool {
-        let path = self.requests[call.asker].target.name.split('?').next().unwrap_or_default();
-        self.forgotten.iter().any(|(at, what)| {
-            let is_meant = match what {
+    /// Returns true if an invalidation after the start of the call and before `event` matches the response.
+    fn is_invalidated(&self, call: &Call, event: u64) -> bool {
+        let path = self.requests[call.requester].target.path();
+        self.invalidations.iter().any(|InvalidationEvent { event: at, invalidation }| {
+            let matches = match invalidation {
                 Invalidation::All => true,
-                Invalidation::Path(meant) => path == meant,
-                Invalidation::Prefix(meant) => {
-                    let (segments, meant) = (path.split('/'), meant.trim_end_matches('/').split('/'));
-                    meant.clone().count() <= segments.clone().count()
-                        && segments.zip(meant).all(|(a, b)| a == b)
+                Invalidation::Path(invalidated) => path == invalidated,
+                Invalidation::Prefix(prefix) => {
+                    let (segments, prefix) = (path.split('/'), prefix.trim_end_matches('/').split('/'));
+                    prefix.clone().count() <= segments.clone().count()
+                        && segments.zip(prefix).all(|(a, b)| a == b)
                 }
-                Invalidation::Tag(meant) => call.reply.tags.iter().flatten().any(|tag| tag == meant),
+                Invalidation::Tag(invalidated) => {
+                    call.response.tags.iter().flatten().any(|tag| tag == invalidated)
+                }
             };
-            is_meant && (call.begun.event..event).contains(at)
+            matches && (call.started.event..event).contains(at)
         })
     }
 
-    /// Section 4: of several the most recent one is to be used.
+    /// Section 4: returns true if a more recent response was stored, which has to be used instead.
     fn is_replaced(&self, call: &Call, request: &Request) -> bool {
         self.calls.iter().any(|newer| {
-            newer.said_stored
-                // One that does not vary is gone as soon as another one that does is stored.
-                && !(newer.reply.vary == Vary::Nothing && call.reply.vary == Vary::Language)
-                && call.ended.is_some_and(|ended| ended.event < newer.begun.event)
-                && newer.ended.is_some_and(|ended| ended.event < request.begun.event)
-                && self.suits(newer, request)
-                && !self.is_forgotten(newer, u64::MAX)
+            newer.reported_stored
+                // Storing a response that varies removes one that does not; older variants may be used again
+                // then.
+                && !(newer.response.vary == Vary::Nothing && call.response.vary == Vary::Language)
+                && call.ended.is_some_and(|ended| ended.event < newer.started.event)
+                && newer.ended.is_some_and(|ended| ended.event < request.started.event)
+                && self.matches_request(newer, request)
+                && !self.is_invalidated(newer, u64::MAX)
         })
     }
 
-    fn suits(&self, call: &Call, request: &Request) -> bool {
-        let asker = &self.requests[call.asker];
-        asker.who.tenant == request.who.tenant
-            && asker.target.name == request.target.name
-            && (call.reply.vary == Vary::Nothing || asker.language == request.language)
+    fn matches_request(&self, call: &Call, request: &Request) -> bool {
+        let requester = &self.requests[call.requester];
+        requester.has_same_key(request)
+            && (call.response.vary == Vary::Nothing || requester.language == request.language)
     }
 
-    /// The call whose answer this request has to be given at once: it was the last one, it was stored, it is
-    /// fresh whatever its life was shortened by, and nobody forgot it. A cache that never used what it has
-    /// would break no other rule.
-    pub fn must_use(&self, id: usize) -> Option<usize> {
+    /// Returns the call whose response has to answer this request at once: the last call for the key, whose
+    /// response was stored, is fresh under any jitter, and was not invalidated. Without this rule a cache
+    /// that never hits would pass.
+    pub fn required_hit(&self, id: usize) -> Option<usize> {
         let request = &self.requests[id];
-        let (wish, terms) = (&request.wish, &request.terms);
-        if !matches!(request.method, "GET" | "HEAD") || wish.no_store || wish.no_cache {
+        let (control, policy) = (&request.control, &request.policy);
+        if !request.is_safe() || control.no_store || control.no_cache {
             return None;
         }
-        let of_key = |call: &&Call| {
-            let asker = &self.requests[call.asker];
-            asker.who.tenant == request.who.tenant && asker.target.name == request.target.name
-        };
-        if self.calls.iter().filter(of_key).any(|call| call.ended.is_none()) {
+        let has_same_key = |call: &&Call| self.requests[call.requester].has_same_key(request);
+        if self.calls.iter().filter(has_same_key).any(|call| call.ended.is_none()) {
             return None;
         }
         let (number, last) = self
             .calls
             .iter()
             .enumerate()
-            .filter(|(_, call)| of_key(call))
+            .filter(|(_, call)| has_same_key(call))
             .max_by_key(|(_, call)| call.ended.map(|ended| ended.event))?;
-        let is_there = last.said_stored && last.begun.event > self.restarted;
-        if !is_there || !self.suits(last, request) || self.is_forgotten(last, u64::MAX) {
+        let is_in_memory = last.reported_stored && last.started.event > self.restarted_at;
+        if !is_in_memory || !self.matches_request(last, request) || self.is_invalidated(last, u64::MAX) {
             return None;
         }
-        let age = request.begun.ms - last.begun.ms + last.reply.age * 1_000;
-        let life = last.reply.life_ms(terms);
-        let life = life - life.div_ceil(JITTER);
-        let is_young = wish.max_age.is_none_or(|most| age <= most * 1_000);
-        let lasts = age + wish.min_fresh.unwrap_or(0) * 1_000 < life;
-        (is_young && lasts).then_some(number)
+        let age_ms = request.started.ms - last.started.ms + last.response.age * 1_000;
+        let lifetime_ms = last.response.lifetime_ms(policy);
+        let shortest_lifetime_ms = lifetime_ms - lifetime_ms.div_ceil(JITTER_DIVISOR);
+        let is_young_enough = control.max_age.is_none_or(|seconds| age_ms <= seconds * 1_000);
+        let is_fresh_enough = age_ms + control.min_fresh.unwrap_or(0) * 1_000 < shortest_lifetime_ms;
+        (is_young_enough && is_fresh_enough).then_some(number)
     }
 }

@@ -1,8 +1,4 @@
-//! Random sequences of requests, edits and faults against the real cache, each answer held against a model of
-//! what it may be. A seed gives the same sequence again.
-
-mod model;
-mod world;
+//! One random sequence against the real cache.
 
 use std::{
     sync::{
@@ -16,95 +12,103 @@ use futures_util::{FutureExt, future::BoxFuture};
 use http::{HeaderMap, Method, Request as HttpRequest, Response};
 use http_body_util::{BodyExt, Collected, Empty};
 use parking_lot::Mutex;
-use phase6_cache::{Ask, Cache, CacheLayer, Client, Invalidation, Level, Terms};
+use phase6_cache::{Accessors, Cache, CachePolicy, Client, HttpCacheLayer, Invalidation, Level};
 use tower::{Layer, Service, service_fn};
 
-use model::{Answer, Request, Target, Who, Wish};
-use world::{Body, Shelf, World, handle};
+use crate::{
+    model::{ClientResponse, InvalidationEvent, Request, RequestControl, Sender, Target},
+    origin::{Body, Environment, handle},
+    slow_level::SlowLevel,
+};
 
-/// A request's place among those asked.
+/// Number of a request within its sequence.
 #[derive(Clone, Copy)]
-struct Id(usize);
+struct RequestId(usize);
 
-const ASK: Ask = Ask {
-    terms: |extensions| extensions.get::<Terms>(),
-    client: |extensions| match extensions.get::<Who>() {
-        Some(who) => Client { tenant: who.tenant, authorised: who.has_credentials },
-        None => Client { tenant: "", authorised: true },
+const ACCESSORS: Accessors = Accessors {
+    policy: |extensions| extensions.get::<CachePolicy>(),
+    client: |extensions| match extensions.get::<Sender>() {
+        Some(sender) => Client { tenant: sender.tenant, has_credentials: sender.has_credentials },
+        None => Client { tenant: "", has_credentials: true },
     },
     label: |_| Box::default(),
     set_label: |_, _| {},
 };
 
 const TARGETS: [Target; 5] = [
-    Target { written: "/a", name: "/a" },
-    Target { written: "/%61", name: "/a" },
-    Target { written: "/a?b", name: "/a?b" },
-    Target { written: "/a/b", name: "/a/b" },
-    Target { written: "/ab", name: "/ab" },
+    Target { sent: "/a", normalized: "/a" },
+    Target { sent: "/%61", normalized: "/a" },
+    Target { sent: "/a?b", normalized: "/a?b" },
+    Target { sent: "/a/b", normalized: "/a/b" },
+    Target { sent: "/ab", normalized: "/ab" },
 ];
 
-const CALLERS: [Who; 4] = [
-    Who { tenant: "", has_credentials: false },
-    Who { tenant: "", has_credentials: true },
-    Who { tenant: "ann", has_credentials: true },
-    Who { tenant: "bob", has_credentials: true },
+const SENDERS: [Sender; 4] = [
+    Sender { tenant: "", has_credentials: false },
+    Sender { tenant: "", has_credentials: true },
+    Sender { tenant: "ann", has_credentials: true },
+    Sender { tenant: "bob", has_credentials: true },
 ];
 
-/// Turns of all tasks after which nothing moves any more by itself.
-const SETTLED: usize = 12;
+/// Clock at the start of a sequence, in milliseconds.
+const START_MS: u64 = 1_000_000;
+/// Number of scheduler turns after which no task makes progress on its own.
+const TURNS_TO_SETTLE: usize = 12;
 
-/// What came of a sequence.
+/// Summary of one or more sequences.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Outcome {
+pub struct Summary {
     pub steps: u64,
-    pub answers: u64,
+    pub responses: u64,
+    /// Responses to another request than the one that caused the call of the origin.
     pub shared: u64,
-    /// Of them those that had to be shared.
-    pub due: u64,
-    /// Who was answered by which call when, in one number.
-    pub history: u64,
+    /// Responses that the model required to be hits.
+    pub required_hits: u64,
+    /// Hash over all responses: request, call and time.
+    pub fingerprint: u64,
 }
 
-impl std::ops::AddAssign for Outcome {
+impl std::ops::AddAssign for Summary {
     fn add_assign(&mut self, other: Self) {
         self.steps += other.steps;
-        self.answers += other.answers;
+        self.responses += other.responses;
         self.shared += other.shared;
-        self.due += other.due;
-        self.history = self.history.rotate_left(7) ^ other.history;
+        self.required_hits += other.required_hits;
+        self.fingerprint = self.fingerprint.rotate_left(7) ^ other.fingerprint;
     }
 }
 
-type Waiting = BoxFuture<'static, Result<Response<Body>, std::convert::Infallible>>;
+type ResponseFuture = BoxFuture<'static, Result<Response<Body>, std::convert::Infallible>>;
+
+struct PendingRequest {
+    id: usize,
+    response: ResponseFuture,
+}
 
 struct Sequence {
     seed: u64,
-    world: Arc<Mutex<World>>,
+    environment: Arc<Mutex<Environment>>,
     clock: Arc<AtomicU64>,
     cache: Cache,
-    shelf: Option<Arc<Shelf>>,
+    level: Option<Arc<SlowLevel>>,
     is_shared: bool,
-    terms: Terms,
-    /// Requests that are not answered yet.
-    waiting: Vec<(usize, Waiting)>,
-    outcome: Outcome,
-    /// Whether to print what happens.
-    tells: bool,
+    policy: CachePolicy,
+    pending: Vec<PendingRequest>,
+    summary: Summary,
+    is_verbose: bool,
 }
 
-/// Lets the sequence of a seed go by. Panics with the seed where an answer breaks a rule.
-pub async fn run(seed: u64, tells: bool) -> Outcome {
-    let clock = Arc::new(AtomicU64::new(1_000_000));
-    let world = Arc::new(Mutex::new(World::new(seed, Arc::clone(&clock))));
-    let (has_shelf, is_shared, steps) = {
-        let numbers = &mut world.lock().numbers;
-        (numbers.once_in(2), numbers.once_in(2), 6 + numbers.below(24))
+/// Runs the sequence of a seed. Panics with the seed if a response breaks a rule.
+pub async fn run(seed: u64, is_verbose: bool) -> Summary {
+    let clock = Arc::new(AtomicU64::new(START_MS));
+    let environment = Arc::new(Mutex::new(Environment::new(seed, Arc::clone(&clock))));
+    let (has_level, is_shared, steps) = {
+        let rng = &mut environment.lock().rng;
+        (rng.once_in(2), rng.once_in(2), 6 + rng.below(24))
     };
-    let shelf = has_shelf.then(|| Arc::new(Shelf::new(Arc::clone(&world), is_shared, None)));
-    let level = shelf.clone().map(|shelf| shelf as Arc<dyn Level>);
-    let cache = Cache::with_manual_clock(level, Arc::clone(&clock));
-    let terms = Terms {
+    let level = has_level.then(|| Arc::new(SlowLevel::new(Arc::clone(&environment), is_shared, None)));
+    let cache = Cache::with_manual_clock(as_level(&level), Arc::clone(&clock));
+    let policy = CachePolicy {
         ttl: Duration::from_secs(10),
         stale_while_revalidate: Duration::ZERO,
         stale_if_error: Duration::ZERO,
@@ -112,191 +116,198 @@ pub async fn run(seed: u64, tells: bool) -> Outcome {
     };
     let mut sequence = Sequence {
         seed,
-        world,
+        environment,
         clock,
         cache,
-        shelf,
+        level,
         is_shared,
-        terms,
-        waiting: Vec::new(),
-        outcome: Outcome { steps, ..Outcome::default() },
-        tells,
+        policy,
+        pending: Vec::new(),
+        summary: Summary { steps, ..Summary::default() },
+        is_verbose,
     };
-    sequence.retune();
+    sequence.change_policy();
     for _ in 0..steps {
         sequence.step().await;
     }
     sequence.finish().await;
-    sequence.outcome
+    sequence.summary
+}
+
+fn as_level(level: &Option<Arc<SlowLevel>>) -> Option<Arc<dyn Level>> {
+    level.clone().map(|level| level as Arc<dyn Level>)
 }
 
 impl Sequence {
     async fn step(&mut self) {
-        let chosen = self.world.lock().numbers.below(100);
-        match chosen {
-            0..46 => self.ask(),
-            46..60 => self.pass_time(),
-            60..74 => self.open_a_gate(),
-            74..80 => self.forget(),
-            80..85 => self.retune(),
-            85..88 => self.leave(),
-            88..94 => self.shelve(),
-            94..96 => self.lose_touch(),
+        let choice = self.environment.lock().rng.below(100);
+        match choice {
+            0..46 => self.send_request(),
+            46..60 => self.advance_clock(),
+            60..74 => self.open_gate(),
+            74..80 => self.invalidate(),
+            80..85 => self.change_policy(),
+            85..88 => self.disconnect_client(),
+            88..94 => self.apply_level_changes(),
+            94..96 => self.toggle_sync(),
             96 => self.restart().await,
             _ => {}
         }
-        let turns = self.world.lock().numbers.below(4) as usize;
-        self.turn(turns).await;
+        let turns = self.environment.lock().rng.below(4) as usize;
+        self.run_tasks(turns).await;
     }
 
-    #[allow(clippy::print_stdout, reason = "asked for, to see what a seed does")]
-    fn tell(&self, what: impl FnOnce() -> String) {
-        if self.tells {
-            println!("{:>7} ms  {}", self.clock.load(Ordering::Relaxed) - 1_000_000, what());
+    #[allow(clippy::print_stdout, reason = "shows what happens in the sequence of one seed")]
+    fn log(&self, text: impl FnOnce() -> String) {
+        if self.is_verbose {
+            println!("{:>7} ms  {}", self.clock.load(Ordering::Relaxed) - START_MS, text());
         }
     }
 
-    /// A request, which is answered at once or later.
-    fn ask(&mut self) {
-        let request = self.request();
-        let (id, due) = {
-            let history = &mut self.world.lock().history;
+    /// Sends a request, which is answered at once or later.
+    fn send_request(&mut self) {
+        let request = self.random_request();
+        let (id, required_hit) = {
+            let history = &mut self.environment.lock().history;
             history.requests.push(request.clone());
             let id = history.requests.len() - 1;
-            (id, history.must_use(id))
+            (id, history.required_hit(id))
         };
-        self.tell(|| format!("request {id}: {request:?}"));
+        self.log(|| format!("request {id}: {request:?}"));
         let mut http = HttpRequest::new(Empty::new());
         *http.method_mut() = request.method.parse().unwrap();
-        *http.uri_mut() = request.target.written.parse().unwrap();
-        write(&request, http.headers_mut());
-        http.extensions_mut().insert(Id(id));
-        http.extensions_mut().insert(request.who);
-        http.extensions_mut().insert(self.terms);
-        let world = Arc::clone(&self.world);
+        *http.uri_mut() = request.target.sent.parse().unwrap();
+        write_headers(&request, http.headers_mut());
+        http.extensions_mut().insert(RequestId(id));
+        http.extensions_mut().insert(request.sender);
+        http.extensions_mut().insert(self.policy);
+        let environment = Arc::clone(&self.environment);
         let handler = service_fn(move |request: HttpRequest<Empty<bytes::Bytes>>| {
-            let id = request.extensions().get::<Id>().unwrap().0;
-            handle(Arc::clone(&world), id, request.method() == Method::GET)
+            let id = request.extensions().get::<RequestId>().unwrap().0;
+            handle(Arc::clone(&environment), id, request.method() == Method::GET)
         });
-        let mut service = CacheLayer::new(self.cache.clone(), "test", ASK).layer(handler);
-        let mut waiting: Waiting = service.call(http).boxed();
-        match (&mut waiting).now_or_never() {
-            Some(Ok(answer)) => self.answered(id, answer, due),
+        let mut service = HttpCacheLayer::new(self.cache.clone(), "test", ACCESSORS).layer(handler);
+        let mut response: ResponseFuture = service.call(http).boxed();
+        match (&mut response).now_or_never() {
+            Some(Ok(response)) => self.check_response(id, response, required_hit),
             None => {
                 assert!(
-                    due.is_none(),
-                    "seed {}: request {id} waits, and call {due:?} has its answer",
+                    required_hit.is_none(),
+                    "seed {}: request {id} waits, and call {required_hit:?} has its response",
                     self.seed
                 );
-                self.waiting.push((id, waiting));
+                self.pending.push(PendingRequest { id, response });
             }
         }
     }
 
-    fn request(&mut self) -> Request {
-        let mut world = self.world.lock();
-        let begun = world.happens();
-        let numbers = &mut world.numbers;
-        let method = match numbers.below(20) {
+    fn random_request(&mut self) -> Request {
+        let mut environment = self.environment.lock();
+        let started = environment.record_event();
+        let rng = &mut environment.rng;
+        let method = match rng.below(20) {
             0 => "HEAD",
             1 => "POST",
             2 => "DELETE",
             _ => "GET",
         };
-        let mut wish = Wish::default();
-        match numbers.below(30) {
-            0 => wish.no_store = true,
-            1 | 2 => wish.no_cache = true,
-            3 => wish.only_if_cached = true,
-            4 | 5 => wish.max_age = Some(numbers.one_of(&[0, 1, 3, 9])),
-            6 => wish.min_fresh = Some(numbers.one_of(&[0, 1, 3, 9])),
+        let mut control = RequestControl::default();
+        match rng.below(30) {
+            0 => control.no_store = true,
+            1 | 2 => control.no_cache = true,
+            3 => control.only_if_cached = true,
+            4 | 5 => control.max_age = Some(rng.one_of(&[0, 1, 3, 9])),
+            6 => control.min_fresh = Some(rng.one_of(&[0, 1, 3, 9])),
             _ => {}
         }
-        let mut terms = self.terms;
-        if self.shelf.as_ref().is_some_and(|shelf| !shelf.is_in_touch.load(Ordering::Relaxed)) {
-            terms.ttl = terms.ttl.min(Duration::from_secs(1));
-            terms.stale_while_revalidate = Duration::ZERO;
+        let mut policy = self.policy;
+        if self.level.as_ref().is_some_and(|level| !level.is_in_sync.load(Ordering::Relaxed)) {
+            policy.ttl = policy.ttl.min(Duration::from_secs(1));
+            policy.stale_while_revalidate = Duration::ZERO;
         }
-        // Most ask for the same, or nothing would ever meet.
-        let target = if numbers.once_in(2) { TARGETS[0] } else { numbers.one_of(&TARGETS) };
-        let who = if numbers.once_in(2) { CALLERS[0] } else { numbers.one_of(&CALLERS) };
-        let language = numbers.one_of(&[None, None, None, Some("de")]);
-        Request { who, target, method, language, wish, terms, begun }
+        // Half of the requests share one target, and half one sender, so that there is something to share.
+        let target = if rng.once_in(2) { TARGETS[0] } else { rng.one_of(&TARGETS) };
+        let sender = if rng.once_in(2) { SENDERS[0] } else { rng.one_of(&SENDERS) };
+        let language = rng.one_of(&[None, None, None, Some("de")]);
+        Request { sender, target, method, language, control, policy, started }
     }
 
-    /// Holds an answer against the model.
-    fn answered(&mut self, id: usize, answer: Response<Body>, due: Option<usize>) {
-        let (parts, body) = answer.into_parts();
-        let text = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok());
-        let status = text("cache-status").unwrap_or_default();
-        let control = text("cache-control").unwrap_or_default();
-        let says = |directive: &str| control.split(", ").any(|said| said == directive);
+    /// Checks a response against the model.
+    fn check_response(&mut self, id: usize, response: Response<Body>, required_hit: Option<usize>) {
+        let (parts, body) = response.into_parts();
+        let header = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok());
+        let cache_status = header("cache-status").unwrap_or_default();
+        let control = header("cache-control").unwrap_or_default();
+        let has = |directive: &str| control.split(", ").any(|it| it == directive);
         let seconds = |directive: &str| {
-            control.split(", ").find_map(|said| said.strip_prefix(directive)?.strip_prefix('=')?.parse().ok())
+            control.split(", ").find_map(|it| it.strip_prefix(directive)?.strip_prefix('=')?.parse().ok())
         };
-        let answer = Answer {
-            call: text("x-call").map(|number| number.parse().unwrap()),
+        let response = ClientResponse {
+            call: header("x-call").map(|number| number.parse().unwrap()),
             status: parts.status.as_u16(),
-            age: text("age").map(|age| age.parse().unwrap()),
-            is_hit: status.contains("; hit"),
-            is_stored: status.contains("; stored"),
-            is_kept_from_others: says("private") && !says("public"),
-            says_fresh_for: seconds("s-maxage").or_else(|| seconds("max-age")),
+            age: header("age").map(|age| age.parse().unwrap()),
+            is_hit: cache_status.contains("; hit"),
+            is_stored: cache_status.contains("; stored"),
+            is_private: has("private") && !has("public"),
+            downstream_max_age: seconds("s-maxage").or_else(|| seconds("max-age")),
         };
-        // Ready, or its gate is closed and it belongs to the one who asked.
+        // Complete, unless its gate is closed; then the response belongs to its requester.
         let body = body.collect().now_or_never().and_then(Result::ok).map(Collected::to_bytes);
-        self.tell(|| format!("answer to {id}: {answer:?}, {status}"));
-        let mut world = self.world.lock();
-        let now = world.happens();
-        let history = &mut world.history;
+        self.log(|| format!("response to {id}: {response:?}, {cache_status}"));
+        let mut environment = self.environment.lock();
+        let now = environment.record_event();
+        let history = &mut environment.history;
         let request = history.requests[id].clone();
         let seed = self.seed;
-        let fault = |fault: &str| {
-            let call = answer.call.map(|number| &history.calls[number]);
-            panic!("seed {seed}: {fault}: {request:?} was answered by {call:?} with {answer:?} at {now:?}")
+        let fail = |rule: &str| {
+            let call = response.call.map(|number| &history.calls[number]);
+            panic!("seed {seed}: {rule}: {request:?} was answered by {call:?} with {response:?} at {now:?}")
         };
-        if let Err(broken) = history.judge(id, &answer, now) {
-            fault(broken);
+        if let Err(rule) = history.check(id, &response, now) {
+            fail(rule);
         }
-        if due.is_some() && answer.call != due {
-            fault("not the answer that is there");
+        if required_hit.is_some() && response.call != required_hit {
+            fail("not the stored response");
         }
-        let is_whole = body
-            .as_ref()
-            .is_none_or(|body| body.is_empty() || answer.call.is_some_and(|call| *body == call.to_string()));
-        if !is_whole {
-            fault("the body of another answer");
+        let is_own_body = body.as_ref().is_none_or(|body| {
+            body.is_empty() || response.call.is_some_and(|call| *body == call.to_string())
+        });
+        if !is_own_body {
+            fail("the body of another response");
         }
-        let is_own = answer.call.is_none_or(|number| history.calls[number].asker == id);
-        if let Some(number) = answer.call {
-            history.calls[number].said_stored |= answer.is_stored;
+        let is_own = response.call.is_none_or(|number| history.calls[number].requester == id);
+        if let Some(number) = response.call {
+            history.calls[number].reported_stored |= response.is_stored;
         }
-        if !matches!(request.method, "GET" | "HEAD") && matches!(answer.status, 200..400) {
-            let path = request.target.name.split('?').next().unwrap_or_default().to_owned();
-            history.forgotten.push((now.event, Invalidation::Path(path)));
+        if !request.is_safe() && matches!(response.status, 200..400) {
+            let invalidation = Invalidation::Path(request.target.path().to_owned());
+            history.invalidations.push(InvalidationEvent { event: now.event, invalidation });
         }
-        let Outcome { answers, shared, due: dues, history, .. } = &mut self.outcome;
-        (*answers, *shared, *dues) =
-            (*answers + 1, *shared + u64::from(!is_own), *dues + u64::from(due.is_some()));
-        *history =
-            history.rotate_left(7) ^ (id as u64) ^ (answer.call.map_or(99, |call| call as u64) << 8) ^ now.ms;
+        let summary = &mut self.summary;
+        summary.responses += 1;
+        summary.shared += u64::from(!is_own);
+        summary.required_hits += u64::from(required_hit.is_some());
+        summary.fingerprint = summary.fingerprint.rotate_left(7)
+            ^ (id as u64)
+            ^ (response.call.map_or(99, |call| call as u64) << 8)
+            ^ now.ms;
     }
 
-    fn pass_time(&mut self) {
-        let ms = self.world.lock().numbers.one_of(&[1, 400, 999, 1_000, 1_700, 3_000, 6_000, 12_000]);
+    fn advance_clock(&mut self) {
+        let ms = self.environment.lock().rng.one_of(&[1, 400, 999, 1_000, 1_700, 3_000, 6_000, 12_000]);
         self.clock.fetch_add(ms, Ordering::Relaxed);
     }
 
-    fn open_a_gate(&mut self) {
-        let World { gates, numbers, .. } = &mut *self.world.lock();
+    fn open_gate(&mut self) {
+        let Environment { gates, rng, .. } = &mut *self.environment.lock();
         if !gates.is_empty() {
-            let chosen = numbers.below(gates.len() as u64) as usize;
+            let chosen = rng.below(gates.len() as u64) as usize;
             drop(gates.swap_remove(chosen));
         }
     }
 
-    fn forget(&mut self) {
-        let what = match self.world.lock().numbers.below(8) {
+    fn invalidate(&mut self) {
+        let invalidation = match self.environment.lock().rng.below(8) {
             0 => Invalidation::All,
             1 | 2 => Invalidation::Path("/a".into()),
             3 => Invalidation::Prefix("/a".into()),
@@ -305,96 +316,94 @@ impl Sequence {
             6 => Invalidation::Tag("blue".into()),
             _ => Invalidation::Path("/a/b".into()),
         };
-        self.tell(|| format!("forget {what:?}"));
-        self.cache.invalidate(what.clone());
-        let mut world = self.world.lock();
-        let at = world.happens().event;
-        world.history.forgotten.push((at, what));
+        self.log(|| format!("invalidate {invalidation:?}"));
+        self.cache.invalidate(invalidation.clone());
+        let mut environment = self.environment.lock();
+        let event = environment.record_event().event;
+        environment.history.invalidations.push(InvalidationEvent { event, invalidation });
     }
 
-    fn retune(&mut self) {
-        let seconds = || Duration::from_secs(self.world.lock().numbers.one_of(&[0, 0, 1, 2, 5, 10, 60]));
-        let terms = Terms {
+    fn change_policy(&mut self) {
+        let seconds = || Duration::from_secs(self.environment.lock().rng.one_of(&[0, 0, 1, 2, 5, 10, 60]));
+        let policy = CachePolicy {
             ttl: seconds(),
             stale_while_revalidate: seconds(),
             stale_if_error: seconds(),
-            ..self.terms
+            ..self.policy
         };
-        self.terms = terms;
-        self.tell(|| format!("{terms:?}"));
+        self.policy = policy;
+        self.log(|| format!("{policy:?}"));
     }
 
-    /// A client goes away.
-    fn leave(&mut self) {
-        if self.waiting.is_empty() {
+    fn disconnect_client(&mut self) {
+        if self.pending.is_empty() {
             return;
         }
-        let chosen = self.world.lock().numbers.below(self.waiting.len() as u64) as usize;
-        let (id, waiting) = self.waiting.swap_remove(chosen);
-        self.tell(|| format!("{id} goes away"));
-        drop(waiting);
-        let mut world = self.world.lock();
-        let at = world.happens().event;
-        let Request { method, target, .. } = world.history.requests[id];
-        // What it asked for may have happened.
-        if !matches!(method, "GET" | "HEAD") {
-            let path = target.name.split('?').next().unwrap_or_default().to_owned();
-            world.history.forgotten.push((at, Invalidation::Path(path)));
+        let chosen = self.environment.lock().rng.below(self.pending.len() as u64) as usize;
+        let PendingRequest { id, response } = self.pending.swap_remove(chosen);
+        self.log(|| format!("client of {id} disconnects"));
+        drop(response);
+        let mut environment = self.environment.lock();
+        let event = environment.record_event().event;
+        let Request { target, .. } = environment.history.requests[id];
+        // An unsafe request may have taken effect.
+        if !environment.history.requests[id].is_safe() {
+            let invalidation = Invalidation::Path(target.path().to_owned());
+            environment.history.invalidations.push(InvalidationEvent { event, invalidation });
         }
     }
 
-    fn shelve(&mut self) {
-        if let Some(shelf) = &self.shelf {
-            shelf.carry_out(self.world.lock().numbers.below(3) as usize);
+    fn apply_level_changes(&mut self) {
+        if let Some(level) = &self.level {
+            level.apply_changes(self.environment.lock().rng.below(3) as usize);
         }
     }
 
-    fn lose_touch(&mut self) {
-        if let Some(shelf) = &self.shelf {
-            shelf.is_in_touch.fetch_xor(true, Ordering::Relaxed);
+    fn toggle_sync(&mut self) {
+        if let Some(level) = &self.level {
+            level.is_in_sync.fetch_xor(true, Ordering::Relaxed);
         }
     }
 
-    /// What was in memory is lost, and the level behind it is not.
+    /// Replaces the cache by an empty one over the same second level.
     async fn restart(&mut self) {
         self.finish().await;
         self.cache.close().await;
-        self.tell(|| "restart".to_owned());
-        let before = self.shelf.take();
-        self.shelf =
-            before.map(|before| Arc::new(Shelf::new(Arc::clone(&self.world), self.is_shared, Some(&before))));
-        let level = self.shelf.clone().map(|shelf| shelf as Arc<dyn Level>);
-        self.cache = Cache::with_manual_clock(level, Arc::clone(&self.clock));
-        let mut world = self.world.lock();
-        world.history.restarted = world.happens().event;
+        self.log(|| "restart".to_owned());
+        let before = self.level.take();
+        self.level = before.map(|before| {
+            Arc::new(SlowLevel::new(Arc::clone(&self.environment), self.is_shared, Some(&before)))
+        });
+        self.cache = Cache::with_manual_clock(as_level(&self.level), Arc::clone(&self.clock));
+        let mut environment = self.environment.lock();
+        environment.history.restarted_at = environment.record_event().event;
     }
 
-    /// Until everybody who waits has an answer.
+    /// Opens all gates until every request is answered.
     async fn finish(&mut self) {
         for _ in 0..1_000 {
-            self.world.lock().gates.clear();
-            self.turn(SETTLED).await;
-            if self.waiting.is_empty()
-                && self.world.lock().gates.is_empty()
+            self.environment.lock().gates.clear();
+            self.run_tasks(TURNS_TO_SETTLE).await;
+            if self.pending.is_empty()
+                && self.environment.lock().gates.is_empty()
                 && self.cache.stats().in_flight == 0
             {
                 return;
             }
         }
-        panic!("seed {}: {} requests are never answered", self.seed, self.waiting.len());
+        panic!("seed {}: {} requests are never answered", self.seed, self.pending.len());
     }
 
-    /// Lets all tasks and those who wait go on a little.
-    async fn turn(&mut self, turns: usize) {
+    /// Lets all tasks and pending requests make progress.
+    async fn run_tasks(&mut self, turns: usize) {
         for _ in 0..turns {
             tokio::task::yield_now().await;
             let mut i = 0;
-            while i < self.waiting.len() {
-                match (&mut self.waiting[i].1).now_or_never() {
-                    Some(Ok(answer)) => {
-                        let (id, waiting) = self.waiting.swap_remove(i);
-                        drop(waiting);
-                        self.answered(id, answer, None);
+            while i < self.pending.len() {
+                match (&mut self.pending[i].response).now_or_never() {
+                    Some(Ok(response)) => {
+                        let PendingRequest { id, .. } = self.pending.swap_remove(i);
+                        self.check_response(id, response, None);
                     }
                     None => i += 1,
                 }
@@ -403,8 +412,8 @@ impl Sequence {
     }
 }
 
-fn write(request: &Request, headers: &mut HeaderMap) {
-    let Wish { no_store, no_cache, only_if_cached, max_age, min_fresh } = request.wish;
+fn write_headers(request: &Request, headers: &mut HeaderMap) {
+    let RequestControl { no_store, no_cache, only_if_cached, max_age, min_fresh } = request.control;
     let flags = [(no_store, "no-store"), (no_cache, "no-cache"), (only_if_cached, "only-if-cached")];
     for (_, name) in flags.into_iter().filter(|(is_set, _)| *is_set) {
         headers.append("cache-control", name.parse().unwrap());
