@@ -107,7 +107,7 @@ pub async fn run(seed: u64, is_verbose: bool) -> Summary {
         (rng.once_in(2), rng.once_in(2), 6 + rng.below(24))
     };
     let level = has_level.then(|| Arc::new(SlowLevel::new(Arc::clone(&environment), is_shared, None)));
-    let cache = Cache::with_manual_clock(as_level(&level), Arc::clone(&clock));
+    let cache = Cache::with_manual_clock(as_level(level.as_ref()), Arc::clone(&clock));
     let policy = CachePolicy {
         ttl: Duration::from_secs(10),
         stale_while_revalidate: Duration::ZERO,
@@ -134,8 +134,8 @@ pub async fn run(seed: u64, is_verbose: bool) -> Summary {
     sequence.summary
 }
 
-fn as_level(level: &Option<Arc<SlowLevel>>) -> Option<Arc<dyn Level>> {
-    level.clone().map(|level| level as Arc<dyn Level>)
+fn as_level(level: Option<&Arc<SlowLevel>>) -> Option<Arc<dyn Level>> {
+    level.map(|level| Arc::clone(level) as Arc<dyn Level>)
 }
 
 impl Sequence {
@@ -374,7 +374,7 @@ impl Sequence {
         self.level = before.map(|before| {
             Arc::new(SlowLevel::new(Arc::clone(&self.environment), self.is_shared, Some(&before)))
         });
-        self.cache = Cache::with_manual_clock(as_level(&self.level), Arc::clone(&self.clock));
+        self.cache = Cache::with_manual_clock(as_level(self.level.as_ref()), Arc::clone(&self.clock));
         let mut environment = self.environment.lock();
         environment.history.restarted_at = environment.record_event().event;
     }
