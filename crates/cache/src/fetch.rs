@@ -1,6 +1,6 @@
 //! Answers a request that the memory cannot answer.
 //!
-//! The handler is called once per key, in a task of its own: a client that disconnects does not cancel the
+//! The handler is called once per key, in a separate task: a client that disconnects does not cancel the
 //! fetch for the others. Every wait has a time limit; a request that waited in vain calls the handler itself.
 //! Leaves hits in memory to [`crate::layer`].
 
@@ -155,7 +155,7 @@ impl<S> Fetch<S> {
                 return Ok(state.respond_fetched(&entry, fallback.as_deref(), &request, &policy, status));
             }
             Ok(Fetched::Own(response)) => response,
-            // The task panicked: the request still gets a call of its own.
+            // The task panicked: the request still calls the handler once.
             Err(_) => inner.call(fetch_request(&request)).await?,
         };
         if let Some(fallback) = fallback.filter(|_| response.status().is_server_error()) {

@@ -212,7 +212,8 @@ impl Memory {
 
     pub(crate) fn insert(&self, entry: Arc<Entry>, request_headers: &HeaderMap) {
         let hash = self.hash(&entry.key.tenant, &entry.key.uri);
-        let (own, other) = self.slots_of(&entry);
+        let own = self.slots_for(entry.is_negative());
+        let other = self.slots_for(!entry.is_negative());
         let mut index = self.index.lock();
         if entry.vary.is_empty() {
             Self::remove_if(&mut index, other, hash, |_| true);
@@ -231,13 +232,12 @@ impl Memory {
         }
     }
 
-    /// Returns the slots that an entry belongs to, and then the others.
-    fn slots_of(&self, entry: &Entry) -> (&Slots, &Slots) {
-        if entry.is_negative() { (&self.negative, &self.slots) } else { (&self.slots, &self.negative) }
+    fn slots_for(&self, negative: bool) -> &Slots {
+        if negative { &self.negative } else { &self.slots }
     }
 
     fn put(&self, index: &mut Index, hash: u64, entry: Arc<Entry>) {
-        let (slots, _) = self.slots_of(&entry);
+        let slots = self.slots_for(entry.is_negative());
         slots.insert(hash, Slot::Entry(Arc::clone(&entry)));
         self.unindex_evicted(index);
         // An entry that exceeds the capacity has been evicted already.

@@ -18,7 +18,7 @@ pub struct SingleFlight<K, T> {
 
 /// Part that a caller takes in the work for a key.
 pub enum Role<K: Eq + Hash + Clone, T> {
-    /// Nobody else works on the key: the caller does the work and completes it.
+    /// No other caller works on the key: this one does the work and completes it.
     Leader(Leader<K, T>),
     /// Another caller works on the key: this one waits for the result.
     Follower(Follower<T>),
@@ -43,7 +43,7 @@ impl<K, T> Default for SingleFlight<K, T> {
 }
 
 impl<K: Eq + Hash + Clone, T> SingleFlight<K, T> {
-    /// Joins the work for a key: as its leader if nobody works on it, otherwise as a follower.
+    /// Joins the work for a key: as its leader if no caller works on it yet, otherwise as a follower.
     pub fn join(self: &Arc<Self>, key: K) -> Role<K, T> {
         let mut by_key = self.by_key.lock();
         if let Some(result) = by_key.get(&key) {
@@ -68,7 +68,7 @@ impl<K: Eq + Hash + Clone, T> SingleFlight<K, T> {
 impl<K: Eq + Hash + Clone, T> Leader<K, T> {
     /// Ends the work and gives its result to every follower.
     pub fn complete(self, result: T) {
-        // The key goes first: nobody may follow work that is already complete.
+        // The key is removed first, so that no caller follows work that is already complete.
         self.group.by_key.lock().remove(&self.key);
         self.result.send_replace(Some(result));
     }

@@ -1,7 +1,7 @@
 //! A Redis that stops answering: all waits of one request for it stay within one limit. Uses tokio's paused
 //! clock, which advances at once while every task waits.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
 use std::{
     convert::Infallible,

@@ -12,7 +12,7 @@ use coarsetime::Instant;
 
 /// Source of the current time, accurate to within one tick of the system (1 to 10 ms).
 ///
-/// It never steps back while the process runs, and it roughly follows the calendar from one process to the
+/// Time never steps back while the process runs, and roughly follows the calendar from one process to the
 /// next, so that entries on disk keep their age.
 pub(super) enum Clock {
     System { start_ms: u64, started: Instant },

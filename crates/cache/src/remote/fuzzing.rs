@@ -24,10 +24,9 @@ pub struct DecodedResponse {
 
 /// Decodes the response in a reply of `lookup.lua`.
 pub fn decode_lookup_reply(reply: Value, key: &Key, now_ms: u64) -> Option<DecodedResponse> {
-    let LookupReply { response, ttl_ms, .. } = RawLookupReply::from_redis_value(reply).ok()?.into();
-    let ttl_ms = u64::try_from(ttl_ms).ok()?;
+    let LookupReply { response, ttl, .. } = RawLookupReply::from_redis_value(reply).ok()?.into();
     let StoredResponse { entry, log_offset } =
-        block_on(stored_response::decode(response?, key, ttl_ms, now_ms))?;
+        block_on(stored_response::decode(response?, key, ttl?, now_ms))?;
     Some(DecodedResponse { entry, log_offset: log_offset.0 })
 }
 

@@ -1,5 +1,5 @@
 -- Looks up a response, and acquires the lock on fetching it if the caller asks for that.
--- Invariant: at most one replica holds the lock; whoever is refused is marked as waiting for the outcome.
+-- Invariant: at most one replica holds the lock; a replica that is refused is marked as waiting.
 --
 -- KEYS: [1] the response, [2] the log, [3] the lock, [4] the mark that other replicas wait.
 -- ARGV: [1] offset up to which the caller has read the log, [2] largest number of records to return,

@@ -1,7 +1,10 @@
 //! Looks up a response in Redis: finds it, acquires the lock to fetch it, or waits for the replica that
 //! fetches it.
 
-use std::sync::{Arc, LazyLock};
+use std::{
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use phase6_redis::{Patience, RedisError, Script};
 use tokio::{sync::oneshot, time::Instant};
@@ -26,8 +29,8 @@ static LOOKUP: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("loo
 /// Reply of `lookup.lua`.
 pub(super) struct LookupReply {
     pub(super) response: Option<Vec<u8>>,
-    /// Time to live of the response in milliseconds; negative if there is none.
-    pub(super) ttl_ms: i64,
+    /// Time to live of the response; `None` if it never expires.
+    pub(super) ttl: Option<Duration>,
     /// Log records that this replica has not read yet.
     pub(super) unread: Vec<RawRecord>,
     /// True if this replica has acquired the lock.
@@ -39,7 +42,8 @@ pub(super) type RawLookupReply = (Option<Vec<u8>>, i64, Vec<RawRecord>, u8);
 
 impl From<RawLookupReply> for LookupReply {
     fn from((response, ttl_ms, unread, acquired): RawLookupReply) -> Self {
-        Self { response, ttl_ms, unread, acquired: acquired == 1 }
+        let ttl = u64::try_from(ttl_ms).ok().map(Duration::from_millis);
+        Self { response, ttl, unread, acquired: acquired == 1 }
     }
 }
 
@@ -145,9 +149,9 @@ impl RemoteState {
             }
         };
         let is_stored = reply.response.is_some();
-        let stored = match (reply.response, u64::try_from(reply.ttl_ms)) {
-            (Some(bytes), Ok(ttl_ms)) => {
-                stored_response::decode(bytes, query.key, ttl_ms, (query.now)().ms).await
+        let stored = match (reply.response, reply.ttl) {
+            (Some(bytes), Some(ttl)) => {
+                stored_response::decode(bytes, query.key, ttl, (query.now)().ms).await
             }
             _ => None,
         };

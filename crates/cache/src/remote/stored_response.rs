@@ -66,9 +66,9 @@ pub(super) struct StoredResponse {
     pub(super) log_offset: StreamOffset,
 }
 
-/// Decodes a response whose key expires in `ttl_ms` milliseconds. `None` if the bytes are not a response
+/// Decodes a response whose key expires after `ttl`. `None` if the bytes are not a response
 /// stored under this key.
-pub(super) async fn decode(bytes: Vec<u8>, key: &Key, ttl_ms: u64, now_ms: u64) -> Option<StoredResponse> {
+pub(super) async fn decode(bytes: Vec<u8>, key: &Key, ttl: Duration, now_ms: u64) -> Option<StoredResponse> {
     let bytes = bytes::Bytes::from(bytes);
     let (&format, rest) = bytes.split_first()?;
     let length = u32::from_be_bytes(rest.get(..4)?.try_into().ok()?) as usize;
@@ -77,7 +77,7 @@ pub(super) async fn decode(bytes: Vec<u8>, key: &Key, ttl_ms: u64, now_ms: u64) 
         return None;
     }
     // The age follows from Redis' clock: the clocks of the replicas may differ.
-    let age_ms = head.max_age_ms.saturating_sub(ttl_ms);
+    let age_ms = head.max_age_ms.saturating_sub(ttl.as_millis() as u64);
     let body = bytes.slice(5 + length..);
     let entry = head.meta.into_entry(key.clone(), now_ms.saturating_sub(age_ms), body).await?;
     Some(StoredResponse { entry, log_offset: StreamOffset(head.log_offset) })
@@ -100,7 +100,7 @@ mod tests {
         let entry = Entry { body: "body".into(), vary, ..entry("/a?b", &["red"]) };
         let bytes = encode(&entry, StreamOffset(7), Duration::from_mins(1)).await;
         let StoredResponse { entry: decoded, log_offset } =
-            decode(bytes.clone(), &entry.key, 59_000, 100_000).await.unwrap();
+            decode(bytes.clone(), &entry.key, Duration::from_secs(59), 100_000).await.unwrap();
         assert_eq!(
             (&*decoded.body, log_offset, decoded.fetch_started_at_ms),
             (&b"body"[..], StreamOffset(7), 99_000)
@@ -111,7 +111,10 @@ mod tests {
         );
         assert_eq!(decoded.vary, entry.vary);
         let other = Key { tenant: "bob".into(), uri: entry.key.uri.clone() };
-        assert!(decode(bytes, &other, 59_000, 100_000).await.is_none(), "as if the hashes collided");
+        assert!(
+            decode(bytes, &other, Duration::from_secs(59), 100_000).await.is_none(),
+            "as if the hashes collided"
+        );
         assert_ne!(name(&entry.key), name(&other));
     }
 
@@ -119,7 +122,7 @@ mod tests {
         #[test]
         fn arbitrary_bytes_are_not_a_response(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
             let key = Key { tenant: "".into(), uri: "/".into() };
-            prop_assert!(matches!(decode(bytes, &key, 1, 1).now_or_never(), Some(None)));
+            prop_assert!(matches!(decode(bytes, &key, Duration::from_millis(1), 1).now_or_never(), Some(None)));
         }
     }
 }

@@ -3,7 +3,7 @@
 //! response is fetched once, and at most once more for each fault; every waiting replica gets it as soon as
 //! it is stored.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test that cannot go on panics")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a failed test panics")]
 
 mod parts;
 mod scenario;

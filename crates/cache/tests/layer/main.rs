@@ -1,6 +1,6 @@
 //! The cache in front of a service, tested through its middleware with a manual clock.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
 mod disk;
 mod harness;

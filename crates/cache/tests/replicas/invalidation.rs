@@ -13,7 +13,7 @@ use crate::replica::{Origin, Replica, connect, connect_through_gate, unique_pref
 
 #[tokio::test]
 async fn an_invalidation_by_one_replica_reaches_all_at_once() {
-    let (prefix, origin) = (unique_prefix("forget"), Origin::default());
+    let (prefix, origin) = (unique_prefix("invalidate"), Origin::default());
     let replicas = [Replica::start(&prefix, &origin).await, Replica::start(&prefix, &origin).await];
     for (turn, invalidation) in [
         Invalidation::Path("/a/b".into()),

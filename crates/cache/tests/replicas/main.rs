@@ -1,6 +1,6 @@
 //! Replicas of one service over one real Redis.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
 mod fill_lock;
 mod invalidation;

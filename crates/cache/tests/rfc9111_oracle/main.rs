@@ -2,7 +2,7 @@
 //! every response checked against a model of RFC 9111 and of tenant isolation. The same seed gives the same
 //! sequence.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
 mod model;
 mod origin;
