@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use phase6_chassis::{
-    cache::{Boarding, Flights},
+    cache::{Role, SingleFlight},
     telemetry::Exchange,
 };
 use tokio_util::task::TaskTracker;
@@ -24,7 +24,7 @@ pub struct Deduplicator {
 
 #[derive(Default)]
 struct Inner {
-    in_flight: Arc<Flights<CacheKey, SharedResult>>,
+    in_flight: Arc<SingleFlight<CacheKey, SharedResult>>,
     requests: AtomicU64,
     cached: AtomicU64,
     joined: AtomicU64,
@@ -82,19 +82,19 @@ impl Deduplicator {
         tasks: &TaskTracker,
         work: impl Future<Output = Result<Answer, AnswerError>> + Send + 'static,
     ) -> Result<(Answer, AnswerSource), AnswerError> {
-        match self.inner.in_flight.board(key) {
-            Boarding::Wait(waiting) => {
-                let result = waiting.landed().await.ok_or(AnswerError::Lost)?;
+        match self.inner.in_flight.join(key) {
+            Role::Follower(waiting) => {
+                let result = waiting.wait().await.ok_or(AnswerError::Lost)?;
                 self.inner.joined.fetch_add(1, Ordering::Relaxed);
                 // The first caller is charged, so that the costs of all answers add up to what was
                 // spent.
                 let answer = Answer { cost: MicroDollars::ZERO, estimated: false, ..(*result).clone()? };
                 Ok((answer, AnswerSource::Joined))
             }
-            Boarding::Lead(leading) => {
+            Role::Leader(leader) => {
                 let work = async move {
                     let result = Arc::new(work.await);
-                    leading.land(Arc::clone(&result));
+                    leader.complete(Arc::clone(&result));
                     result
                 };
                 let task = match Exchange::current() {
