@@ -131,7 +131,7 @@ async fn replicas_share_cached_responses_and_their_invalidation() {
     let second = start_replica(&name, &policy, &redis_url()).await;
     for service in [&first, &second] {
         wait_until("the replica reads the invalidation log", || async {
-            observability(service).await["cache"]["secondLevel"]["inTouch"] == true
+            observability(service).await["cache"]["secondLevel"]["inSync"] == true
         })
         .await;
     }

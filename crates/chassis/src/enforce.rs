@@ -9,7 +9,7 @@ use http::HeaderValue;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use phase6_breaker::Settings;
-use phase6_cache::Terms;
+use phase6_cache::CachePolicy;
 use phase6_live::Live;
 use phase6_policy::{Policy, PolicyDocument};
 use phase6_ratelimit::Limits;
@@ -24,7 +24,7 @@ pub struct Judgement {
     /// Its rate limit.
     pub limits: Option<Limits>,
     /// Its cache section.
-    pub terms: Option<Terms>,
+    pub terms: Option<CachePolicy>,
     pub(crate) revision: HeaderValue,
     applied_at: Timestamp,
 }
@@ -37,7 +37,7 @@ impl Judgement {
                 .rate_limit
                 .as_ref()
                 .map(|limit| Limits::new(limit, document.replicas, shared)),
-            terms: document.policy.cache.as_ref().map(Terms::from),
+            terms: document.policy.cache.as_ref().map(CachePolicy::from),
             revision: HeaderValue::from(document.revision),
             applied_at: Timestamp::now(),
             document,

@@ -58,7 +58,7 @@ pub(crate) async fn purge(
     let wanted = wanted.invalidations()?;
     let cache: &Cache = &common.cache;
     let purged = wanted.into_iter().map(|invalidation| cache.invalidate(invalidation)).sum();
-    let all_replicas = tokio::time::timeout(LIMIT, cache.told()).await.is_ok();
+    let all_replicas = tokio::time::timeout(LIMIT, cache.wait_until_published()).await.is_ok();
     Ok(Reply::new(Purged { purged, all_replicas }))
 }
 
@@ -72,7 +72,7 @@ impl Purge {
         }
         let normal = |path: &String| {
             let uri = path.parse::<Uri>().ok().filter(|uri| path.starts_with('/') && uri.query().is_none());
-            uri.map(|uri| phase6_cache::normalised(&uri).into_owned())
+            uri.map(|uri| phase6_cache::normalize_target(&uri).into_owned())
         };
         for (field, paths) in [("paths", &self.paths), ("prefixes", &self.prefixes)] {
             if let Some(path) = paths.iter().find(|path| normal(path).is_none()) {

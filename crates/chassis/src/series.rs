@@ -134,7 +134,7 @@ pub(crate) fn register_cache(
         &[],
         move || {
             let level = told.stats().second_level.filter(|level| level.is_shared);
-            level.map(|level| (vec![], f64::from(u8::from(level.in_touch)))).into_iter().collect()
+            level.map(|level| (vec![], f64::from(u8::from(level.in_sync)))).into_iter().collect()
         },
     );
     let counted = cache.clone();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use axum::{Router, response::IntoResponse};
 use http::StatusCode;
-use phase6_cache::{Cache, CacheLayer, Cached};
+use phase6_cache::{Cache, HttpCache, HttpCacheLayer};
 use phase6_ratelimit::{Buckets, Memory, RateLimit, RateLimitLayer, Refusal, Shared};
 use phase6_redis::Redis;
 use phase6_telemetry::{Telemetry, TelemetryLayer, Traced};
@@ -31,7 +31,7 @@ pub use self::context::RequestContext;
 /// The stack, as a type without boxes: a request that is refused or found in the cache allocates
 /// nothing for the layers below.
 pub(crate) type Stack = Contextual<Traced<Enveloped<Admit<Bounded<Limited>>>>>;
-type Limited = RateLimit<Cached<Innermost>, Buckets, Refuse>;
+type Limited = RateLimit<HttpCache<Innermost>, Buckets, Refuse>;
 
 /// Writes the answer to a request over the limit.
 type Refuse = fn(Refusal) -> axum::response::Response;
@@ -65,7 +65,7 @@ pub(crate) fn stack(parts: Parts) -> Stack {
         // Before the cache: a client that asks too much is refused even for what is cheap.
         .layer(parts.limiter)
         // Last before the handler: what it has needs no handler.
-        .layer(CacheLayer::new(parts.cache, parts.name, context::CACHING))
+        .layer(HttpCacheLayer::new(parts.cache, parts.name, context::CACHING))
         // The routes, with a time limit, safe from panics.
         .service(Innermost::new(parts.router, &parts.telemetry))
 }

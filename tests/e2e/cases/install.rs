@@ -97,7 +97,7 @@ pub async fn the_chart_passes_lint_and_renders_as_committed(_fleet: &Fleet) {
         "  phase6-fleet.json: |\n    {\n",
         "  phase6-operator.json: |\n    {\n",
         "kind: PrometheusRule",
-        "\nspec:\n  # When to call somebody",
+        "\nspec:\n  # Prometheus alerting rules",
         "\n  groups:\n    - name: phase6-services\n",
         "kind: PodMonitor\nmetadata:\n  name: phase6-operator\n",
     ] {

@@ -61,14 +61,14 @@ pub(super) const LIMITING: phase6_ratelimit::Ask = phase6_ratelimit::Ask {
 };
 
 /// How the cache is told of a request.
-pub(super) const CACHING: phase6_cache::Ask = phase6_cache::Ask {
-    terms: |extensions| judged(extensions)?.judgement.terms.as_ref(),
+pub(super) const CACHING: phase6_cache::Accessors = phase6_cache::Accessors {
+    policy: |extensions| judged(extensions)?.judgement.terms.as_ref(),
     client: |extensions| match of(extensions) {
         Some(context) => phase6_cache::Client {
             tenant: context.caller.owner.as_deref().unwrap_or_default(),
-            authorised: context.caller.credentials,
+            has_credentials: context.caller.credentials,
         },
-        None => phase6_cache::Client { tenant: "", authorised: true },
+        None => phase6_cache::Client { tenant: "", has_credentials: true },
     },
     // The route, in words: another replica counts its routes in another order.
     label: |extensions| match extensions.get::<Arc<Exchange>>() {
