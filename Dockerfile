@@ -1,5 +1,5 @@
-# The product's image for people with Docker: both programs, the libraries that they load, nobody's
-# user, no shell. `cargo xtask image` makes the same without Docker.
+# Image of the product: both programs and the libraries that they load, an unprivileged user, no shell.
+# `cargo xtask image` makes the same image without Docker.
 #
 #   docker build --tag phase6:dev .
 

@@ -1,4 +1,4 @@
-// What a test collector is built from. See main.go.
+// The modules of the collector for tests. See main.go.
 module phase6.dev/tests/collector
 
 go 1.25.0

@@ -1,13 +1,13 @@
-// An OpenTelemetry Collector for the tests of what we export.
+// An OpenTelemetry Collector for the tests of the span export.
 //
-// It is the collector itself, built from its own modules with the few parts
-// that such a test needs: it receives OTLP over gRPC and HTTP, and writes what
-// it was sent to a file, one request a line, in OTLP's JSON. So a test sees
-// what a real collector makes of our spans, and what it refuses.
+// It is the real collector, built from its own modules with the few components
+// that such a test needs: it receives OTLP over gRPC and HTTP, and writes each
+// request as one line of OTLP's JSON encoding to a file. So a test sees how a
+// real collector decodes our spans, and whether it rejects them.
 //
 //	collector --config collector.yaml
 //
-// A configuration that opens these two ports and no other:
+// A configuration that listens on these two ports only:
 //
 //	receivers:
 //	  otlp:
@@ -19,22 +19,22 @@
 //	exporters:
 //	  file:
 //	    path: traces.jsonl
-//	    flush_interval: 10ms # it is 1s where nothing is said
+//	    flush_interval: 10ms # the default is 1s
 //	service:
 //	  telemetry:
 //	    metrics:
-//	      level: none # else it listens on port 8888 too
+//	      level: none # otherwise it also listens on port 8888
 //	  pipelines:
 //	    traces:
 //	      receivers: [otlp]
 //	      exporters: [file]
 //
-// A line may follow the answer to its request by as much as `flush_interval`,
-// and the last ones are written before a terminated collector exits. The file
-// is emptied when the collector starts, unless it is told to `append`.
+// A line is written at most `flush_interval` after the response to its request;
+// the last lines are written before a terminated collector exits. The file is
+// truncated when the collector starts, unless `append` is set.
 //
-// The release is not the newest one: by 0.165 the collector's own telemetry has
-// brought detectors of clouds along, and takes a third longer to build.
+// The release is not the newest one: with 0.165 the collector's own telemetry
+// includes detectors of cloud providers, and takes a third longer to build.
 package main
 
 import (
@@ -68,13 +68,13 @@ func main() {
 			},
 		},
 	})
-	// The command has printed its error by itself.
+	// The command has already printed its error.
 	if command.Execute() != nil {
 		os.Exit(1)
 	}
 }
 
-// factories lists the parts that a configuration may name.
+// factories returns the components that a configuration may use.
 func factories() (otelcol.Factories, error) {
 	receivers, err := otelcol.MakeFactoryMap[receiver.Factory](otlpreceiver.NewFactory())
 	if err != nil {

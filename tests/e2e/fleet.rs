@@ -297,7 +297,8 @@ impl Fleet {
         .await;
         let log = self.kubectl(&["logs", name]).await;
         self.kubectl(&["delete", "pod", name]).await;
-        let results: Value = serde_json::from_str(log.trim()).unwrap_or_else(|error| panic!("{error}: {log}"));
+        let results: Value =
+            serde_json::from_str(log.trim()).unwrap_or_else(|error| panic!("{error}: {log}"));
         Load {
             sent: results["sent"].as_u64().unwrap(),
             results: serde_json::from_value(results["results"].clone()).unwrap(),

@@ -233,9 +233,9 @@ impl Fleet {
 
 /// Returns the first port of a free range that is as wide as the ports of a fleet.
 pub fn free_ports() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
     let width = SERVICES.iter().map(|service| service.port - BASE_PORT + 1).max().unwrap_or_default();
     // Below the range from which the system assigns ports to clients.
-    static NEXT: AtomicU16 = AtomicU16::new(0);
     let start = (std::process::id() % 600) as u16 * 20;
     loop {
         let base = 10_000 + (start + NEXT.fetch_add(width, Ordering::Relaxed) % 12_000) % 12_000;

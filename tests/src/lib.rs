@@ -32,8 +32,8 @@ pub use gateway::Gateway;
 pub use prometheus::Prometheus;
 pub use redis::Redis;
 pub use redis_topologies::{RedisCluster, RedisSentinels};
-pub use service_process::ServiceProcess;
 use serde_json::{Value, json};
+pub use service_process::ServiceProcess;
 pub use upstream::{ProbeCounts, Readiness, Upstream};
 
 /// Result of a command that ran to its end.

@@ -54,7 +54,9 @@ impl RedisSentinels {
         let of_master = format!("127.0.0.1 {}", master.port);
         let replica =
             Redis::start(&[&passwords[..], &["--replicaof", &of_master]].concat()).with_password(PASSWORD);
-        wait_until("the replica is in sync", || reports(&replica, "INFO replication", "master_link_status:up"));
+        wait_until("the replica is in sync", || {
+            reports(&replica, "INFO replication", "master_link_status:up")
+        });
         let base = free_ports();
         let sentinels = (base..base + 3).map(|port| {
             let file = folder.path().join(format!("{port}.conf"));
@@ -146,7 +148,9 @@ impl RedisCluster {
             nodes[0].command(&format!("CLUSTER MEET 127.0.0.1 {} {}", node.port, buses + i as u16));
         }
         for (i, node) in nodes.iter().enumerate() {
-            wait_until("the nodes know one another", || reports(node, "CLUSTER INFO", "cluster_known_nodes:6"));
+            wait_until("the nodes know one another", || {
+                reports(node, "CLUSTER INFO", "cluster_known_nodes:6")
+            });
             if let Some((first, last)) = slots(i) {
                 node.command(&format!("CLUSTER ADDSLOTSRANGE {first} {last}"));
             }

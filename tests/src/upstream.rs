@@ -152,11 +152,7 @@ impl Upstream {
 }
 
 /// Waits, and collects bytes that arrive meanwhile. Fails if the other side closes the connection.
-async fn wait_and_receive(
-    socket: &mut TcpStream,
-    received: &mut Vec<u8>,
-    pause: Duration,
-) -> Result<(), ()> {
+async fn wait_and_receive(socket: &mut TcpStream, received: &mut Vec<u8>, pause: Duration) -> Result<(), ()> {
     let deadline = Instant::now() + pause;
     let mut buffer = vec![0; 65_536];
     while Instant::now() < deadline {

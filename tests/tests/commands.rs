@@ -90,7 +90,8 @@ async fn a_closed_output_does_not_stop_the_program() {
     let (reader, errors) = std::io::pipe().unwrap();
     drop(reader);
     let base_port = port.to_string();
-    let arguments = ["-f", file.to_str().unwrap(), "--data", data.to_str().unwrap(), "--base-port", &base_port];
+    let arguments =
+        ["-f", file.to_str().unwrap(), "--data", data.to_str().unwrap(), "--base-port", &base_port];
     let mut fleet = with_closed_output(&[&["up"], &arguments[..]].concat());
     let mut fleet = fleet.stderr(errors).spawn().unwrap();
     let http = phase6_tests::client();

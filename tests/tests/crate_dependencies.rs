@@ -27,10 +27,9 @@ fn allowed(name: &str) -> Vec<&'static str> {
         "otlp" => vec!["telemetry"],
         "chassis" => union(&[&LAYERS, &["otlp"], &FOUNDATION]),
         service if services().contains(&service) => vec!["chassis"],
-        "manifest" => vec!["policy", "catalog"],
+        "manifest" | "crds" => vec!["policy", "catalog"],
         "runner" => union(&[&services(), &["chassis", "manifest", "otlp"], &LAYERS, &FOUNDATION]),
         "cli" => union(&[&["runner", "chassis", "manifest"], &LAYERS, &FOUNDATION]),
-        "crds" => vec!["policy", "catalog"],
         "operator" => vec!["crds", "manifest", "policy", "catalog"],
         "xtask" => vec!["crds", "catalog", "manifest"],
         // The cores whose instructions are counted, without the layers around them.

@@ -46,11 +46,7 @@ const RUN_ELSEWHERE: [RunElsewhere; 21] = [
     run_by("cargo xtask image", E2E, "image::phase6()?"),
     run_by("cargo xtask cluster up", E2E, "cluster.up()?"),
     run_by("cargo xtask cluster down", TEST, "cluster.down()"),
-    run_by(
-        "cargo xtask cluster exec -- kubectl get nodes",
-        "crates/xtask/src/demo.rs",
-        "cluster.kubectl(",
-    ),
+    run_by("cargo xtask cluster exec -- kubectl get nodes", "crates/xtask/src/demo.rs", "cluster.kubectl("),
     // All checks but the one of advisories, which needs the network.
     run_by("cargo deny check", "tests/tests/third_party.rs", "fn licences_are_allowed()"),
     run_by("cargo fmt --all --check", TEST, r#"cargo(&["fmt", "--all", "--check"])"#),

@@ -189,7 +189,9 @@ async fn a_service_stops_once_its_document_is_removed_but_not_while_the_file_is_
     }
     file.write_all(&text.as_bytes()[half..]).unwrap();
     drop(file);
-    fleet.program.wait_for_output("capabilities: replicas, image and resources take effect in a cluster only");
+    fleet
+        .program
+        .wait_for_output("capabilities: replicas, image and resources take effect in a cluster only");
     assert!(!fleet.program.output().contains("stops after its requests"), "{}", fleet.program.output());
     fleet.save(&text[..half]);
     fleet.program.wait_for_output("coach: removed from the file; it stops after its requests");
@@ -406,10 +408,8 @@ async fn edits_and_ctrl_c_take_effect_while_a_service_drains() {
     wait_until("budget stops", || async { fleet.get("budget", "/readyz").await.0 == 0 }).await;
     fleet.save(EXAMPLE);
     let waits = "budget: starts when the last requests";
-    wait_until("budget waits for its port", || async {
-        fleet.program.output().matches(waits).count() == 2
-    })
-    .await;
+    wait_until("budget waits for its port", || async { fleet.program.output().matches(waits).count() == 2 })
+        .await;
     let start = Instant::now();
     fleet.program.signal(Signal::INT);
     fleet.program.wait_for_output("stopping: requests in flight are finished");

@@ -57,7 +57,8 @@ async fn methods_headers_and_bodies_are_forwarded_both_ways() {
 async fn the_response_to_head_has_no_body_and_the_content_length_of_the_upstream() {
     let upstream = Upstream::start().await;
     let gateway = Gateway::in_front_of(&upstream).await;
-    upstream.respond_with(vec![(Duration::ZERO, b"HTTP/1.1 200 OK\r\ncontent-length: 1234\r\n\r\n".to_vec())]);
+    upstream
+        .respond_with(vec![(Duration::ZERO, b"HTTP/1.1 200 OK\r\ncontent-length: 1234\r\n\r\n".to_vec())]);
     let response = gateway.http.head(gateway.url("/api/v1/budget")).send().await.unwrap();
     assert_eq!(
         (response.status().as_u16(), response.headers()["content-length"].to_str().unwrap()),
@@ -81,7 +82,9 @@ async fn hop_by_hop_and_forwarding_headers_of_clients_are_removed() {
         .await
         .to_lowercase();
     assert!(
-        response.contains("x-public: 1") && !response.contains("x-secret") && !response.contains("keep-alive:"),
+        response.contains("x-public: 1")
+            && !response.contains("x-secret")
+            && !response.contains("keep-alive:"),
         "{response}"
     );
     let request = upstream.requests().pop().unwrap().to_lowercase();
@@ -127,7 +130,9 @@ async fn bodies_are_streamed_both_ways() {
     assert_eq!(response.text().await.unwrap(), "got it");
     let request = upstream.requests().pop().unwrap();
     assert!(
-        request.contains("transfer-encoding: chunked") && request.contains("one ") && request.contains("three"),
+        request.contains("transfer-encoding: chunked")
+            && request.contains("one ")
+            && request.contains("three"),
         "{request}"
     );
 }
@@ -213,7 +218,8 @@ async fn smuggled_requests_never_reach_the_upstream() {
     }
     assert!(payloads.len() >= 1_000, "{}", payloads.len());
     for chunk in payloads.chunks(64) {
-        futures_util::future::join_all(chunk.iter().map(|payload| gateway.send_raw(payload.as_bytes()))).await;
+        futures_util::future::join_all(chunk.iter().map(|payload| gateway.send_raw(payload.as_bytes())))
+            .await;
     }
     // A pipelined second request is a valid request, with its own line in the log: it may reach the upstream,
     // but only as a request, never inside another one, and never with the body of another one.
@@ -251,7 +257,10 @@ async fn failures_of_upstreams_have_distinct_statuses_and_codes() {
     upstream.respond_with(vec![(Duration::ZERO, vec![])]);
     assert_eq!(failure("/api/v1/budget").await, (502, "upstream_failed".into(), false));
     // There is no response within the deadline.
-    upstream.respond_with(vec![(Duration::from_secs(5), b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".to_vec())]);
+    upstream.respond_with(vec![(
+        Duration::from_secs(5),
+        b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".to_vec(),
+    )]);
     assert_eq!(failure("/api/v1/budget").await, (504, "upstream_timeout".into(), false));
     // Nothing listens.
     assert_eq!(failure("/api/v1/training/x").await, (503, "upstream_unavailable".into(), true));

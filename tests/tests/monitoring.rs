@@ -33,8 +33,8 @@ fn expressions(dashboard: &Value) -> Vec<String> {
     let targets =
         panels(dashboard).into_iter().flat_map(|panel| panel["targets"].as_array().unwrap().clone());
     let substitute = |text: String| {
-        let text = text.reposition("$namespace", ".*").reposition("$service", ".*");
-        text.reposition("$__rate_interval", "1m").reposition("$__range", "1h").reposition("$__interval", "30s")
+        let text = text.replace("$namespace", ".*").replace("$service", ".*");
+        text.replace("$__rate_interval", "1m").replace("$__range", "1h").replace("$__interval", "30s")
     };
     targets.map(|target| substitute(target["expr"].as_str().unwrap().to_owned())).collect()
 }
@@ -84,7 +84,7 @@ fn alerts_fire_in_their_test_cases_and_in_no_other() {
 async fn prometheus_scrapes_every_service_and_evaluates_every_rule_and_panel() {
     let (redis, collector) = (Redis::start(&[]), Collector::start());
     let url = format!("redis://127.0.0.1:{}", redis.port);
-    let all_sampled = EXAMPLE.reposition("samplingRate: 0.", "samplingRate: 1 # ");
+    let all_sampled = EXAMPLE.replace("samplingRate: 0.", "samplingRate: 1 # ");
     let fleet = Fleet::with(&all_sampled, &["--redis", &url, "--otlp", &collector.http_endpoint()], &[]);
     let ports: Vec<u16> = services().map(|service| fleet.port(service)).collect();
     let prometheus = Prometheus::start(&ports).await;

@@ -36,7 +36,8 @@ async fn a_policy_file_takes_effect_if_it_is_valid_and_newer() {
     wait_until("the error is reported", || async { service.policy().await["error"].is_string() }).await;
     assert_eq!(service.policy().await["revision"], 6, "the last valid policy stays in force");
     std::fs::write(&policy, limit(7, 70)).unwrap();
-    wait_until("the next valid policy is in force", || async { service.policy().await["revision"] == 7 }).await;
+    wait_until("the next valid policy is in force", || async { service.policy().await["revision"] == 7 })
+        .await;
     assert!(service.policy().await["error"].is_null());
     assert_eq!(service.stop(), Some(0));
 }

@@ -106,10 +106,8 @@ async fn while_the_collector_is_down_requests_succeed_and_dropped_spans_are_coun
         !collector.spans().is_empty()
     })
     .await;
-    wait_until("exported spans are counted", || async {
-        series("phase6_spans_exported_total").await >= 1.0
-    })
-    .await;
+    wait_until("exported spans are counted", || async { series("phase6_spans_exported_total").await >= 1.0 })
+        .await;
     let log = fleet.program.errors();
     assert_eq!(log.matches("spans cannot be exported").count(), 1, "{log}");
     assert_eq!(log.matches("spans are exported again").count(), 1, "{log}");

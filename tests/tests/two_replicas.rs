@@ -163,7 +163,8 @@ async fn without_redis_a_purge_reports_that_other_replicas_were_not_reached() {
     let policy = folder.path().join("policy.json");
     write_policy(&policy, 1, &json!({"cache": {"ttl": "60s"}}));
     let service = start_replica("nobody", &policy, NO_REDIS).await;
-    let result = phase6(&["cache", "purge", "--all", "--only", "budget", "--base-port", &base_port(&service)]);
+    let result =
+        phase6(&["cache", "purge", "--all", "--only", "budget", "--base-port", &base_port(&service)]);
     assert_eq!((result.code, first_row(&result.output)[3]), (1, "no"), "{result:?}");
     assert_eq!(service.stop(), Some(0));
 }
@@ -171,8 +172,7 @@ async fn without_redis_a_purge_reports_that_other_replicas_were_not_reached() {
 #[tokio::test]
 async fn where_keys_are_required_only_the_admin_may_purge() {
     let folder = tempfile::tempdir().unwrap();
-    let keys: HashMap<&str, ApiKey> =
-        ["admin", "alice"].map(|owner| (owner, ApiKey::generate(owner))).into();
+    let keys: HashMap<&str, ApiKey> = ["admin", "alice"].map(|owner| (owner, ApiKey::generate(owner))).into();
     let file = folder.path().join("keys");
     let lines: Vec<&str> = keys.values().map(|key| key.line.as_str()).collect();
     std::fs::write(&file, lines.join("\n")).unwrap();

@@ -1,10 +1,10 @@
-//! `cargo xtask bench`: measures and writes the table in `docs/performance.md`.
+//! `cargo xtask bench`: runs the benchmarks and writes the table in `docs/performance.md`.
 //!
-//! The cores by criterion; over HTTP by `wrk`, the rival and ourselves in turn, so that a slow
-//! minute of the machine meets both. Every ratio is of two figures from one run.
+//! Compared programs are measured in turn, round by round, so that a slow minute of the machine affects all of
+//! them. Every ratio is of two figures of one run.
 //!
-//! `--smoke` goes through the same steps with debug programs, once and shortly, and writes nothing:
-//! it shows that the benchmarks run. Its figures mean nothing.
+//! `--smoke` runs the same steps with debug builds, once and briefly, and writes nothing: it shows that the
+//! benchmarks run. Its figures have no meaning.
 
 mod cores;
 mod http;
@@ -16,35 +16,35 @@ use std::{fmt::Write, path::PathBuf};
 
 use crate::run::{cargo, root, succeed};
 
-/// One line of the table.
+/// One row of the table.
 pub(crate) struct Row {
-    what: &'static str,
+    subject: &'static str,
     goal: &'static str,
     measured: String,
     details: String,
 }
 
-/// Where the table lies in the document.
+/// Lines of the document between which the table stands.
 const BEGIN: &str = "<!-- measured by cargo xtask bench -->\n";
 const END: &str = "<!-- end of what is measured -->\n";
 
-/// How thoroughly to measure.
+/// Effort of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Effort {
-    /// For figures.
+    /// Long enough for reliable figures, with release builds.
     Measure,
-    /// To see that the benchmarks run.
+    /// One short round with debug builds, which only shows that the benchmarks run.
     Smoke,
 }
 
 impl Effort {
-    /// The folder of the programs to measure.
+    /// Folder of the programs to measure.
     fn programs(self) -> PathBuf {
         root().join("target").join(if self == Self::Measure { "release" } else { "debug" })
     }
 }
 
-/// Runs every benchmark and, when it measures, writes the table.
+/// Runs every benchmark and, unless it is a smoke run, writes the table.
 pub(crate) fn run(effort: Effort) -> Result<(), String> {
     crate::servers::provide("wrk", "wrk")?;
     crate::servers::provide("nginx", "nginx-light")?;
@@ -59,9 +59,9 @@ pub(crate) fn run(effort: Effort) -> Result<(), String> {
     rows.extend(http::run(effort)?);
     rows.push(memory::run(effort)?);
 
-    let mut table = format!("{}\n\n| What | Goal | Measured | In figures |\n|---|---|---|---|\n", machine());
-    for Row { what, goal, measured, details } in rows {
-        let _ = writeln!(table, "| {what} | {goal} | {measured} | {details} |");
+    let mut table = format!("{}\n\n| Subject | Goal | Measured | Details |\n|---|---|---|---|\n", machine());
+    for Row { subject, goal, measured, details } in rows {
+        let _ = writeln!(table, "| {subject} | {goal} | {measured} | {details} |");
     }
     println!("\n{table}");
     if effort == Effort::Smoke {
@@ -70,15 +70,15 @@ pub(crate) fn run(effort: Effort) -> Result<(), String> {
     let path = root().join("docs/performance.md");
     let document = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
     let (before, rest) =
-        document.split_once(BEGIN).ok_or("docs/performance.md has no place for the table")?;
-    let (_, after) = rest.split_once(END).ok_or("docs/performance.md has no end of the table")?;
+        document.split_once(BEGIN).ok_or("docs/performance.md has no marker before the table")?;
+    let (_, after) = rest.split_once(END).ok_or("docs/performance.md has no marker after the table")?;
     std::fs::write(&path, format!("{before}{BEGIN}{table}{END}{after}"))
         .map_err(|error| error.to_string())?;
     println!("wrote {}", path.display());
     Ok(())
 }
 
-/// On what it was measured.
+/// Returns the processor, the number of cores and the kernel of this machine.
 fn machine() -> String {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let info = read("/proc/cpuinfo");
@@ -89,7 +89,7 @@ fn machine() -> String {
     format!("{model}, {cores} cores, Linux {}.", kernel.trim())
 }
 
-/// The middle one.
+/// Returns the median; not a number if there are no values.
 fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);

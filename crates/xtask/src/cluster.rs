@@ -1,8 +1,8 @@
-//! `cargo xtask cluster`: a real Kubernetes to test on.
+//! `cargo xtask cluster`: a real Kubernetes for tests.
 //!
-//! Where a Docker engine answers it is kind's, as users have it. Elsewhere it is [`local`]: the
-//! same programs, built from their Go modules, on this machine's own kernel. Whatever uses a
-//! cluster gets a kubeconfig and a search path and does not know which of the two it is.
+//! With a Docker engine it is kind. Without one it is [`local`]: the programs of Kubernetes, built from their Go
+//! modules, on the kernel of this machine. Users of a cluster get a kubeconfig and a search path, and need not
+//! know which of the two it is.
 
 mod addons;
 mod kind;
@@ -21,25 +21,25 @@ pub(crate) use tools::{available, build as build_tools};
 
 pub(crate) const USAGE: &str = "usage: cargo xtask cluster COMMAND
 
-  up                  start a cluster; one that runs already is kept
-  down                end it and everything it left
-  status              what runs, and where its state is
+  up                  start a cluster, unless one is running
+  down                stop the cluster and remove its state
+  status              list the running programs and print the folder of the state
   kubeconfig          print the path of the kubeconfig
-  load-image FILE...  make images (OCI archives) known to the nodes
-  exec -- COMMAND...  run a command where the cluster can be reached, with KUBECONFIG,
-                      kubectl and helm
-  pause PART          stop apiserver, kubelet or scheduler where it stands
-  resume PART         let it go on
-  freeze SERVICE      stop the program in every pod of a service, and thaw SERVICE
+  load-image FILE...  load images (OCI archives) into the nodes
+  exec -- COMMAND...  run a command with access to the cluster: KUBECONFIG, kubectl and helm are set up
+  pause COMPONENT     suspend apiserver, kubelet or scheduler with SIGSTOP
+  resume COMPONENT    let it continue
+  freeze SERVICE      suspend the program in every pod of a service with SIGSTOP
+  thaw SERVICE        let it continue
 ";
 
-/// A cluster of this machine.
+/// The cluster of this machine.
 pub(crate) enum Cluster {
     Kind(kind::Kind),
     Local(local::Local),
 }
 
-/// Runs one of the verbs.
+/// Runs one of the commands.
 pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let cluster = Cluster::of_this_machine();
@@ -56,11 +56,11 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
         }
         ["exec", "--", program, rest @ ..] => {
             let mut command = cluster.command(program)?;
-            // This process becomes the command, so that signals and its result are its own.
-            Err(format!("cannot start {program}: {}", command.args(rest).exec()))
+            // This process becomes the command, so that it gets signals and its exit code is passed on.
+            Err(format!("failed to start {program}: {}", command.args(rest).exec()))
         }
-        ["pause", part] => cluster.signal(part, "-STOP"),
-        ["resume", part] => cluster.signal(part, "-CONT"),
+        ["pause", component] => cluster.signal(component, "-STOP"),
+        ["resume", component] => cluster.signal(component, "-CONT"),
         ["freeze", service] => cluster.signal_pods(service, "-STOP"),
         ["thaw", service] => cluster.signal_pods(service, "-CONT"),
         _ => Err(USAGE.into()),
@@ -68,7 +68,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
 }
 
 impl Cluster {
-    /// The kind of cluster that this machine can run.
+    /// Returns the cluster that this machine can run, whether it is running or not.
     pub(crate) fn of_this_machine() -> Self {
         let folder = root().join("target/cluster");
         if kind::docker_answers() {
@@ -78,19 +78,19 @@ impl Cluster {
         }
     }
 
-    /// Starts it, unless it runs. Its nodes are ready, and names and metrics are served, when this
-    /// returns.
+    /// Starts the cluster, unless it is running. When this returns, its nodes are ready, and names and metrics
+    /// are served.
     pub(crate) fn up(&self) -> Result<(), String> {
         match self {
             Self::Kind(kind) => kind.up()?,
             Self::Local(local) => local.up()?,
         }
         addons::install(self)?;
-        println!("the cluster runs; KUBECONFIG={}", self.kubeconfig().display());
+        println!("the cluster is running; KUBECONFIG={}", self.kubeconfig().display());
         Ok(())
     }
 
-    /// Ends it.
+    /// Stops the cluster and removes its state.
     pub(crate) fn down(&self) -> Result<(), String> {
         match self {
             Self::Kind(kind) => kind.down(),
@@ -98,11 +98,10 @@ impl Cluster {
         }
     }
 
-    /// Whether it is there.
-    pub(crate) fn runs(&self) -> bool {
+    pub(crate) fn is_running(&self) -> bool {
         match self {
-            Self::Kind(_) => kind::Kind::runs().unwrap_or(false),
-            Self::Local(local) => local.runs(),
+            Self::Kind(_) => kind::Kind::is_running().unwrap_or(false),
+            Self::Local(local) => local.is_running(),
         }
     }
 
@@ -113,7 +112,7 @@ impl Cluster {
         }
     }
 
-    /// Where the administrator's kubeconfig is, or will be.
+    /// Returns the path of the administrator's kubeconfig.
     pub(crate) fn kubeconfig(&self) -> PathBuf {
         match self {
             Self::Kind(kind) => kind.kubeconfig(),
@@ -121,7 +120,7 @@ impl Cluster {
         }
     }
 
-    /// A command that reaches the cluster.
+    /// Returns a command with access to the cluster.
     pub(crate) fn command(&self, program: &str) -> Result<Command, String> {
         let mut command = match self {
             Self::Kind(_) => kind::Kind::command(program),
@@ -133,12 +132,12 @@ impl Cluster {
         Ok(command)
     }
 
-    /// Runs kubectl to its end.
+    /// Runs kubectl, which must succeed.
     pub(crate) fn kubectl(&self, arguments: &[&str]) -> Result<(), String> {
         succeed(self.command("kubectl")?.args(arguments))
     }
 
-    /// Makes an image known to the nodes.
+    /// Loads an image into the nodes.
     pub(crate) fn load_image(&self, archive: &Path) -> Result<(), String> {
         match self {
             Self::Kind(_) => kind::Kind::load_image(archive),
@@ -146,7 +145,7 @@ impl Cluster {
         }
     }
 
-    /// Sends a signal to the programs in the pods of one of our services.
+    /// Sends a signal to the program in every pod of one of our services.
     fn signal_pods(&self, service: &str, signal: &str) -> Result<(), String> {
         let line = format!("^/usr/bin/phase6 serve {service} ");
         match self {
@@ -155,16 +154,20 @@ impl Cluster {
         }
     }
 
-    /// Sends a signal to one of the cluster's programs, to see what happens without it.
-    fn signal(&self, part: &str, signal: &str) -> Result<(), String> {
-        let program = match part {
+    /// Sends a signal to a component of the control plane or the node.
+    fn signal(&self, component: &str, signal: &str) -> Result<(), String> {
+        let program = match component {
             "apiserver" => "kube-apiserver",
             "scheduler" => "kube-scheduler",
             "kubelet" => "kubelet",
-            _ => return Err(format!("unknown part {part:?}; say apiserver, kubelet or scheduler")),
+            _ => {
+                return Err(format!(
+                    "unknown component {component}; accepted: apiserver, kubelet, scheduler"
+                ));
+            }
         };
         match self {
-            // In full: the kernel keeps 15 letters of a name.
+            // The whole command line is matched, because the kernel truncates names to 15 characters.
             Self::Kind(_) => kind::Kind::inside(&["pkill", signal, "-f", &format!("^[^ ]*{program} ")]),
             Self::Local(local) => local.inside(&["pkill", signal, "-f", &format!("^[^ ]*{program} ")]),
         }

@@ -1,4 +1,4 @@
-//! `cargo xtask demo`: from nothing to a fleet on a cluster.
+//! `cargo xtask demo`: the demo fleet on a test cluster.
 
 use crate::{
     cluster::Cluster,
@@ -6,8 +6,9 @@ use crate::{
     run::{root, succeed},
 };
 
+/// Commands to try next.
 const NEXT: &str = "
-Eight services run. Try:
+Eight services are running. Try:
 
   cargo xtask cluster exec -- kubectl get p6
   cargo xtask cluster exec -- kubectl patch p6 budget --type merge -p '{\"spec\":{\"rateLimit\":{\"capacity\":50}}}'
@@ -16,17 +17,17 @@ Eight services run. Try:
   cargo xtask cluster down
 ";
 
-/// Starts a cluster if need be, and installs what is here with the demo's values.
+/// Starts a cluster unless one is running, and installs the current sources with the values of the demo.
 pub(crate) fn run() -> Result<(), String> {
     let cluster = Cluster::of_this_machine();
     cluster.up()?;
     let images = load_images(&cluster)?;
-    let image = |wanted: &str| {
-        let found = images.iter().find(|(variable, _)| *variable == wanted);
-        found.map(|(_, reference)| reference.clone()).ok_or(format!("no image is made for {wanted}"))
+    let image = |variable: &str| {
+        let found = images.iter().find(|(known, _)| *known == variable);
+        found.map(|(_, reference)| reference.clone()).ok_or(format!("no image for {variable}"))
     };
     let phase6 = image("PHASE6_E2E_IMAGE")?;
-    let (repository, tag) = phase6.rsplit_once(':').ok_or("an image's name has a tag")?;
+    let (repository, tag) = phase6.rsplit_once(':').ok_or("the name of the image has no tag")?;
     cluster.kubectl(&["apply", "-f", &root().join("crds").to_string_lossy()])?;
     let mut helm = cluster.command("helm")?;
     helm.args(["upgrade", "--install", "phase6", "--force-conflicts", "--set", "demo.enabled=true"]);

@@ -29,12 +29,12 @@ pub(crate) fn load_images(cluster: &Cluster) -> Result<Vec<(&'static str, String
         ("PHASE6_E2E_LOAD", image::load()?),
     ];
     for (_, image) in &images {
-        cluster.load_image(&image.archive)?;
+        cluster.load_image(&image.path)?;
     }
     Ok(images.into_iter().map(|(variable, image)| (variable, image.reference)).collect())
 }
 
-/// Runs the suite on this machine's cluster, which is started if need be and left running.
+/// Runs the suite on the cluster of this machine, which is started unless it is running, and left running.
 pub(crate) fn run(filters: &[&str]) -> Result<(), String> {
     succeed(&mut prepare(&Cluster::of_this_machine(), filters)?)
 }
@@ -67,7 +67,7 @@ pub(crate) fn run_all(cluster: &Cluster) -> Result<Output, String> {
 fn prepare(cluster: &Cluster, filters: &[&str]) -> Result<Command, String> {
     cluster.up()?;
     let images = load_images(cluster)?;
-    // Built here, because the network of the cluster has no way to a registry.
+    // Built here, because the network of the cluster has no route to a registry.
     succeed(&mut suite(&["--no-run"]))?;
     let inner = suite(&[]);
     let mut command = cluster.command(&inner.get_program().to_string_lossy())?;

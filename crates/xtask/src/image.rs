@@ -1,33 +1,33 @@
-//! `cargo xtask image`: the images, made without Docker.
+//! `cargo xtask image`: the images, built without Docker.
 //!
-//! The product's image holds both programs, the libraries that they load and the authorities that
-//! they trust: no shell, no package manager. `Dockerfile` makes the same for people with Docker. Redis
-//! and PostgreSQL for tests are made from Debian's files.
+//! The image of the product contains both programs, the libraries that they load and the certificate authorities
+//! that they trust: no shell, no package manager. `Dockerfile` builds the same image with Docker. The images of
+//! Redis and PostgreSQL for tests are made of Debian's files.
 
 use std::path::{Path, PathBuf};
 
 use crate::{
-    oci::{Image, Written},
+    oci::{Archive, Image},
     run::{cargo, find, root, succeed},
     servers::{install, postgres_folder, provide},
 };
 
-/// Nobody's user and group, as in other images of this kind.
+/// Id of the unprivileged user and group, the usual one in images of this kind.
 const NOBODY: u32 = 65532;
 const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
-/// Builds the product's image and says where it is.
+/// Builds the image of the product, and prints its path, name, digest and size.
 pub(crate) fn run() -> Result<(), String> {
     build()?;
-    let written = phase6()?;
-    let size = written.archive.metadata().map_err(|error| error.to_string())?.len();
-    println!("{}", written.archive.display());
-    println!("{}\n{}\n{:.1} MB", written.reference, written.digest, size as f64 / 1e6);
+    let image = phase6()?;
+    let size = image.path.metadata().map_err(|error| error.to_string())?.len();
+    println!("{}", image.path.display());
+    println!("{}\n{}\n{:.1} MB", image.reference, image.digest, size as f64 / 1e6);
     Ok(())
 }
 
-/// Makes the release build: the programs of the images, and the program whose instructions are counted. One
-/// build of the whole workspace, so that libraries have one set of features and are built once.
+/// Makes the release build: the programs of the images, and the program whose instructions are counted. It is one
+/// build of the whole workspace, so that each library has one set of features and is built once.
 pub(crate) fn build() -> Result<(), String> {
     let mut build = cargo(&["build", "--release", "--locked", "--quiet", "--workspace"]);
     build.args(["--features", "phase6-cli/cluster"]);
@@ -37,22 +37,22 @@ pub(crate) fn build() -> Result<(), String> {
     succeed(&mut build)
 }
 
-/// Where a program is that was built.
+/// Returns the path of a program of the release build.
 pub(crate) fn built(program: &str) -> PathBuf {
     root().join("target/release").join(program)
 }
 
-/// The product's image, of what is built.
-pub(crate) fn phase6() -> Result<Written, String> {
+/// Makes the image of the product from the release build.
+pub(crate) fn phase6() -> Result<Archive, String> {
     phase6_as("localhost/phase6/phase6:dev-{digest}", "phase6")
 }
 
-/// The same under another tag: a release to upgrade to.
-pub(crate) fn next() -> Result<Written, String> {
+/// Makes the image of the product under another tag: the next release, for tests of upgrades.
+pub(crate) fn next() -> Result<Archive, String> {
     phase6_as("localhost/phase6/phase6:next-{digest}", "next")
 }
 
-fn phase6_as(reference: &str, file: &str) -> Result<Written, String> {
+fn phase6_as(reference: &str, file: &str) -> Result<Archive, String> {
     if !Path::new(AUTHORITIES).is_file() {
         install("ca-certificates")?;
     }
@@ -64,16 +64,16 @@ fn phase6_as(reference: &str, file: &str) -> Result<Written, String> {
     write(&image, file)
 }
 
-/// What makes load in tests, of what is built.
-pub(crate) fn load() -> Result<Written, String> {
+/// Makes the image of the load generator from the release build.
+pub(crate) fn load() -> Result<Archive, String> {
     let image = named("localhost/phase6-test/load:{digest}", NOBODY)
         .program("/usr/bin/load", &built("load"))?
         .file(AUTHORITIES, Path::new(AUTHORITIES))?;
     write(&image, "load")
 }
 
-/// A Redis for tests.
-pub(crate) fn redis() -> Result<Written, String> {
+/// Makes the image of Redis.
+pub(crate) fn redis() -> Result<Archive, String> {
     provide("redis-server", "redis-server")?;
     let server = find("redis-server").ok_or("redis-server is installed but not found")?;
     let image = named("localhost/phase6-test/redis:1", NOBODY)
@@ -82,8 +82,8 @@ pub(crate) fn redis() -> Result<Written, String> {
     write(&image, "redis")
 }
 
-/// A PostgreSQL for tests, which understands what the chart tells the official image.
-pub(crate) fn postgres() -> Result<Written, String> {
+/// Makes the image of PostgreSQL, which accepts the settings that the chart passes to the official image.
+pub(crate) fn postgres() -> Result<Archive, String> {
     if postgres_folder().is_none() {
         install("postgresql")?;
     }
@@ -99,7 +99,7 @@ pub(crate) fn postgres() -> Result<Written, String> {
         .file("/start.sh", &root().join("tests/cluster/images/postgres.sh"))?
         .link("/usr/lib/postgresql/bin", &bin.to_string_lossy())
         .tree(&shared, Path::new(&shared))?;
-    // The server knows times of day by their zone's file.
+    // The server reads its time zone from this file.
     image = image.file("/usr/share/zoneinfo/UTC", Path::new("/usr/share/zoneinfo/UTC"))?;
     for applet in ["sh", "rm"] {
         image = image.link(&format!("/bin/{applet}"), "busybox");
@@ -107,7 +107,7 @@ pub(crate) fn postgres() -> Result<Written, String> {
     for name in ["postgres", "initdb"] {
         image = image.program(&bin.join(name).to_string_lossy(), &bin.join(name))?;
     }
-    // What the server loads while it runs; the rest is extensions.
+    // Libraries that the server loads at run time; all others belong to extensions.
     for library in ["plpgsql.so", "dict_snowball.so"] {
         let library = version.join("lib").join(library);
         image = image.program(&library.to_string_lossy(), &library)?;
@@ -115,7 +115,7 @@ pub(crate) fn postgres() -> Result<Written, String> {
     write(&image, "postgres")
 }
 
-/// An image with one user, who is told names by files and by DNS.
+/// Returns an image with one user and name resolution by files and DNS.
 fn named(reference: &str, user: u32) -> Image {
     Image::new(reference)
         .user(user)
@@ -125,8 +125,9 @@ fn named(reference: &str, user: u32) -> Image {
         .folder("/tmp", 0o1777, 0)
 }
 
-fn write(image: &Image, name: &str) -> Result<Written, String> {
+fn write(image: &Image, name: &str) -> Result<Archive, String> {
     let folder = root().join("target/images");
-    std::fs::create_dir_all(&folder).map_err(|error| format!("cannot make {}: {error}", folder.display()))?;
+    std::fs::create_dir_all(&folder)
+        .map_err(|error| format!("failed to create {}: {error}", folder.display()))?;
     image.write(&folder.join(format!("{name}.tar")))
 }

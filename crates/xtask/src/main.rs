@@ -9,7 +9,7 @@
 //! * `fuzz`: the parsers of untrusted input.
 //! * `instructions`: instructions per call of each core, compared with the accepted counts.
 //! * `mutants`: mutation tests of the cores.
-//! * `demo`: a fleet on a cluster, to play with.
+//! * `demo`: a fleet on a cluster, to try.
 //! * `image`: the image of the product, without Docker.
 //! * `crd`: the generated files: definition, reference pages, example fleet.
 
@@ -95,7 +95,7 @@ fn main() -> ExitCode {
             simulate::cache(seeds)
         }),
         ["fuzz", options @ ..] => fuzz::run(options),
-        ["instructions"] => instructions::run(instructions::Purpose::Judge),
+        ["instructions"] => instructions::run(instructions::Purpose::Compare),
         ["instructions", "--accept"] => instructions::run(instructions::Purpose::Accept),
         ["mutants", files @ ..] => mutants::run(files),
         ["demo"] => demo::run(),
@@ -131,11 +131,14 @@ fn seeds(options: &[&str]) -> Result<simulate::Seeds, String> {
 
 /// Returns the example fleet as it is committed, with a document for each service that it lacks.
 fn example_fleet() -> Result<String, String> {
+    use std::fmt::Write as _;
+
     let path = run::root().join("crds/examples/fleet.yaml");
     let mut text = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
     for service in phase6_catalog::SERVICES.iter().map(|service| service.name) {
         if !text.contains(&format!("\n  service: {service}\n")) {
-            text += &format!(
+            let _ = write!(
+                text,
                 "---\napiVersion: phase6.dev/v1alpha1\nkind: Phase6Service\nmetadata:\n  name: {service}\n\
                  spec:\n  service: {service}\n  tracing:\n    samplingRate: 0.10\n"
             );
@@ -149,11 +152,11 @@ fn crd() -> Result<(), String> {
     let fleet = example_fleet()?;
     for (path, text) in [
         ("crds/phase6services.yaml", &definition),
-        // Helm installs it where there is none, and never touches it again.
+        // Helm installs the definition where there is none, and never changes it afterwards.
         ("charts/phase6/crds/phase6services.yaml", &definition),
         ("docs/reference/phase6service.md", &phase6_crds::reference_markdown()),
         ("crds/examples/fleet.yaml", &fleet),
-        // Helm can read files of its own chart only.
+        // Helm can only read files of the chart.
         ("charts/phase6/files/fleet.yaml", &fleet),
     ] {
         let path = run::root().join(path);
@@ -161,7 +164,8 @@ fn crd() -> Result<(), String> {
             println!("{} is up to date", path.display());
             continue;
         }
-        std::fs::write(&path, text).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+        std::fs::write(&path, text)
+            .map_err(|error| format!("failed to write {}: {error}", path.display()))?;
         println!("wrote {}", path.display());
     }
     Ok(())

@@ -1,8 +1,10 @@
-//! `cargo xtask mutants`: the cores, changed in one place at a time. A change that no test notices shows a
-//! test that is missing.
+//! `cargo xtask mutants`: mutation tests of the cores. A mutant that no test detects shows that a test is
+//! missing.
 //!
-//! By cargo-mutants, on a copy of the sources; `.cargo/mutants.toml` says which files are cores. All of them take
-//! long, so it is no part of `cargo xtask test`.
+//! cargo-mutants changes a copy of the sources in one place at a time; `.cargo/mutants.toml` lists the files of
+//! the cores. All of them take long, so this is not part of `cargo xtask test`.
+
+use std::fmt;
 
 use serde_json::Value;
 
@@ -11,14 +13,15 @@ use crate::{
     servers,
 };
 
-/// What is installed.
+/// Version of cargo-mutants that is installed.
 const VERSION: &str = "27.1.0";
-/// What waits for ever is noticed too: a multiple of what the tests usually take, and at least so many seconds.
+/// Time limit for the tests of a mutant, which may never end: a multiple of their usual time, and a minimum in
+/// seconds.
 const BOUNDS: [&str; 4] = ["--timeout-multiplier", "3", "--minimum-test-timeout", "30"];
-/// So many of a hundred changes have to be noticed.
+/// Percentage of mutants that the tests must detect.
 const GOAL: f64 = 90.0;
 
-/// All cores, or these files of them.
+/// Tests the mutants of all cores, or those of some files.
 pub(crate) fn run(files: &[&str]) -> Result<(), String> {
     let tools = root().join("target/tools");
     let program = tools.join("bin/cargo-mutants");
@@ -27,46 +30,70 @@ pub(crate) fn run(files: &[&str]) -> Result<(), String> {
         let mut install = cargo(&["install", "cargo-mutants", "--version", VERSION, "--locked", "--quiet"]);
         succeed(install.arg("--root").arg(&tools))?;
     }
-    // Some of the limiter's tests hold its script against its model.
+    // Some tests of the limiter compare its script with a model, on a real Redis.
     let redis = servers::redis()?;
     let folder = root().join("target/mutants");
     std::fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     let mut mutants = std::process::Command::new(&program);
     mutants.current_dir(root()).args(["mutants", "--workspace", "--output"]).arg(&folder).args(BOUNDS);
-    // What does not change is built once, not once for each run's copy.
+    // A fixed folder, so that unchanged crates are not built again for the copy of each run.
     mutants.env("CARGO_TARGET_DIR", folder.join("build")).env("PHASE6_TEST_REDIS", &redis.url);
     if !files.is_empty() {
-        // Otherwise they would come on top of those that the configuration names.
+        // Otherwise these files would be added to those of the configuration.
         mutants.arg("--no-config");
     }
     for file in files {
         mutants.args(["--file", file]);
     }
     let path = folder.join("mutants.out/outcomes.json");
-    // What is judged is of this run.
+    // The results of an earlier run must not be read if this one fails.
     let _ = std::fs::remove_file(&path);
-    // It fails when a change was not noticed; how many were is judged here.
+    // It fails if any mutant is missed; the goal is checked here.
     let status = mutants.status().map_err(|error| format!("{}: {error}", program.display()))?;
     let text =
         std::fs::read_to_string(&path).map_err(|error| format!("{status}; {}: {error}", path.display()))?;
     let outcomes = serde_json::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))?;
-    let (line, result) = judge(&outcomes);
-    println!("{line}; {} names those that were not", folder.join("mutants.out/missed.txt").display());
-    result
+    let score = Score::read(&outcomes);
+    println!("{score}; {} lists those that were missed", folder.join("mutants.out/missed.txt").display());
+    score.verdict()
 }
 
-/// How many changes were noticed, and whether they are enough. One that never ends is noticed too; one that
-/// does not compile is none.
-fn judge(outcomes: &Value) -> (String, Result<(), String>) {
-    let count = |name: &str| outcomes[name].as_u64().unwrap_or(0);
-    let noticed = count("caught") + count("timeout");
-    let all = noticed + count("missed");
-    if all == 0 {
-        return ("no change was tried".into(), Err("cargo-mutants tried no change".into()));
+/// Number of mutants that the tests detected. A mutant whose tests time out is detected; one that does not
+/// compile does not count.
+struct Score {
+    detected: u64,
+    total: u64,
+}
+
+impl Score {
+    /// Reads the outcomes that cargo-mutants has written.
+    fn read(outcomes: &Value) -> Self {
+        let count = |name: &str| outcomes[name].as_u64().unwrap_or(0);
+        let detected = count("caught") + count("timeout");
+        Self { detected, total: detected + count("missed") }
     }
-    let score = noticed as f64 / all as f64 * 100.0;
-    let result = if score >= GOAL { Ok(()) } else { Err(format!("{score:.1} % is below {GOAL} %")) };
-    (format!("{noticed} of {all} changes were noticed, {score:.1} %"), result)
+
+    fn percent(&self) -> f64 {
+        self.detected as f64 / self.total as f64 * 100.0
+    }
+
+    /// Succeeds if the score reaches the goal.
+    fn verdict(&self) -> Result<(), String> {
+        if self.total == 0 {
+            return Err("cargo-mutants tried no mutant".into());
+        }
+        if self.percent() >= GOAL {
+            Ok(())
+        } else {
+            Err(format!("{:.1} % is below {GOAL} %", self.percent()))
+        }
+    }
+}
+
+impl fmt::Display for Score {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {} mutants were detected, {:.1} %", self.detected, self.total, self.percent())
+    }
 }
 
 #[cfg(test)]
@@ -76,13 +103,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nine_of_ten_changes_have_to_be_noticed() {
-        let judged = |caught, missed, timeout| {
-            judge(&json!({"caught": caught, "missed": missed, "timeout": timeout, "unviable": 7}))
+    fn nine_of_ten_mutants_must_be_detected() {
+        let score = |caught, missed, timeout| {
+            Score::read(&json!({"caught": caught, "missed": missed, "timeout": timeout, "unviable": 7}))
         };
-        let (line, result) = judged(8, 1, 1);
-        assert_eq!((line.as_str(), result), ("9 of 10 changes were noticed, 90.0 %", Ok(())));
-        assert_eq!(judged(8, 1, 0).1, Err("88.9 % is below 90 %".into()));
-        assert!(judged(0, 0, 0).1.is_err(), "nothing was tried");
+        let passing = score(8, 1, 1);
+        assert_eq!(passing.to_string(), "9 of 10 mutants were detected, 90.0 %");
+        assert_eq!(passing.verdict(), Ok(()));
+        assert_eq!(score(8, 1, 0).verdict(), Err("88.9 % is below 90 %".into()));
+        assert!(score(0, 0, 0).verdict().is_err(), "no mutant was tried");
     }
 }

@@ -1,8 +1,8 @@
-//! OCI image archives without a container engine.
+//! OCI image archives, written without a container engine.
 //!
-//! An archive holds one image for linux on this machine's architecture, with one layer. It is a
-//! function of its content alone: entries are sorted, and owners and times are fixed, so that
-//! building twice gives one digest. `ctr images import` and `kind load image-archive` read it.
+//! An archive contains one image for Linux on the architecture of this machine, with one layer. It depends on
+//! its content alone: entries are sorted, and owners and times are fixed, so that two builds have the same
+//! digest. `ctr images import` and `kind load image-archive` read it.
 
 use std::{
     collections::BTreeMap,
@@ -17,13 +17,13 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tar::{EntryType, Header};
 
-/// What stands at a path of an image.
+/// An entry of the layer.
 enum Entry {
     Folder {
         mode: u32,
         owner: u64,
     },
-    /// A copy of a file of this machine.
+    /// A copy of a file on this machine.
     File {
         from: PathBuf,
         mode: u32,
@@ -32,26 +32,26 @@ enum Entry {
     Link(String),
 }
 
-/// An image that is being put together.
+/// An image before it is written.
 pub(crate) struct Image {
-    /// `localhost/NAME:TAG`; `{digest}` in it stands for the beginning of the image's own.
+    /// `localhost/NAME:TAG`; `{digest}` in it stands for the first 12 digits of the digest.
     reference: String,
     entries: BTreeMap<String, Entry>,
     config: Value,
 }
 
 impl Image {
-    /// An image without files which runs as nobody in particular.
+    /// Returns an empty image.
     pub(crate) fn new(reference: &str) -> Self {
         Self { reference: reference.into(), entries: BTreeMap::new(), config: json!({}) }
     }
 
-    /// What runs when nobody says what should.
+    /// Sets the default command.
     pub(crate) fn entrypoint(self, program: &[&str]) -> Self {
         self.set("Entrypoint", json!(program))
     }
 
-    /// User and group, as numbers.
+    /// Sets the numeric id of the user and the group.
     pub(crate) fn user(self, id: u32) -> Self {
         self.set("User", json!(format!("{id}:{id}")))
     }
@@ -61,35 +61,35 @@ impl Image {
         self
     }
 
-    /// A folder that `owner` may write to.
+    /// Adds a folder.
     pub(crate) fn folder(mut self, path: &str, mode: u32, owner: u64) -> Self {
         self.insert(path, Entry::Folder { mode, owner });
         self
     }
 
-    /// A file with this text.
+    /// Adds a file with this text.
     pub(crate) fn text(mut self, path: &str, text: &str) -> Self {
         self.insert(path, Entry::Text(text.into()));
         self
     }
 
-    /// A symbolic link.
+    /// Adds a symbolic link.
     pub(crate) fn link(mut self, path: &str, target: &str) -> Self {
         self.insert(path, Entry::Link(target.into()));
         self
     }
 
-    /// A copy of a file, wherever links lead.
+    /// Adds a copy of a file. Symbolic links are followed.
     pub(crate) fn file(mut self, path: &str, from: &Path) -> Result<Self, String> {
         use std::os::unix::fs::PermissionsExt;
-        let about = |error| format!("cannot read {}: {error}", from.display());
-        let real = from.canonicalize().map_err(about)?;
-        let executable = real.metadata().map_err(about)?.permissions().mode() & 0o111 != 0;
+        let describe = |error| format!("failed to read {}: {error}", from.display());
+        let real = from.canonicalize().map_err(describe)?;
+        let executable = real.metadata().map_err(describe)?.permissions().mode() & 0o111 != 0;
         self.insert(path, Entry::File { from: real, mode: if executable { 0o755 } else { 0o644 } });
         Ok(self)
     }
 
-    /// A copy of a program, and of the libraries that it loads where it expects them.
+    /// Adds a copy of a program, and of the libraries that it loads, at their own paths.
     pub(crate) fn program(mut self, path: &str, from: &Path) -> Result<Self, String> {
         self = self.file(path, from)?;
         for library in libraries(from)? {
@@ -98,13 +98,13 @@ impl Image {
         Ok(self)
     }
 
-    /// A copy of everything below a folder.
+    /// Adds copies of all files in a folder and its subfolders.
     pub(crate) fn tree(mut self, path: &str, from: &Path) -> Result<Self, String> {
-        let about = |error| format!("cannot read {}: {error}", from.display());
-        for found in std::fs::read_dir(from).map_err(about)? {
-            let found = found.map_err(about)?;
+        let describe = |error| format!("failed to read {}: {error}", from.display());
+        for found in std::fs::read_dir(from).map_err(describe)? {
+            let found = found.map_err(describe)?;
             let inside = format!("{path}/{}", found.file_name().to_string_lossy());
-            let is_folder = found.path().metadata().map_err(about)?.is_dir();
+            let is_folder = found.path().metadata().map_err(describe)?.is_dir();
             self = if is_folder {
                 self.tree(&inside, &found.path())?
             } else {
@@ -124,9 +124,9 @@ impl Image {
     }
 
     /// Writes the archive.
-    pub(crate) fn write(&self, archive: &Path) -> Result<Written, String> {
-        let about = |error: std::io::Error| format!("cannot write {}: {error}", archive.display());
-        let layer = self.layer().map_err(about)?;
+    pub(crate) fn write(&self, archive: &Path) -> Result<Archive, String> {
+        let describe = |error: std::io::Error| format!("failed to write {}: {error}", archive.display());
+        let layer = self.layer().map_err(describe)?;
         let config = json!({
             "architecture": architecture(),
             "os": "linux",
@@ -138,13 +138,13 @@ impl Image {
             "schemaVersion": 2,
             "mediaType": "application/vnd.oci.image.manifest.v1+json",
             "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
-            "layers": [descriptor("application/vnd.oci.image.layer.v1.tar+gzip", &layer.packed)],
+            "layers": [descriptor("application/vnd.oci.image.layer.v1.tar+gzip", &layer.compressed)],
         });
         let manifest = manifest.to_string().into_bytes();
         let mut listed = descriptor("application/vnd.oci.image.manifest.v1+json", &manifest);
         let digest = digest(&manifest);
         let reference = self.reference.replace("{digest}", &digest["sha256:".len()..][..12]);
-        let (_, tag) = reference.rsplit_once(':').ok_or("an image's name needs a tag")?;
+        let (_, tag) = reference.rsplit_once(':').ok_or("the name of an image needs a tag")?;
         listed["annotations"] = json!({
             "io.containerd.image.name": reference,
             "org.opencontainers.image.ref.name": tag,
@@ -156,22 +156,22 @@ impl Image {
         });
         let blob = |content: &[u8]| format!("blobs/sha256/{}", hex(content));
         let files: BTreeMap<String, Vec<u8>> = [
-            (blob(&layer.packed), layer.packed),
+            (blob(&layer.compressed), layer.compressed),
             (blob(&config), config),
             (blob(&manifest), manifest),
             ("index.json".to_owned(), index.to_string().into_bytes()),
             ("oci-layout".to_owned(), br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec()),
         ]
         .into();
-        // Whoever reads the archive sees the whole of it or none of it.
-        let unfinished = archive.with_extension("unfinished");
-        let mut out = tar::Builder::new(BufWriter::new(File::create(&unfinished).map_err(about)?));
+        // Archive under another name first, so that readers never see an incomplete archive.
+        let incomplete = archive.with_extension("incomplete");
+        let mut out = tar::Builder::new(BufWriter::new(File::create(&incomplete).map_err(describe)?));
         for (path, content) in files {
-            append(&mut out, &path, 0o644, &content).map_err(about)?;
+            append(&mut out, &path, 0o644, &content).map_err(describe)?;
         }
-        out.into_inner().and_then(|mut file| file.flush()).map_err(about)?;
-        std::fs::rename(&unfinished, archive).map_err(about)?;
-        Ok(Written { archive: archive.to_owned(), reference, digest })
+        out.into_inner().and_then(|mut file| file.flush()).map_err(describe)?;
+        std::fs::rename(&incomplete, archive).map_err(describe)?;
+        Ok(Archive { path: archive.to_owned(), reference, digest })
     }
 
     fn layer(&self) -> std::io::Result<Layer> {
@@ -192,26 +192,25 @@ impl Image {
             }
         }
         let plain = out.into_inner()?;
-        let mut packer = GzBuilder::new().mtime(0).write(Vec::new(), Compression::default());
-        packer.write_all(&plain)?;
-        Ok(Layer { packed: packer.finish()?, plain })
+        let mut encoder = GzBuilder::new().mtime(0).write(Vec::new(), Compression::default());
+        encoder.write_all(&plain)?;
+        Ok(Layer { compressed: encoder.finish()?, plain })
     }
 }
 
-/// An image as an archive.
+/// A written archive.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Written {
-    /// The file.
-    pub(crate) archive: PathBuf,
-    /// What it is called where it is loaded.
+pub(crate) struct Archive {
+    pub(crate) path: PathBuf,
+    /// Name of the image after it is loaded.
     pub(crate) reference: String,
-    /// Its digest.
+    /// Digest of the image.
     pub(crate) digest: String,
 }
 
 struct Layer {
     plain: Vec<u8>,
-    packed: Vec<u8>,
+    compressed: Vec<u8>,
 }
 
 fn append(
@@ -242,15 +241,16 @@ fn digest(content: &[u8]) -> String {
     format!("sha256:{}", hex(content))
 }
 
-fn hex(content: &[u8]) -> String {
+/// Returns the SHA-256 digest in hexadecimal.
+pub(crate) fn hex(content: &[u8]) -> String {
     Sha256::digest(content).iter().fold(String::with_capacity(64), |mut text, byte| {
-        // Writing to a text does not fail.
+        // Writing to a `String` cannot fail.
         let _ = write!(text, "{byte:02x}");
         text
     })
 }
 
-/// This machine's architecture in the words of OCI.
+/// Returns the architecture of this machine by its name in OCI.
 fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
@@ -259,10 +259,10 @@ fn architecture() -> &'static str {
     }
 }
 
-/// The libraries that a program loads, the loader included; none for a static one.
+/// Returns the libraries that a program loads, including the loader; a static program has none.
 fn libraries(program: &Path) -> Result<Vec<PathBuf>, String> {
     let output = std::process::Command::new("ldd").arg(program).output();
-    let output = output.map_err(|error| format!("cannot start ldd: {error}"))?;
+    let output = output.map_err(|error| format!("failed to start ldd: {error}"))?;
     // "\tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x...)" and "\t/lib64/ld-linux-x86-64.so.2 (0x...)"
     let text = String::from_utf8_lossy(&output.stdout);
     Ok(text
@@ -277,7 +277,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_same_content_gives_the_same_archive() {
+    fn equal_content_gives_identical_archives() {
         let folder = tempfile::tempdir().expect("a folder");
         let write = |name: &str| {
             let image = Image::new("localhost/example:{digest}")
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_brings_the_libraries_it_loads() {
+    fn the_libraries_of_a_program_are_found() {
         let found = libraries(Path::new("/bin/sh")).expect("ldd");
         assert!(found.iter().any(|path| path.to_string_lossy().contains("libc.so")), "{found:?}");
     }

@@ -1,5 +1,7 @@
-//! The servers that tests need: installed where we may, started on free ports in folders of their
-//! own, stopped by their process when dropped.
+//! Servers and programs that tests need.
+//!
+//! Missing Debian packages are installed if this process is root. A server listens on a free port, works in a
+//! folder of its own, and stops when its value is dropped.
 
 use std::{
     io::Read,
@@ -12,15 +14,15 @@ use std::{
 
 use crate::run::{find, is_root, succeed};
 
-/// Longest wait for a server to answer.
-const START: Duration = Duration::from_secs(30);
+/// Longest wait for a server to accept connections.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A server that runs.
+/// A running server.
 pub(crate) struct Server {
     name: &'static str,
     process: Child,
     folder: PathBuf,
-    /// Where tests find it.
+    /// URL for tests.
     pub(crate) url: String,
 }
 
@@ -65,7 +67,7 @@ pub(crate) fn postgres() -> Result<Server, String> {
     let port = free_port()?;
     let mut server = command("postgres");
     server.arg("-D").arg(&data).arg("-k").arg(&folder).args(["-p", &port.to_string()]);
-    // A test server may lose its data, and is asked by many tests at once.
+    // A test server may lose its data, and many tests connect at the same time.
     for setting in ["listen_addresses=127.0.0.1", "fsync=off", "full_page_writes=off", "max_connections=300"]
     {
         server.args(["-c", setting]);
@@ -93,36 +95,36 @@ fn start(
     url: String,
 ) -> Result<Server, String> {
     command.stderr(Stdio::piped()).stdin(Stdio::null());
-    let process = command.spawn().map_err(|error| format!("cannot start {name}: {error}"))?;
+    let process = command.spawn().map_err(|error| format!("failed to start {name}: {error}"))?;
     let mut server = Server { name, process, folder, url };
-    let due = Instant::now() + START;
+    let deadline = Instant::now() + START_TIMEOUT;
     loop {
         if let Ok(Some(status)) = server.process.try_wait() {
-            let mut told = String::new();
+            let mut errors = String::new();
             if let Some(stderr) = &mut server.process.stderr {
-                let _ = stderr.read_to_string(&mut told);
+                let _ = stderr.read_to_string(&mut errors);
             }
-            return Err(format!("{name} ended with {status}: {told}"));
+            return Err(format!("{name} exited with {status}: {errors}"));
         }
         if TcpStream::connect(("127.0.0.1", port)).is_ok() {
             break;
         }
-        if Instant::now() > due {
-            return Err(format!("{name} does not answer at port {port}"));
+        if Instant::now() > deadline {
+            return Err(format!("{name} does not listen on port {port} after {} s", START_TIMEOUT.as_secs()));
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-    // Nobody reads what it says from now on; a full pipe must not stop it.
+    // The rest of its output is discarded: a full pipe would block the server.
     if let Some(mut stderr) = server.process.stderr.take() {
         std::thread::spawn(move || {
             let _ = std::io::copy(&mut stderr, &mut std::io::sink());
         });
     }
-    println!("{} runs at {}", server.name, server.url);
+    println!("{} is running at {}", server.name, server.url);
     Ok(server)
 }
 
-/// Sees to it that a program is there, by a Debian package if need be.
+/// Installs the Debian package of a program, unless the program is there.
 pub(crate) fn provide(program: &str, package: &str) -> Result<(), String> {
     if find(program).is_none() && !std::path::Path::new("/usr/sbin").join(program).is_file() {
         install(package)?;
@@ -130,29 +132,29 @@ pub(crate) fn provide(program: &str, package: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Installs a Debian package, if this process may.
+/// Installs a Debian package. Fails if this process is not root.
 pub(crate) fn install(package: &str) -> Result<(), String> {
-    let how = format!("install it: apt-get install {package}");
+    let remedy = format!("install it with `apt-get install {package}`");
     if !is_root() || find("apt-get").is_none() {
-        return Err(format!("the Debian package {package} is missing; {how}"));
+        return Err(format!("the Debian package {package} is missing; {remedy}"));
     }
     println!("installing the Debian package {package}");
     let apt = |arguments: &[&str]| {
         let mut command = Command::new("apt-get");
         command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive").stdout(Stdio::null());
-        // A package must not start its own server.
+        // Keeps packages from starting their servers.
         command.env("RUNLEVEL", "1");
         succeed(&mut command)
     };
     if apt(&["install", "-y", "-q", "--no-install-recommends", package]).is_err() {
         apt(&["update", "-q"])?;
         apt(&["install", "-y", "-q", "--no-install-recommends", package])
-            .map_err(|error| format!("{error}; {how}"))?;
+            .map_err(|error| format!("{error}; {remedy}"))?;
     }
     Ok(())
 }
 
-/// The folder of the newest PostgreSQL server's programs.
+/// Returns the folder of the programs of the newest installed PostgreSQL server.
 pub(crate) fn postgres_folder() -> Option<PathBuf> {
     let mut versions: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql")
         .into_iter()
@@ -165,7 +167,7 @@ pub(crate) fn postgres_folder() -> Option<PathBuf> {
     versions.pop().or_else(|| Some(find("initdb")?.parent()?.to_owned()))
 }
 
-/// User and group of a name, from the system's list.
+/// Returns the ids of the user and the group of an account.
 fn owner(name: &str) -> Result<(u32, u32), String> {
     let list = std::fs::read_to_string("/etc/passwd").map_err(|error| error.to_string())?;
     let line = list.lines().find(|line| line.starts_with(&format!("{name}:")));
@@ -173,13 +175,14 @@ fn owner(name: &str) -> Result<(u32, u32), String> {
         let mut fields = line.split(':').skip(2);
         Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
     });
-    ids.ok_or_else(|| format!("there is no user {name}"))
+    ids.ok_or_else(|| format!("the user {name} does not exist"))
 }
 
 fn make_folder(name: &str) -> Result<PathBuf, String> {
     let folder = std::env::temp_dir().join(format!("phase6-{name}-{}", std::process::id()));
     let _ = std::fs::remove_dir_all(&folder);
-    std::fs::create_dir_all(&folder).map_err(|error| format!("cannot make {}: {error}", folder.display()))?;
+    std::fs::create_dir_all(&folder)
+        .map_err(|error| format!("failed to create {}: {error}", folder.display()))?;
     Ok(folder)
 }
 

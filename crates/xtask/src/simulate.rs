@@ -19,7 +19,7 @@ const SEQUENCES: u64 = 1_000_000;
 pub(crate) struct Seeds {
     /// First seed.
     pub(crate) from: u64,
-    /// Number of seeds; `None`: that of a long run.
+    /// Number of seeds, or `None` for that of a long run.
     pub(crate) count: Option<u64>,
 }
 
@@ -66,7 +66,7 @@ pub(crate) fn cache(seeds: Seeds) -> Result<(), String> {
     succeed(&mut seeds.apply(cargo(&tests), SEQUENCES))
 }
 
-/// Returns the same as a command, in the build that the other tests use.
+/// Returns the command that compares the cache with its oracle, in the build that the other tests use.
 pub(crate) fn sequences(count: u64) -> Command {
     let seeds = Seeds { from: 0, count: Some(count) };
     let tests = ["test", "--locked", "--workspace", "--test", "rfc9111_oracle", "in_every"];

@@ -52,7 +52,7 @@ pub(crate) fn run(scope: Scope) -> Result<(), String> {
     report.check("cache sequences", simulate::sequences(SEQUENCES));
     report.step("benchmarks run", || bench::run(bench::Effort::Smoke));
     report.step("release build", image::build);
-    report.step("instructions", || instructions::run(instructions::Purpose::Judge));
+    report.step("instructions", || instructions::run(instructions::Purpose::Compare));
     report.step("fuzzing", || fuzz::run_quick(FUZZ));
     match tools {
         Some(tools) => cluster(&mut report, tools),
@@ -117,11 +117,11 @@ fn tests(
     Ok(())
 }
 
-/// Runs the product on a cluster, which is removed afterwards unless it ran before.
+/// Runs the product on a cluster, which is removed afterwards unless it was running before.
 fn cluster(report: &mut Report, tools: Background<()>) {
     let Some(()) = report.step("wait for Kubernetes", || tools.join()) else { return };
     let cluster = Cluster::of_this_machine();
-    let ran_before = cluster.runs();
+    let was_running = cluster.is_running();
     // The suite begins with the release that the demo leaves.
     if report.step("demo", demo::run).is_some() {
         let suite = report.timed("product on a cluster", |report| {
@@ -133,7 +133,7 @@ fn cluster(report: &mut Report, tools: Background<()>) {
             report.step("product on a cluster", || Err::<(), _>(error));
         }
     }
-    if !ran_before {
+    if !was_running {
         report.step("removal of the cluster", || cluster.down());
     }
 }

@@ -1,5 +1,5 @@
-// The add-ons of a test cluster in one program: CoreDNS, with the plugins that its Corefile names, and
-// metrics-server. Each runs when the program is called by its name.
+// The add-ons of a test cluster in one program: CoreDNS, with the plugins that its Corefile uses, and
+// metrics-server. The name under which the program is called selects one of them.
 package main
 
 import (

@@ -1,6 +1,6 @@
 #!/bin/sh
-# The part of the official image's start that the chart's demo relies on: POSTGRES_USER,
-# POSTGRES_PASSWORD, POSTGRES_DB and PGDATA, and data that outlive a restart.
+# The features of the official image that the demo of the chart needs: POSTGRES_USER, POSTGRES_PASSWORD,
+# POSTGRES_DB and PGDATA, and data that survive a restart.
 set -eu
 : "${POSTGRES_USER:=postgres}" "${POSTGRES_DB:=$POSTGRES_USER}" "${PGDATA:=/var/lib/postgresql/data}"
 bin=/usr/lib/postgresql/bin

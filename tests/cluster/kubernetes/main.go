@@ -1,10 +1,9 @@
-// The programs of a test Kubernetes, and Helm, in one: the name that it is
-// called by selects the program.
+// The programs of a test cluster, and Helm, in one: the name under which it
+// is called selects the program.
 //
 // `cargo xtask cluster up` builds it and links it under the names below, so
-// that the integration tests run against Kubernetes' own API server,
-// scheduler and kubelet. One program instead of eight, because they share nine
-// tenths of their code.
+// that the tests run against the real API server, scheduler and kubelet. One
+// program instead of eight, because they share nine tenths of their code.
 package main
 
 import (
@@ -33,7 +32,7 @@ import (
 	_ "k8s.io/component-base/metrics/prometheus/version"
 )
 
-// programs maps the name a program is called as to its command.
+// programs maps the name of each program to its command.
 var programs = map[string]func() *cobra.Command{
 	"kube-apiserver":          apiserver.NewAPIServerCommand,
 	"kube-controller-manager": manager.NewControllerManagerCommand,
@@ -67,8 +66,8 @@ func main() {
 	os.Exit(cli.Run(command()))
 }
 
-// runHelm is Helm's own main. The manager's name is that of the released
-// program, whatever this one is called.
+// runHelm is the main function of Helm. Its field manager has the name of the
+// released program, independent of the name of this one.
 func runHelm() int {
 	helmkube.ManagedFieldsManager = "helm"
 	command, err := helm.NewRootCmd(os.Stdout, os.Args[1:], helm.SetupLogging)

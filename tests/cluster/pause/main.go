@@ -1,5 +1,5 @@
-// The process that holds a pod's namespaces open: it waits, and takes up
-// children that nobody waits for, until it is told to stop.
+// The process that holds the namespaces of a pod open: it waits, and reaps
+// orphaned children, until it gets a signal to stop.
 package main
 
 import (

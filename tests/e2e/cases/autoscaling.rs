@@ -26,10 +26,16 @@ pub async fn an_autoscaler_controls_replicas_without_interference(fleet: &Fleet)
     fleet.settle("capabilities").await;
     let urls = [format!("http://capabilities.{}.svc.cluster.local:3009/api/v1/status", fleet.namespace)];
     fleet.start_load("load-scaling", 1_500, 1_500 * 300, &urls).await;
-    wait_until("the autoscaler adds a replica", AUTOSCALER_TIMEOUT, || async { (replicas().await == 3).then_some(()) }).await;
+    wait_until("the autoscaler adds a replica", AUTOSCALER_TIMEOUT, || async {
+        (replicas().await == 3).then_some(())
+    })
+    .await;
     fleet.settle("capabilities").await;
     fleet.kubectl(&["delete", "pod", "load-scaling", "--grace-period=0", "--force"]).await;
-    wait_until("the autoscaler removes it", AUTOSCALER_TIMEOUT, || async { (replicas().await == 2).then_some(()) }).await;
+    wait_until("the autoscaler removes it", AUTOSCALER_TIMEOUT, || async {
+        (replicas().await == 2).then_some(())
+    })
+    .await;
     // A switch back removes the autoscaler, and the operator sets the number again.
     fleet.patch("capabilities", json!({"replicas": 3, "autoscaling": null})).await;
     fleet.settle("capabilities").await;

@@ -79,8 +79,10 @@ pub async fn drift_is_repaired_and_reported_and_additions_of_others_are_kept(fle
         (now["spec"]["template"]["spec"] == deployment["spec"]["template"]["spec"]).then_some(())
     })
     .await;
-    wait_until("the Service is created again", SOON, || async { fleet.object("api/v1", "services", "coach").await })
-        .await;
+    wait_until("the Service is created again", SOON, || async {
+        fleet.object("api/v1", "services", "coach").await
+    })
+    .await;
     let now = fleet.deployment("coach").await;
     assert_eq!(now["metadata"]["annotations"]["example.com/note"], "foreign");
     wait_until("events report both repairs", SOON, || async {

@@ -105,7 +105,8 @@ pub async fn the_chart_passes_lint_and_renders_as_committed(_fleet: &Fleet) {
     }
     let has_service_monitor = rendered.contains("phase6-services\n  labels");
     assert!(!has_service_monitor, "the operator, not the chart, creates the monitors of services");
-    for invalid in ["database.urll=x", "operator.replicas=0", "image.pullPolicy=Sometimes", "demo.enabled=yes"]
+    for invalid in
+        ["database.urll=x", "operator.replicas=0", "image.pullPolicy=Sometimes", "demo.enabled=yes"]
     {
         let result =
             try_run("helm", &["template", "phase6", &chart, "--kube-version", "1.34.0", "--set", invalid])
@@ -181,7 +182,8 @@ async fn check_release_with_external_stores(fleet: &Fleet) {
     let status = run("kubectl", &["get", "--namespace", NAMESPACE, "p6", "budget", "-o", path]).await;
     assert_eq!(status, "2/2 1", "both replicas draw on one bucket in the configured Redis");
     let path = "jsonpath={range .spec.template.spec.containers[0].env[*]}{.name}={.value}{'\\n'}{end}";
-    let environment = run("kubectl", &["get", "--namespace", NAMESPACE, "deploy", "budget", "-o", path]).await;
+    let environment =
+        run("kubectl", &["get", "--namespace", NAMESPACE, "deploy", "budget", "-o", path]).await;
     let endpoint = "OTEL_EXPORTER_OTLP_ENDPOINT=http://collector.nowhere:4318\n";
     assert!(environment.contains(endpoint), "{environment}");
     assert!(environment.contains("OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf\n"), "{environment}");

@@ -1,14 +1,15 @@
-//! The cores, by criterion.
+//! Benchmarks of single crates, run by criterion.
 
 use super::{Effort, Row};
 use crate::run::{cargo, root, succeed};
 
+/// Package and name of each benchmark.
 const BENCHES: [(&str, &str); 2] = [("phase6-cache", "hit"), ("phase6-telemetry", "request")];
 
 pub(super) fn run(effort: Effort) -> Result<Vec<Row>, String> {
-    let how = if effort == Effort::Measure { "bench" } else { "test" };
+    let command = if effort == Effort::Measure { "bench" } else { "test" };
     for (package, bench) in BENCHES {
-        succeed(&mut cargo(&[how, "--locked", "--package", package, "--bench", bench]))?;
+        succeed(&mut cargo(&[command, "--locked", "--package", package, "--bench", bench]))?;
     }
     if effort == Effort::Smoke {
         return Ok(vec![]);
@@ -18,24 +19,21 @@ pub(super) fn run(effort: Effort) -> Result<Vec<Row>, String> {
 
 fn cache() -> Result<Row, String> {
     Ok(Row {
-        what: "A cache hit in memory, 10,000 answers, which the processor's own caches do not hold",
+        subject: "Cache hit in memory, 10,000 responses (more than the processor's caches hold)",
         goal: "",
         measured: format!("{:.0} ns", nanoseconds("cache_hit/10000_keys")?),
-        details: format!(
-            "a miss that is fetched and stored takes {:.0} ns",
-            nanoseconds("cache_miss/stored")?
-        ),
+        details: format!("a miss that is fetched and stored: {:.0} ns", nanoseconds("cache_miss/stored")?),
     })
 }
 
 fn metrics() -> Result<Row, String> {
     let (one, two) = (nanoseconds("metrics/one_thread")?, nanoseconds("metrics/two_threads")?);
     Ok(Row {
-        what: "What is counted of a request: series, and figures of the last minute",
-        goal: "at most 10 ns, at one and two threads",
-        measured: format!("{one:.0} ns, {two:.0} ns at two threads"),
+        subject: "Metrics of a request: series, and figures of the last minute",
+        goal: "at most 10 ns, with one thread and with two",
+        measured: format!("{one:.0} ns, {two:.0} ns with two threads"),
         details: format!(
-            "the same series of the `prometheus` crate, its handles resolved before: {:.0} and {:.0} ns",
+            "the same series in the `prometheus` crate, with handles resolved before: {:.0} and {:.0} ns",
             nanoseconds("metrics/prometheus_one_thread")?,
             nanoseconds("metrics/prometheus_two_threads")?,
         ),
@@ -44,22 +42,22 @@ fn metrics() -> Result<Row, String> {
 
 fn telemetry() -> Result<Row, String> {
     let bare = nanoseconds("request/bare")?;
-    let adds = |name: &str| nanoseconds(&format!("request/{name}")).map(|all| all - bare);
+    let overhead = |name: &str| nanoseconds(&format!("request/{name}")).map(|total| total - bare);
     Ok(Row {
-        what: "All that telemetry adds to a request: the above, the clock, `x-request-id`",
+        subject: "Telemetry of a request in all: its metrics, the clock, `x-request-id`",
         goal: "",
-        measured: format!("{:.0} ns", adds("unsampled")?),
+        measured: format!("{:.0} ns", overhead("unsampled")?),
         details: format!(
-            "{:.0} ns with a second thread at the same figures; {:.0} ns where one in ten is sampled and \
-             exported, {:.0} ns if all are",
-            adds("unsampled_two_threads")?,
-            adds("one_in_ten")?,
-            adds("sampled")?,
+            "{:.0} ns with a second thread on the same metrics; {:.0} ns with one in ten requests sampled and \
+             exported, {:.0} ns with all of them",
+            overhead("unsampled_two_threads")?,
+            overhead("one_in_ten")?,
+            overhead("sampled")?,
         ),
     })
 }
 
-/// The median that criterion found.
+/// Returns the median of a benchmark, from the files of criterion.
 fn nanoseconds(benchmark: &str) -> Result<f64, String> {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), Into::into);
     let path = target.join("criterion").join(benchmark).join("new/estimates.json");

@@ -1,32 +1,38 @@
-//! Whole requests over loopback: our stack beside a bare axum service, our gateway beside nginx, and our stack
-//! with tracing beside itself without.
+//! Whole requests over loopback: our stack compared with a bare axum service, our gateway with nginx, and our
+//! stack with tracing with itself without.
 //!
-//! The server that is measured has one core to itself, the load and the service behind the
-//! gateway share another. `wrk` keeps 64 connections busy. Beside requests per second stands the
-//! processor time per request, of which waking the other core is a part where that has nothing to do.
+//! The measured server has one core to itself; the load and the service behind the gateway share another one.
+//! `wrk` keeps 64 connections busy. Besides requests per second the processor time per request is measured. It
+//! contains the wake-up of the other core when that is idle.
 
-mod rival;
+mod server;
 
 use std::{
     path::{Path, PathBuf},
     process::Command,
 };
 
-use self::rival::{Rival, body_size, nginx, proxying, wait_for};
+use self::server::{Round, Server, body_size, nginx, reverse_proxy, wait_for};
 use super::{Effort, Row, median};
 
 const ROUNDS: usize = 9;
+/// Duration of a round in seconds.
 const SECONDS: u32 = 3;
+const PATH: &str = "/api/v1/budget";
+/// Body of the responses of the service behind the gateways.
+const BODY: &str = r#"{"ok":true,"budget":{"total":100.0,"used":12.5,"remaining":87.5}}"#;
 
-/// What a policy says for answers to be kept.
+/// Section of a policy that turns the cache on.
 const CACHED: &str = r#""cache":{"ttl":"1h"},"#;
+/// Section of a policy without a cache.
+const UNCACHED: &str = "";
 
-/// A file with a policy that limits nobody, keeps answers if `cache` says so, and samples at this rate.
-fn policy(folder: &Path, name: &str, cache: &str, sampled: f64) -> Result<PathBuf, String> {
+/// Writes a policy whose limit refuses no request.
+fn policy(folder: &Path, name: &str, cache: &str, sampling_rate: f64) -> Result<PathBuf, String> {
     let path = folder.join(format!("{name}.json"));
     let text = format!(
         r#"{{"ownerUid":"bench","revision":1,"generation":1,"hash":"","publishedAt":"","policy":{{{cache}
-        "rateLimit":{{"capacity":1000000,"refillPerSecond":1000000}},"tracing":{{"samplingRate":{sampled}}}}}}}"#
+        "rateLimit":{{"capacity":1000000,"refillPerSecond":1000000}},"tracing":{{"samplingRate":{sampling_rate}}}}}}}"#
     );
     std::fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))?;
     Ok(path)
@@ -40,57 +46,52 @@ pub(super) fn run(effort: Effort) -> Result<Vec<Row>, String> {
     let &[hello, hit, upstream, proxy, gateway, caching_proxy, caching_gateway, traced, untraced] =
         ports.as_slice()
     else {
-        return Err("no ports".into());
+        return Err("no free ports".into());
     };
 
-    let behind = nginx(
-        &folder,
-        "upstream",
-        1,
-        &format!(
-            "server {{ listen 127.0.0.1:{upstream}; location / {{ default_type application/json; return 200 '{{\"ok\":true,\"budget\":{{\"total\":100.0,\"used\":12.5,\"remaining\":87.5}}}}'; }} }}"
-        ),
-    )?;
+    let location = format!("location / {{ default_type application/json; return 200 '{BODY}'; }}");
+    let servers = format!("server {{ listen 127.0.0.1:{upstream}; {location} }}");
+    let upstream_process = nginx(&folder, "upstream", 1, &servers)?;
     wait_for(upstream)?;
-    let (cached, unsampled) =
-        (policy(&folder, "cached", CACHED, 0.1)?, policy(&folder, "unsampled", CACHED, 0.0)?);
-    let passing = policy(&folder, "passing", "", 0.1)?;
-    let serve = |name: &str, port: u16, policy: &Path, more: &[&str]| {
+    let cached = policy(&folder, "cached", CACHED, 0.1)?;
+    let unsampled = policy(&folder, "unsampled", CACHED, 0.0)?;
+    let uncached = policy(&folder, "uncached", UNCACHED, 0.1)?;
+    let serve = |name: &str, port: u16, policy: &Path, options: &[&str]| {
         let mut command = Command::new(program("phase6"));
         command.args(["serve", name, "--port", &port.to_string(), "--policy"]).arg(policy);
-        command.arg("--data").arg(folder.join(name)).args(more);
+        command.arg("--data").arg(folder.join(name)).args(options);
         command.env("OLLAMA_ENABLED", "false").env("LOCALAI_ENABLED", "false");
         command
     };
-    let mut hit = Rival::start(serve("budget", hit, &cached, &[]), hit, "/api/v1/budget")?;
+    let mut hit = Server::start(serve("budget", hit, &cached, &[]), hit, PATH)?;
     let size = body_size(&hit.url)?;
     let mut bare = Command::new(program("hello"));
     bare.args([hello.to_string(), size.to_string()]);
-    let mut bare = Rival::start(bare, hello, "/")?;
-    let mut proxy = nginx(&folder, "proxy", 0, &proxying(upstream, proxy, "", ""))
-        .and_then(|process| Rival::of_nginx(process, proxy, "/api/v1/budget"))?;
-    let store = format!(
-        "proxy_cache_path {} levels=1:2 keys_zone=answers:10m max_size=64m inactive=1h use_temp_path=off;
+    let mut bare = Server::start(bare, hello, "/")?;
+    let mut proxy = nginx(&folder, "proxy", 0, &reverse_proxy(upstream, proxy, "", ""))
+        .and_then(|process| Server::of_nginx(process, proxy, PATH))?;
+    let cache_storage = format!(
+        "proxy_cache_path {} levels=1:2 keys_zone=responses:10m max_size=64m inactive=1h use_temp_path=off;
          open_file_cache max=1000 inactive=1h; sendfile on; tcp_nopush on;",
-        folder.join("answers").display()
+        folder.join("responses").display()
     );
-    let cached_there =
-        "proxy_cache answers; proxy_cache_valid 200 1h; add_header X-Cache $upstream_cache_status;";
+    let cache_use =
+        "proxy_cache responses; proxy_cache_valid 200 1h; add_header X-Cache $upstream_cache_status;";
     let mut caching_proxy =
-        nginx(&folder, "caching", 0, &proxying(upstream, caching_proxy, &store, cached_there))
-            .and_then(|process| Rival::of_nginx(process, caching_proxy, "/api/v1/budget"))?;
+        nginx(&folder, "caching", 0, &reverse_proxy(upstream, caching_proxy, &cache_storage, cache_use))
+            .and_then(|process| Server::of_nginx(process, caching_proxy, PATH))?;
     let peer = ["--peer", &format!("budget=127.0.0.1:{upstream}")];
-    let mut gateway = Rival::start(serve("web", gateway, &passing, &peer), gateway, "/api/v1/budget")?;
+    let mut gateway = Server::start(serve("web", gateway, &uncached, &peer), gateway, PATH)?;
     let caching = serve("web", caching_gateway, &cached, &peer);
-    let mut caching_gateway = Rival::start(caching, caching_gateway, "/api/v1/budget")?;
-    // The same nginx takes spans: it answers whatever it is asked.
+    let mut caching_gateway = Server::start(caching, caching_gateway, PATH)?;
+    // The upstream also accepts spans: it responds with 200 to every request.
     let collector = ["--otlp", &format!("http://127.0.0.1:{upstream}")];
-    let mut traced = Rival::start(serve("budget", traced, &cached, &collector), traced, "/api/v1/budget")?;
-    let mut untraced = Rival::start(serve("budget", untraced, &unsampled, &[]), untraced, "/api/v1/budget")?;
+    let mut traced = Server::start(serve("budget", traced, &cached, &collector), traced, PATH)?;
+    let mut untraced = Server::start(serve("budget", untraced, &unsampled, &[]), untraced, PATH)?;
 
     for round in 1..=rounds {
         println!("round {round} of {rounds}");
-        for rival in [
+        for server in [
             &mut bare,
             &mut hit,
             &mut proxy,
@@ -100,81 +101,93 @@ pub(super) fn run(effort: Effort) -> Result<Vec<Row>, String> {
             &mut traced,
             &mut untraced,
         ] {
-            rival.measure(seconds)?;
+            server.measure(seconds)?;
         }
     }
-    drop(behind);
+    drop(upstream_process);
     let rows = vec![
-        row("The full stack on a cache hit, beside a bare axum hello", "at least 0.98", &hit, &bare, "hello"),
-        row(
-            "The gateway on a cache hit, beside nginx `proxy_cache` and `limit_req`",
+        comparison(
+            "Full stack on a cache hit: requests/s relative to a bare axum service",
+            "at least 0.98",
+            &hit,
+            &bare,
+            "axum",
+        ),
+        comparison(
+            "Gateway on a cache hit: requests/s relative to nginx with `proxy_cache` and `limit_req`",
             "at least 1.6",
             &caching_gateway,
             &caching_proxy,
             "nginx",
         ),
-        row(
-            "The gateway on a miss, beside nginx `proxy_pass` and `limit_req`",
+        comparison(
+            "Gateway on a miss: requests/s relative to nginx with `proxy_pass` and `limit_req`",
             "at least 0.95",
             &gateway,
             &proxy,
             "nginx",
         ),
-        share_of_tracing(&traced, &untraced)?,
+        cost_of_tracing(&traced, &untraced)?,
     ];
     drop((bare, hit, proxy, gateway, caching_proxy, caching_gateway, traced, untraced));
     let _ = std::fs::remove_dir_all(folder);
     Ok(rows)
 }
 
-fn row(what: &'static str, goal: &'static str, ours: &Rival, other: &Rival, name: &str) -> Row {
-    let ratios: Vec<f64> = ours.rounds.iter().zip(&other.rounds).map(|(a, b)| a.0 / b.0).collect();
-    let column = |rival: &Rival, pick: fn(&(f64, f64)) -> f64| {
-        median(&rival.rounds.iter().map(pick).collect::<Vec<_>>())
-    };
-    let (rate, cost) = (|round: &(f64, f64)| round.0, |round: &(f64, f64)| round.1);
-    let mut sorted = ratios.clone();
-    sorted.sort_by(f64::total_cmp);
+/// Returns the median over the rounds.
+fn median_of(server: &Server, figure: fn(&Round) -> f64) -> f64 {
+    median(&server.rounds.iter().map(figure).collect::<Vec<_>>())
+}
+
+/// Returns a figure for each pair of rounds, in ascending order.
+fn compare_rounds(ours: &Server, other: &Server, figure: fn(&Round, &Round) -> f64) -> Vec<f64> {
+    let mut figures: Vec<f64> = ours.rounds.iter().zip(&other.rounds).map(|(a, b)| figure(a, b)).collect();
+    figures.sort_by(f64::total_cmp);
+    figures
+}
+
+/// Compares the requests per second of our server with those of another one.
+fn comparison(subject: &'static str, goal: &'static str, ours: &Server, other: &Server, name: &str) -> Row {
+    let ratios =
+        compare_rounds(ours, other, |ours, other| ours.requests_per_second / other.requests_per_second);
     Row {
-        what,
+        subject,
         goal,
         measured: format!("{:.2}", median(&ratios)),
         details: format!(
-            "{:.0} requests/s beside {:.0} of {name}; {:.1} us of processor beside {:.1}; ratios of {} rounds from {:.2} to {:.2}",
-            column(ours, rate),
-            column(other, rate),
-            column(ours, cost),
-            column(other, cost),
-            sorted.len(),
-            sorted[0],
-            sorted[sorted.len() - 1],
+            "{:.0} requests/s, {name} {:.0}; {:.1} us of processor time per request, {name} {:.1}; ratios of {} \
+             rounds from {:.2} to {:.2}",
+            median_of(ours, |round| round.requests_per_second),
+            median_of(other, |round| round.requests_per_second),
+            median_of(ours, |round| round.microseconds),
+            median_of(other, |round| round.microseconds),
+            ratios.len(),
+            ratios[0],
+            ratios[ratios.len() - 1],
         ),
     }
 }
 
-/// How much more processor time a request takes when one in ten is sampled and exported.
-fn share_of_tracing(traced: &Rival, untraced: &Rival) -> Result<Row, String> {
-    let mut shares: Vec<f64> = traced
-        .rounds
-        .iter()
-        .zip(&untraced.rounds)
-        .map(|(with, without)| (with.1 / without.1 - 1.0) * 100.0)
-        .collect();
-    shares.sort_by(f64::total_cmp);
-    let cost = |rival: &Rival| median(&rival.rounds.iter().map(|round| round.1).collect::<Vec<_>>());
+/// Compares the processor time per request of a server that samples and exports one in ten requests with that
+/// of one that samples none.
+fn cost_of_tracing(traced: &Server, untraced: &Server) -> Result<Row, String> {
+    let percent = compare_rounds(traced, untraced, |traced, untraced| {
+        (traced.microseconds / untraced.microseconds - 1.0) * 100.0
+    });
     let exported = traced.series("phase6_spans_exported_total")?;
-    let lost = traced.series("phase6_spans_dropped_total")?;
+    let dropped = traced.series("phase6_spans_dropped_total")?;
     Ok(Row {
-        what: "One in ten requests sampled and exported, the full stack on a cache hit",
-        goal: "at most 1 % more processor time",
-        measured: format!("{:.1} %", median(&shares)),
+        subject: "Full stack on a cache hit with one in ten requests sampled and exported: additional processor time",
+        goal: "at most 1 %",
+        measured: format!("{:.1} %", median(&percent)),
         details: format!(
-            "{:.2} us of processor beside {:.2}; {} rounds from {:.1} to {:.1} %; {exported} spans arrived, {lost} did not",
-            cost(traced),
-            cost(untraced),
-            shares.len(),
-            shares[0],
-            shares[shares.len() - 1],
+            "{:.2} us of processor time per request, without tracing {:.2}; {} rounds from {:.1} to {:.1} %; \
+             {exported} spans exported, {dropped} dropped",
+            median_of(traced, |round| round.microseconds),
+            median_of(untraced, |round| round.microseconds),
+            percent.len(),
+            percent[0],
+            percent[percent.len() - 1],
         ),
     })
 }

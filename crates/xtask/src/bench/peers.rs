@@ -1,38 +1,30 @@
-//! What others do, beside ours: a program of its own in `tests/peers`, which lets all take turns.
+//! Comparisons with other libraries. The program in `tests/peers` measures all of them in turn.
 
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
 use super::{Effort, Row};
 use crate::{
-    run::{cargo, root, succeed},
+    run::{cargo, fingerprint, root, succeed},
     servers,
 };
 
+/// Rounds of a measurement.
 const ROUNDS: &str = "15";
 
-/// Fingerprint of the peers' lock file and sources when they were last built. Their libraries take minutes to
-/// build, so the test run builds them only when one of these has changed.
+/// File with the fingerprint of the peers when they were last built. Their libraries take minutes to build, so
+/// the test run builds them only after a change of one of these files.
 const FINGERPRINT: &str = "tests/peers/built.sha256";
-
-fn fingerprint() -> Result<String, String> {
-    let mut digest = Sha256::new();
-    for file in [
-        "Cargo.toml",
-        "Cargo.lock",
-        "src/main.rs",
-        "src/caches.rs",
-        "src/limits.rs",
-        "src/shared.rs",
-        "src/traces.rs",
-    ] {
-        let path = root().join("tests/peers").join(file);
-        digest.update(std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?);
-    }
-    Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
-}
+const FINGERPRINT_OF: [&str; 7] = [
+    "Cargo.toml",
+    "Cargo.lock",
+    "src/main.rs",
+    "src/caches.rs",
+    "src/limits.rs",
+    "src/shared.rs",
+    "src/traces.rs",
+];
 
 fn read_fingerprint() -> String {
     std::fs::read_to_string(root().join(FINGERPRINT)).unwrap_or_default().trim().to_owned()
@@ -40,7 +32,7 @@ fn read_fingerprint() -> String {
 
 fn write_fingerprint(fingerprint: &str) -> Result<(), String> {
     let path = root().join(FINGERPRINT);
-    println!("tests/peers has changed and builds; commit {FINGERPRINT}");
+    println!("tests/peers has changed and was built; commit {FINGERPRINT}");
     std::fs::write(&path, format!("{fingerprint}\n")).map_err(|error| format!("{}: {error}", path.display()))
 }
 
@@ -52,7 +44,7 @@ pub(super) fn run(effort: Effort) -> Result<Vec<Row>, String> {
         command.arg("--manifest-path").arg(&manifest).env("CARGO_TARGET_DIR", &target);
         command
     };
-    let fingerprint = fingerprint()?;
+    let fingerprint = fingerprint(&root().join("tests/peers"), &FINGERPRINT_OF)?;
     if effort == Effort::Smoke && read_fingerprint() == fingerprint {
         println!("tests/peers has not changed since it was last built");
         return Ok(vec![]);
@@ -72,30 +64,30 @@ pub(super) fn run(effort: Effort) -> Result<Vec<Row>, String> {
     let mut program = Command::new(target.join("release/phase6-peers"));
     let output = program.arg(ROUNDS).env("PHASE6_TEST_REDIS", &redis.url).stderr(Stdio::inherit()).output();
     let output = output.map_err(|error| format!("{}: {error}", program.get_program().display()))?;
-    let said = String::from_utf8_lossy(&output.stdout);
-    print!("{said}");
-    let figures = Figures(said.lines().filter_map(|line| serde_json::from_str(line).ok()).collect());
+    let text = String::from_utf8_lossy(&output.stdout);
+    print!("{text}");
+    let figures = Figures(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect());
     let (ours, governor, limitador) = (
         figures.of("decision", "phase6")?,
         figures.of("decision", "governor")?,
         figures.of("decision", "limitador")?,
     );
     let [shared, each, cached] =
-        ["phase6", "limitador, Redis", "limitador, cached"].map(|who| figures.of("shared decision", who));
+        ["phase6", "limitador, Redis", "limitador, cached"].map(|name| figures.of("shared decision", name));
     let (shared, each, cached) = (shared?, each?, cached?);
     let hit = figures.of("hit", "phase6")?;
-    let [moka, quick_cache, foyer] = ["moka", "quick_cache", "foyer"].map(|who| figures.of("hit", who));
+    let [moka, quick_cache, foyer] = ["moka", "quick_cache", "foyer"].map(|name| figures.of("hit", name));
     let moka = moka?;
-    let [new, joined, tracer, bridged] =
-        ["phase6", "phase6, joined", "opentelemetry", "tracing-opentelemetry"]
-            .map(|who| figures.of("unsampled", who));
-    let (new, joined) = (new?, joined?);
+    let [new, continued, sdk, bridge] =
+        ["phase6", "phase6, continued", "opentelemetry", "tracing-opentelemetry"]
+            .map(|name| figures.of("unsampled", name));
+    let (new, continued) = (new?, continued?);
     Ok(vec![
         Row {
-            what: "A limiter decision, 100,000 callers known by name",
-            goal: "at most 50 ns, 5 times as fast as `governor`, 50 times as `limitador` in memory",
+            subject: "Rate limit decision in memory, 100,000 callers known by name",
+            goal: "at most 50 ns, 5 times as fast as `governor` and 50 times as fast as `limitador`",
             measured: format!(
-                "{:.0} ns, {:.1} and {:.0} times",
+                "{:.0} ns, {:.1} and {:.0} times as fast",
                 ours.ns,
                 governor.ns / ours.ns,
                 limitador.ns / ours.ns
@@ -103,50 +95,58 @@ pub(super) fn run(effort: Effort) -> Result<Vec<Row>, String> {
             details: format!("{ours}; `governor` {governor}; `limitador` {limitador}"),
         },
         Row {
-            what: "A limiter decision shared through Redis, 1,000 callers known by name",
+            subject: "Rate limit decision shared through Redis, 1,000 callers known by name",
             goal: "",
             measured: format!(
                 "{:.0} ns, {:.0} times as fast as `limitador` with Redis",
                 shared.ns,
                 each.ns / shared.ns
             ),
-            details: format!("{shared}; `limitador` {each}, where it caches {cached} and admits more"),
+            details: format!(
+                "{shared}; `limitador` {each}, with its local cache, which admits more than the limit, {cached}"
+            ),
         },
         Row {
-            what: "A cache hit in memory, 1,000 answers",
+            subject: "Cache hit in memory, 1,000 responses",
             goal: "at most 80 ns, 2.5 times as fast as `moka`",
-            measured: format!("{:.0} ns, {:.1} times", hit.ns, moka.ns / hit.ns),
+            measured: format!("{:.0} ns, {:.1} times as fast", hit.ns, moka.ns / hit.ns),
             details: format!("{hit}; `moka` {moka}; `quick_cache` {}; `foyer` {}", quick_cache?, foyer?),
         },
         Row {
-            what: "Tracing a request that is not sampled: context, decision, ids",
+            subject: "Tracing of a request that is not sampled: context, decision, ids",
             goal: "at most 60 ns",
-            measured: format!("{:.0} ns", new.ns.max(joined.ns)),
+            measured: format!("{:.0} ns", new.ns.max(continued.ns)),
             details: format!(
-                "a new trace {new}, one that came with the request {joined}; OpenTelemetry's own tracer {}; \
+                "a new trace {new}, one that the request continues {continued}; OpenTelemetry SDK {}; \
                  `tracing-opentelemetry` {}",
-                tracer?, bridged?
+                sdk?, bridge?
             ),
         },
     ])
 }
 
+/// Lines that the program printed.
 struct Figures(Vec<Value>);
 
-/// Nanoseconds: the median of the rounds, the lowest and the highest.
+/// Nanoseconds per operation.
 struct Figure {
+    /// Median of the rounds.
     ns: f64,
+    /// Lowest of the rounds.
     low: f64,
+    /// Highest of the rounds.
     high: f64,
 }
 
 impl Figures {
-    fn of(&self, what: &str, who: &str) -> Result<Figure, String> {
-        let line = self.0.iter().find(|line| line["what"] == what && line["who"] == who);
+    /// Returns the figure of a contender in one of the comparisons.
+    fn of(&self, comparison: &str, contender: &str) -> Result<Figure, String> {
+        let is_wanted = |line: &&Value| line["comparison"] == comparison && line["contender"] == contender;
+        let line = self.0.iter().find(is_wanted);
         let number = |name: &str| line?[name].as_f64();
         match (number("ns"), number("low"), number("high")) {
             (Some(ns), Some(low), Some(high)) => Ok(Figure { ns, low, high }),
-            _ => Err(format!("phase6-peers did not say how {who} did at {what}")),
+            _ => Err(format!("phase6-peers printed no figure of {contender} for {comparison}")),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Ten replicas over one real Redis: limits, and the cache.
+//! Ten replicas that share limits and cached responses through one real Redis.
 
 use std::process::Stdio;
 
@@ -14,46 +14,50 @@ pub(super) fn run(effort: Effort) -> Result<Vec<Row>, String> {
     let [within, double, skewed, flood] =
         ["within", "double", "skewed", "flood"].map(|case| limits.case(case));
     let [hit, stampede, invalidation] = ["hit", "stampede", "invalidation"].map(|case| cache.case(case));
-    let trips = |case: &Case<'_>| format!("{:.4} calls to Redis for a decision", case.figure("trips"));
+    let calls = |case: &Case<'_>| format!("{:.4} calls to Redis per decision", case.figure("trips"));
     Ok(vec![
         Row {
-            what: "Ten replicas share a limit, 50 times the demand",
-            goal: "99 to 100.5 % of the limit, at most 0.015 calls for a decision",
-            measured: format!("{:.1} %, {}", 100.0 * flood.figure("ofLimit"), trips(&flood)),
-            details: format!("{:.0} ns for a decision", flood.figure("nanoseconds")),
+            subject: "Ten replicas share a limit; demand 50 times the limit",
+            goal: "99 to 100.5 % of the limit admitted, at most 0.015 calls per decision",
+            measured: format!("{:.1} %, {}", 100.0 * flood.figure("ofLimit"), calls(&flood)),
+            details: format!("{:.0} ns per decision", flood.figure("nanoseconds")),
         },
         Row {
-            what: "The same, 0.8 times the demand",
-            goal: "nobody refused, at most 0.03 calls",
-            measured: format!("{} refused, {}", within.figure("refused"), trips(&within)),
+            subject: "Ten replicas share a limit; demand 0.8 times the limit",
+            goal: "no request refused, at most 0.03 calls per decision",
+            measured: format!("{} refused, {}", within.figure("refused"), calls(&within)),
             details: format!("{} requests", within.figure("admitted")),
         },
         Row {
-            what: "The same, twice the demand, evenly; and 90 % of it at one replica",
-            goal: "within -2 and +0.1 % of an oracle, at most 0.1 calls",
+            subject: "Ten replicas share a limit; demand twice the limit, evenly distributed; and 90 % of it at one replica",
+            goal: "within -2 and +0.1 % of an oracle, at most 0.1 calls per decision",
             measured: format!(
                 "{:+.2} %, {}; {:+.2} %, {}",
                 100.0 * (double.figure("ofOracle") - 1.0),
-                trips(&double),
+                calls(&double),
                 100.0 * (skewed.figure("ofOracle") - 1.0),
-                trips(&skewed),
+                calls(&skewed),
             ),
-            details: "the oracle is one bucket that decides about the same requests".to_owned(),
+            details: "the oracle is a single bucket that decides on the same requests".to_owned(),
         },
         Row {
-            what: "A cache hit in memory, with tags, and Redis behind",
+            subject: "Cache hit in memory, with tags and a Redis as second level",
             goal: "at most 80 ns",
             measured: format!("{:.0} ns", hit.figure("nanoseconds")),
-            details: "1,000 answers".to_owned(),
+            details: "1,000 responses".to_owned(),
         },
         Row {
-            what: "Ten replicas, 100 callers at each, one key that nobody holds",
-            goal: "one fetch, p99 at most 1.2 of what it takes",
-            measured: format!("{} fetch, p99 {:.2}", stampede.figure("fetches"), stampede.figure("p99")),
-            details: format!("p50 {:.2}; the fetch takes 100 ms", stampede.figure("p50")),
+            subject: "One key that is not cached, requested by 100 callers at each of ten replicas",
+            goal: "one fetch, p99 at most 1.2 times its duration",
+            measured: format!(
+                "{} fetch, p99 {:.2} times",
+                stampede.figure("fetches"),
+                stampede.figure("p99")
+            ),
+            details: format!("p50 {:.2} times; the fetch takes 100 ms", stampede.figure("p50")),
         },
         Row {
-            what: "How long an answer lives on after all were told to forget its tag, ten replicas",
+            subject: "Time from the invalidation of a tag until none of ten replicas serves the response",
             goal: "p99 at most 2 ms",
             measured: format!("p99 {:.2} ms", invalidation.figure("p99")),
             details: format!("p50 {:.2} ms", invalidation.figure("p50")),
@@ -61,26 +65,27 @@ pub(super) fn run(effort: Effort) -> Result<Vec<Row>, String> {
     ])
 }
 
-/// What a benchmark printed.
+/// Lines that a benchmark printed.
 struct Figures(Vec<Value>);
 
 struct Case<'a>(Option<&'a Value>);
 
 impl Figures {
+    /// Runs the benchmark `replicas` of a package.
     fn of(package: &str, redis: &str, effort: Effort) -> Result<Self, String> {
-        let how = if effort == Effort::Measure { "bench" } else { "test" };
-        let mut command = cargo(&[how, "--locked", "--package", package, "--bench", "replicas"]);
+        let command = if effort == Effort::Measure { "bench" } else { "test" };
+        let mut command = cargo(&[command, "--locked", "--package", package, "--bench", "replicas"]);
         command.env("PHASE6_TEST_REDIS", redis).stdout(Stdio::piped());
-        let output = command.output().map_err(|error| format!("cannot start cargo: {error}"))?;
-        let said = String::from_utf8_lossy(&output.stdout);
-        print!("{said}");
+        let output = command.output().map_err(|error| format!("failed to start cargo: {error}"))?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        print!("{text}");
         if !output.status.success() {
             return Err(format!(
                 "the benchmark of {package} failed: {}",
                 String::from_utf8_lossy(&output.stderr)
             ));
         }
-        Ok(Self(said.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()))
+        Ok(Self(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()))
     }
 
     fn case(&self, name: &str) -> Case<'_> {
@@ -89,7 +94,7 @@ impl Figures {
 }
 
 impl Case<'_> {
-    /// A figure of the case; not a number if it is missing.
+    /// Returns a figure of the case; not a number if it is missing.
     fn figure(&self, name: &str) -> f64 {
         self.0.and_then(|line| line[name].as_f64()).unwrap_or(f64::NAN)
     }

@@ -1,4 +1,4 @@
-//! What a cluster needs beyond Kubernetes' own programs: names of Services, and metrics for autoscaling.
+//! Add-ons of a cluster: DNS names of Services, and metrics for autoscaling.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! A cluster in Docker, by kind.
+//! A cluster of kind, in Docker.
 
 use std::{
     path::{Path, PathBuf},
@@ -8,15 +8,16 @@ use std::{
 use super::tools;
 use crate::run::{find, succeed};
 
+/// Name of the cluster.
 const NAME: &str = "phase6";
-/// kind names its only node so.
+/// Name that kind gives to the only node.
 const NODE: &str = "phase6-control-plane";
 
 pub(crate) struct Kind {
     folder: PathBuf,
 }
 
-/// Whether there is a Docker engine, not only its client.
+/// True if a Docker engine is running; its client alone is not enough.
 pub(super) fn docker_answers() -> bool {
     let mut docker = Command::new("docker");
     docker.args(["version", "--format", "{{.Server.Version}}"]).stdout(Stdio::null()).stderr(Stdio::null());
@@ -36,8 +37,8 @@ impl Kind {
         for tool in ["kubectl", "helm"] {
             provide(tool)?;
         }
-        if Self::runs()? {
-            println!("a cluster runs already");
+        if Self::is_running()? {
+            println!("the cluster is running already");
             return Ok(());
         }
         succeed(self.kind()?.args(["create", "cluster", "--wait", "120s"]))
@@ -48,7 +49,10 @@ impl Kind {
     }
 
     pub(super) fn status() -> Result<(), String> {
-        println!("{}", if Self::runs()? { "kind's cluster phase6 runs" } else { "no cluster runs" });
+        println!(
+            "{}",
+            if Self::is_running()? { "the kind cluster phase6 is running" } else { "no cluster is running" }
+        );
         Ok(())
     }
 
@@ -62,14 +66,14 @@ impl Kind {
         Command::new(if in_folder.exists() { in_folder } else { program.into() })
     }
 
-    /// Runs a command in the node.
+    /// Runs a command inside the node.
     pub(super) fn inside(words: &[&str]) -> Result<(), String> {
         succeed(Command::new("docker").args(["exec", NODE]).args(words))
     }
 
-    pub(super) fn runs() -> Result<bool, String> {
+    pub(super) fn is_running() -> Result<bool, String> {
         let output = Command::new(provide("kind")?).args(["get", "clusters"]).output();
-        let output = output.map_err(|error| format!("cannot start kind: {error}"))?;
+        let output = output.map_err(|error| format!("failed to start kind: {error}"))?;
         Ok(String::from_utf8_lossy(&output.stdout).lines().any(|name| name == NAME))
     }
 
@@ -80,7 +84,7 @@ impl Kind {
     }
 }
 
-/// A tool as it is installed here, else as Go builds it.
+/// Returns the path of a tool: the installed one, or else one that Go builds.
 fn provide(tool: &str) -> Result<PathBuf, String> {
     match find(tool) {
         Some(installed) => Ok(installed),

@@ -8,11 +8,9 @@ use std::{
     process::Command,
 };
 
-use sha2::{Digest, Sha256};
-
 use crate::{
     background::idle,
-    run::{find, root, succeed},
+    run::{find, fingerprint, root, succeed},
 };
 
 /// The Kubernetes of `tests/cluster/go.mod`. The lowest supported version is 1.33; kubelets from 1.35 on
@@ -99,13 +97,8 @@ pub(super) fn provide(name: &str) -> Result<PathBuf, String> {
 
 /// Returns a fingerprint of the sources and of every version that they are built from.
 fn version() -> Result<String, String> {
-    let mut digest = Sha256::new();
-    let sources = root().join("tests/cluster");
-    for file in ["go.mod", "go.sum", "kubernetes/main.go", "addons/main.go", "pause/main.go"] {
-        let path = sources.join(file);
-        digest.update(std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?);
-    }
-    Ok(digest.finalize().iter().take(6).map(|byte| format!("{byte:02x}")).collect())
+    let files = ["go.mod", "go.sum", "kubernetes/main.go", "addons/main.go", "pause/main.go"];
+    Ok(fingerprint(&root().join("tests/cluster"), &files)?[..12].to_owned())
 }
 
 /// Helm refuses a server that does not report its version.

@@ -1,4 +1,4 @@
-//! Which packages a change can break: those with changed files, and those that depend on them.
+//! The packages that a change can break: those with changed files, and those that depend on them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,21 +1,21 @@
-//! Kubernetes' programs and how each is started.
+//! The programs of the cluster and their command lines.
 
 use std::path::Path;
 
 use super::{NODE, PODS, SERVICES, certificates::NODE_NAME, holder::Holder};
 use crate::cluster::tools;
 
-/// Where the store listens.
-pub(super) const STORE_PORT: u16 = 2379;
+/// Client port of etcd.
+pub(super) const ETCD_PORT: u16 = 2379;
 
-/// Starts a program with flags that hold no spaces.
+/// Starts a program with flags, none of which contains a space.
 fn start(holder: &Holder, program: &Path, flags: &str) -> Result<(), String> {
     let flags: Vec<String> = flags.split_whitespace().map(str::to_owned).collect();
     holder.spawn(program, &flags)
 }
 
-/// What keeps every object. A test cluster may lose its data, and waits for no disk.
-pub(super) fn store(holder: &Holder) -> Result<(), String> {
+/// Starts etcd without syncs to disk: a test cluster may lose its data.
+pub(super) fn start_etcd(holder: &Holder) -> Result<(), String> {
     start(
         holder,
         &tools::folder().join("etcd"),
@@ -25,8 +25,8 @@ pub(super) fn store(holder: &Holder) -> Result<(), String> {
     )
 }
 
-/// What everybody talks to.
-pub(super) fn api(holder: &Holder, state: &Path) -> Result<(), String> {
+/// Starts the API server.
+pub(super) fn start_api_server(holder: &Holder, state: &Path) -> Result<(), String> {
     let pki = state.join("pki");
     let pki = pki.display();
     start(
@@ -52,13 +52,13 @@ pub(super) fn api(holder: &Holder, state: &Path) -> Result<(), String> {
     )
 }
 
-/// What decides.
-pub(super) fn controllers(holder: &Holder, state: &Path) -> Result<(), String> {
+/// Starts the controller manager and the scheduler.
+pub(super) fn start_controllers(holder: &Holder, state: &Path) -> Result<(), String> {
     let pki = state.join("pki");
     let pki = pki.display();
     let configs = state.join("kubeconfig");
     let configs = configs.display();
-    // An autoscaler that decides within seconds, so that a test can watch it.
+    // The autoscaler decides within seconds instead of minutes, so that a test can wait for it.
     start(
         holder,
         &tools::folder().join("kube-controller-manager"),
@@ -79,13 +79,13 @@ pub(super) fn controllers(holder: &Holder, state: &Path) -> Result<(), String> {
     )
 }
 
-/// What runs containers.
-pub(super) fn containers(holder: &Holder, state: &Path) -> Result<(), String> {
+/// Starts containerd.
+pub(super) fn start_containerd(holder: &Holder, state: &Path) -> Result<(), String> {
     start(holder, Path::new("containerd"), &format!("--config={}", state.join("containerd.toml").display()))
 }
 
-/// What runs pods and routes to them.
-pub(super) fn node(holder: &Holder, state: &Path) -> Result<(), String> {
+/// Starts kubelet and kube-proxy.
+pub(super) fn start_node(holder: &Holder, state: &Path) -> Result<(), String> {
     let state = state.display();
     start(
         holder,

@@ -1,4 +1,4 @@
-//! The files that the cluster's programs read, and its network.
+//! Configuration files of the cluster's programs, and its network.
 
 use std::path::Path;
 
@@ -7,26 +7,26 @@ use serde_json::{Value, json};
 use super::{CONTROL_GROUP, DNS_SERVICE, NODE, PODS, holder::Holder};
 use crate::run::succeed;
 
-/// Writes a file, its folder if need be.
-pub(super) fn put(path: &Path, text: &str) -> Result<(), String> {
-    let about = |error| format!("cannot write {}: {error}", path.display());
+/// Writes a file, and creates its folder if it is missing.
+pub(super) fn write_file(path: &Path, text: &str) -> Result<(), String> {
+    let describe = |error| format!("failed to write {}: {error}", path.display());
     if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).map_err(about)?;
+        std::fs::create_dir_all(folder).map_err(describe)?;
     }
-    std::fs::write(path, text).map_err(about)
+    std::fs::write(path, text).map_err(describe)
 }
 
-/// Everything but certificates.
+/// Writes all configuration files.
 pub(super) fn write(state: &Path) -> Result<(), String> {
     for name in ["admin", "controller-manager", "scheduler", "kubelet", "proxy"] {
-        put(&state.join(format!("kubeconfig/{name}.json")), &kubeconfig(state, name).to_string())?;
+        write_file(&state.join(format!("kubeconfig/{name}.json")), &kubeconfig(state, name).to_string())?;
     }
-    put(&state.join("cni/10-bridge.conflist"), &bridge().to_string())?;
-    put(&state.join("containerd.toml"), &containerd(state))?;
-    put(&state.join("kubelet.json"), &kubelet(state).to_string())?;
-    put(&state.join("proxy.json"), &proxy(state).to_string())?;
-    // Pods that ask the node for names are told of nobody to ask.
-    put(&state.join("resolv.conf"), "")
+    write_file(&state.join("cni/10-bridge.conflist"), &bridge().to_string())?;
+    write_file(&state.join("containerd.toml"), &containerd(state))?;
+    write_file(&state.join("kubelet.json"), &kubelet(state).to_string())?;
+    write_file(&state.join("proxy.json"), &proxy(state).to_string())?;
+    // Pods with the DNS settings of the node have no DNS server.
+    write_file(&state.join("resolv.conf"), "")
 }
 
 fn kubeconfig(state: &Path, name: &str) -> Value {
@@ -55,7 +55,7 @@ fn bridge() -> Value {
 fn containerd(state: &Path) -> String {
     let networks = state.join("cni");
     let networks = networks.display();
-    // Without `restrict_oom_score_adj` runc dies where root lacks CAP_SYS_RESOURCE.
+    // Without `restrict_oom_score_adj` runc fails where root lacks CAP_SYS_RESOURCE.
     format!(
         r#"version = 2
 [plugins."io.containerd.grpc.v1.cri"]
@@ -88,11 +88,11 @@ fn kubelet(state: &Path) -> Value {
         "clusterDNS": [DNS_SERVICE], "clusterDomain": "cluster.local", "resolvConf": state.join("resolv.conf"),
         "volumePluginDir": "/var/lib/kubelet/plugins-of-volumes",
         "enforceNodeAllocatable": [], "localStorageCapacityIsolation": false, "failSwapOn": false,
-        // A laptop's full disk is no reason to end the pods of a test.
+        // A nearly full disk of the machine must not evict the pods of a test.
         "evictionHard": { "memory.available": "0%", "nodefs.available": "0%", "imagefs.available": "0%",
                           "nodefs.inodesFree": "0%", "imagefs.inodesFree": "0%" },
         "imageGCHighThresholdPercent": 100, "imageGCLowThresholdPercent": 99,
-        // Mounted ConfigMaps follow within seconds; a minute is usual.
+        // Mounted ConfigMaps are updated within seconds instead of a minute.
         "syncFrequency": "10s",
         "maxPods": 250, "registryPullQPS": 0,
     })
@@ -103,14 +103,15 @@ fn proxy(state: &Path) -> Value {
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration",
         "mode": "iptables", "clusterCIDR": PODS, "bindAddress": "0.0.0.0",
         "clientConnection": { "kubeconfig": state.join("kubeconfig/proxy.json") },
-        // Its limits belong to the machine.
+        // The connection tracking limits belong to the machine.
         "conntrack": { "maxPerCore": 0, "min": 0 },
         "iptables": { "minSyncPeriod": "100ms" },
     })
 }
 
-/// A node address and the routes that programs expect of a node. Nothing leads out.
-pub(super) fn network(holder: &Holder) -> Result<(), String> {
+/// Sets up the network: the address of the node, and the default route that the programs expect, which leads
+/// nowhere.
+pub(super) fn set_up_network(holder: &Holder) -> Result<(), String> {
     let node = format!("{NODE}/24");
     for words in [
         "link set lo up",
