@@ -115,7 +115,8 @@ impl Escrow {
     fn expire_leases(&mut self, rate: f64, now_us: u64) {
         let is_expired = |(_, lease): &(&u64, &LeaseRecord)| lease.expires_us <= now_us;
         let expired = self.leases.iter().filter(is_expired);
-        let mut expired: Vec<(u64, u64)> = expired.map(|(holder, lease)| (lease.expires_us, *holder)).collect();
+        let mut expired: Vec<(u64, u64)> =
+            expired.map(|(holder, lease)| (lease.expires_us, *holder)).collect();
         expired.sort_unstable();
         for (expires_us, holder) in expired {
             self.drain(rate, expires_us);
@@ -192,7 +193,8 @@ impl Escrow {
         // leased tokens together fit into the bucket.
         let reserved_us = self.reserved_until_us.saturating_sub(now_us);
         let reserve_us = report.reserve_within_us.saturating_sub(reserved_us);
-        let refill = (rate * reserve_us as f64 / 1e6).min(capacity - leased_by_others - leased - room.min(0.0));
+        let refill =
+            (rate * reserve_us as f64 / 1e6).min(capacity - leased_by_others - leased - room.min(0.0));
         let next_token_in_us =
             if room >= 1.0 { 0 } else { refill_time_us(1.0 - room, rate).saturating_add(reserved_us) };
         let (tokens, due_in_us) = if room >= 1.0 {

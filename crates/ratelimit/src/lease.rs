@@ -33,7 +33,7 @@ const EXPIRY_MARGIN_NS: u64 = 500_000_000;
 const IDLE_NS: u64 = 1_000_000_000;
 /// Time without requests after which a report requests no more tokens, in nanoseconds.
 const PAUSE_NS: u64 = 100_000_000;
-/// Maximum time for which a key without tokens is not reported, whatever the grant said, in nanoseconds.
+/// Maximum time for which a key without tokens is not reported, even if the grant states a longer time, in nanoseconds.
 const MAX_RECHECK_NS: u64 = 10_000_000_000;
 /// Time without requests after which a lease without further use is dropped, in nanoseconds.
 const OBSOLETE_NS: u64 = 10_000_000_000;
@@ -114,7 +114,7 @@ struct TokenRequest {
 pub enum LeaseDecision {
     /// The lease decides.
     Decided(Decision),
-    /// The lease cannot decide: the shared state has to be asked.
+    /// The lease cannot decide; a report to the shared state is needed.
     Unknown,
 }
 

@@ -225,7 +225,10 @@ mod tests {
         assert_eq!((sharing.replicas, sharing.share), (2, Limit::new(5, 2.0)));
         assert_eq!(sharing.on_failure, policy::BackendFailure::Deny);
         let divided = Limits::new(&policy, 2, false);
-        assert_eq!(divided.rule("GET", "/").config, BucketConfig { limit: Limit::new(5, 2.0), sharing: None });
+        assert_eq!(
+            divided.rule("GET", "/").config,
+            BucketConfig { limit: Limit::new(5, 2.0), sharing: None }
+        );
         assert_eq!(divided.rule("GET", "/a").config.limit, Limit::new(2, 0.5));
         let per_replica = policy::RateLimit { scope: Scope::PerReplica, ..policy };
         let per_replica = Limits::new(&per_replica, 2, true).rule("GET", "/").config;

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! * A request waits only for a key without local knowledge, and no longer than [`phase6_redis::LIMIT`].
-//! * After a failed call no request waits: the local fallback decides as the policy's `onBackendFailure` says.
+//! * After a failed call no request waits: the local fallback decides according to `onBackendFailure`.
 //!   When Redis is available again, each replica first reports the tokens that it spent meanwhile, and requests
 //!   new ones after all replicas have had time to do so.
 //! * The number of keys is bounded. A new key evicts the longest idle one of a sample, whose tokens return when
@@ -247,11 +247,12 @@ impl Inner {
         }
     }
 
-    /// Decides without the shared state, as the policy's `onBackendFailure` says.
+    /// Decides without the shared state, according to `onBackendFailure`.
     fn decide_by_local_fallback(&self, entry: &mut Entry, config: &BucketConfig, now: u64) -> Decision {
-        let (on_failure, share) = config
-            .sharing
-            .map_or((BackendFailure::LocalShare, config.limit), |sharing| (sharing.on_failure, sharing.share));
+        let (on_failure, share) =
+            config.sharing.map_or((BackendFailure::LocalShare, config.limit), |sharing| {
+                (sharing.on_failure, sharing.share)
+            });
         match on_failure {
             BackendFailure::LocalShare => {
                 self.fallback.local_share.fetch_add(1, Ordering::Relaxed);

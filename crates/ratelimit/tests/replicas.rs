@@ -155,14 +155,16 @@ fn outages() -> impl Strategy<Value = Outage> {
     let percent = prop_oneof![Just(100_u64), 10..100_u64];
     let repeat_after_ms = prop_oneof![Just(0_u64), 200..3_000_u64];
     (0..2_000_u64, 1..3_000_u64, repeat_after_ms, 1..600_u64, percent, any::<bool>(), any::<bool>()).prop_map(
-        |(start_ms, duration_ms, repeat_after_ms, detection_ms, percent, loses_state, without_requests)| Outage {
-            start_ms,
-            duration_ms,
-            repeat_after_ms,
-            detection_ms,
-            percent,
-            loses_state,
-            without_requests,
+        |(start_ms, duration_ms, repeat_after_ms, detection_ms, percent, loses_state, without_requests)| {
+            Outage {
+                start_ms,
+                duration_ms,
+                repeat_after_ms,
+                detection_ms,
+                percent,
+                loses_state,
+                without_requests,
+            }
         },
     )
 }
@@ -233,7 +235,8 @@ fn consecutive_outages_do_not_each_grant_half_a_share() {
 /// `cargo xtask simulate` runs more seeds. A scenario that breaks the bound is printed with its seed.
 #[test]
 fn no_scenario_exceeds_its_bound() {
-    let setting = |name: &str, default: u64| std::env::var(name).map_or(default, |text| text.parse().unwrap());
+    let setting =
+        |name: &str, default: u64| std::env::var(name).map_or(default, |text| text.parse().unwrap());
     let (first, count) = (setting("PHASE6_FIRST_SEED", 0), setting("PHASE6_SEEDS", 1_000));
     let steps: u64 = (first..first + count).map(|seed| simulate(&Scenario::from_seed(seed)).steps).sum();
     println!("seeds {first} to {}: {steps} steps", first + count - 1);

@@ -97,7 +97,8 @@ fn the_retry_time_of_a_refusal_holds_even_if_no_token_is_returned() {
         assert_eq!(refused.tokens, 0);
         assert!(refused.recheck_in_us <= refused.retry_in_us);
         let then = SECOND + refused.retry_in_us;
-        let again = bucket.report(&limit, &Report { sequence: 2, wanted: 1, needed: 1, ..report_of(3) }, then);
+        let again =
+            bucket.report(&limit, &Report { sequence: 2, wanted: 1, needed: 1, ..report_of(3) }, then);
         assert_eq!(again.tokens, 1, "after {} us", refused.retry_in_us);
     }
 }
@@ -135,10 +136,7 @@ fn after_a_cut_the_new_rate_applies_at_once_and_a_raise_restores_no_tokens() {
     assert_eq!(bucket.leased().to_bits(), 250.0_f64.to_bits());
     let request = |holder, sequence| Report { sequence, wanted: 999, needed: 999, ..report_of(holder) };
     let refused = bucket.report(&small, &request(1, 2), SECOND);
-    assert_eq!(
-        (refused.tokens, refused.retry_in_us.div_ceil(1000), bucket.used() as u32),
-        (0, 4_000, 10)
-    );
+    assert_eq!((refused.tokens, refused.retry_in_us.div_ceil(1000), bucket.used() as u32), (0, 4_000, 10));
     // The second replica has spent 100 of its 250 tokens and returns the rest.
     let refused = bucket.report(&small, &Report { spent: 100, ..request(2, 2) }, SECOND);
     assert_eq!(
@@ -169,7 +167,8 @@ fn alternating_limits_do_not_reserve_the_same_time_twice() {
         let mut reserved = 0;
         for holder in 2..100 {
             let limit = limits[turn[holder as usize % 2]];
-            let request = Report { reserve: 40, reserve_within_us: MAX_RESERVE_AHEAD_US, ..report_of(holder) };
+            let request =
+                Report { reserve: 40, reserve_within_us: MAX_RESERVE_AHEAD_US, ..report_of(holder) };
             let grant = bucket.report(&limit, &request, SECOND);
             let due_us = |token: u32| f64::from(token) / limit.refill_per_second() * 1e6;
             assert!(grant.tokens == 0 || grant.due_in_us as f64 >= due_us(1), "{grant:?}");
@@ -230,7 +229,8 @@ fn tokens_of_a_silent_replica_count_as_spent_when_its_lease_expires() {
     let before = bucket.report(&limit, &Report { wanted: 1, ..report_of(2) }, SECOND + LEASE_DURATION_US - 1);
     assert_eq!(before.remaining, 4, "five stay leased and one more was granted");
     bucket.report(&limit, &Report { sequence: 2, ..report_of(2) }, SECOND + LEASE_DURATION_US);
-    let after = bucket.report(&limit, &Report { sequence: 3, ..report_of(2) }, 3 * SECOND + LEASE_DURATION_US);
+    let after =
+        bucket.report(&limit, &Report { sequence: 3, ..report_of(2) }, 3 * SECOND + LEASE_DURATION_US);
     assert_eq!(after.remaining, 7, "after the expiry they drain");
 }
 

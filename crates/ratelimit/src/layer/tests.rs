@@ -57,7 +57,8 @@ fn header<'a>(response: &'a Response<&str>, name: &str) -> &'a str {
 
 #[tokio::test]
 async fn an_admitted_response_states_the_remaining_tokens() {
-    let responses = send(LocalBuckets::with_capacity(8), json!({"capacity": 2, "refillPerSecond": 1}), 1).await;
+    let responses =
+        send(LocalBuckets::with_capacity(8), json!({"capacity": 2, "refillPerSecond": 1}), 1).await;
     assert_eq!(*responses[0].body(), "hello");
     assert_eq!(header(&responses[0], "ratelimit-policy"), "\"default\";q=2;w=2");
     assert_eq!(header(&responses[0], "ratelimit"), "\"default\";r=1;t=1");
@@ -100,11 +101,7 @@ async fn time_spent_waiting_for_a_decision_reduces_the_wait_budget_of_inner_laye
     }
     let inner = service_fn(|request: Request<()>| async move {
         let patience = request.extensions().get::<Patience>().unwrap();
-        Ok::<_, Infallible>(Response::new(if patience.left().as_millis() == 15 {
-            "15 ms left"
-        } else {
-            ""
-        }))
+        Ok::<_, Infallible>(Response::new(if patience.left().as_millis() == 15 { "15 ms left" } else { "" }))
     });
     let limits = json!({"capacity": 1, "refillPerSecond": 1});
     let mut request = Request::new(());
@@ -140,8 +137,7 @@ async fn counts_every_request_once_by_its_decision() {
         false,
     ));
     let layer = RateLimitLayer::new(LocalBuckets::with_capacity(8), EXTRACTORS, too_many_requests);
-    let service =
-        layer.layer(service_fn(|_: Request<()>| async { Ok::<_, Infallible>(Response::new("")) }));
+    let service = layer.layer(service_fn(|_: Request<()>| async { Ok::<_, Infallible>(Response::new("")) }));
     for _ in 0..4 {
         let mut request = Request::new(());
         request.extensions_mut().insert(Arc::clone(&limits));

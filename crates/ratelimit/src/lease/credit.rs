@@ -168,7 +168,8 @@ mod tests {
 
     #[test]
     fn consecutive_words_differ() {
-        let (mut word, decision) = (CreditWord::new(7, false, SECOND), CreditWord::new(7, false, SECOND).decide(0));
+        let (mut word, decision) =
+            (CreditWord::new(7, false, SECOND), CreditWord::new(7, false, SECOND).decide(0));
         for _ in 0..5_000 {
             let next = CreditWord::new(7, false, SECOND).with_version_after(word);
             assert_ne!(next, word);

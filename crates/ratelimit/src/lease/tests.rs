@@ -163,7 +163,7 @@ fn demand_counts_the_requests_of_the_last_second() {
     assert!((lease.demand.per_second - 1.0).abs() < 1e-6, "{:?}", lease.demand);
 }
 
-/// A withdrawn credit word tells only the number of requests.
+/// A withdrawn credit word gives only the number of requests.
 #[test]
 fn counting_requests_together_equals_counting_them_at_equal_intervals() {
     for (requests, ms) in [(10, 100_u64), (100, 500), (20, 0), (5, 5_000)] {
@@ -347,10 +347,7 @@ fn a_lease_publishes_all_tokens_but_those_that_trigger_a_report() {
     assert!(credit.word.decide(lease.expires_ns).is_none());
     lease.reconcile(29, 0, SECOND);
     assert!(!lease.should_report(SECOND) && lease.publish(SECOND).is_none());
-    assert_eq!(
-        lease.decide(&limit, SECOND, || 2),
-        LeaseDecision::Decided(Decision::admit(&limit, 10))
-    );
+    assert_eq!(lease.decide(&limit, SECOND, || 2), LeaseDecision::Decided(Decision::admit(&limit, 10)));
     assert!(lease.should_report(SECOND), "this token triggers the report");
     lease.report(0, 3, SECOND);
     let published = lease.publish(SECOND).map(|credit| credit.word.tokens());

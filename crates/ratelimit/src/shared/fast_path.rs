@@ -79,8 +79,8 @@ impl Slot {
                 }
                 CreditDecision::Refuse => {
                     if word.decide(now + clock.coarse_lag_ns()).is_none() {
-                        // Close to the expiry the exact time decides: a client that has waited as long as it was
-                        // told must not be refused because the coarse clock lags.
+                        // Close to the expiry the exact time decides, so that a client which has waited for its
+                        // retry time is not refused because the coarse clock lags.
                         now = clock.now_ns();
                         word.decide(now)?;
                     }

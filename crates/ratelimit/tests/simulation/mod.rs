@@ -1,6 +1,6 @@
 //! A deterministic simulation of replicas, requests, a network and a shared bucket, in steps of a millisecond.
 //!
-//! The same scenario always takes the same course. After every step, the admissions of all replicas are checked
+//! A scenario always takes the same course. After every step, the admissions of all replicas are checked
 //! against a single bucket.
 
 mod reference_bucket;
@@ -93,10 +93,19 @@ struct Sender {
 }
 
 enum Message {
-    Report { sender: Sender, report: Report, edit: Edit },
-    Grant { receiver: Sender, grant: Grant },
+    Report {
+        sender: Sender,
+        report: Report,
+        edit: Edit,
+    },
+    Grant {
+        receiver: Sender,
+        grant: Grant,
+    },
     /// The sender of a report has stopped waiting.
-    Timeout { receiver: Sender },
+    Timeout {
+        receiver: Sender,
+    },
 }
 
 /// The result of a simulation.
@@ -248,8 +257,7 @@ impl<'a> Simulation<'a> {
             self.since_edit =
                 ReferenceBucket { used: 0.0, updated_ns: now, capacity, rate: rate * self.outage_factor };
             for replica in &mut self.replicas {
-                let delay_ms =
-                    if scenario.edit_delay_ms > 0 { rng.below(scenario.edit_delay_ms) } else { 0 };
+                let delay_ms = if scenario.edit_delay_ms > 0 { rng.below(scenario.edit_delay_ms) } else { 0 };
                 replica.pending_edits.push((now + delay_ms * MS, self.edit));
             }
         }
@@ -263,9 +271,8 @@ impl<'a> Simulation<'a> {
         if rng.below(10_000) < scenario.clock_steps_per_ten_seconds {
             self.clock_lead_us = self.clock_lead_us.saturating_sub(rng.below(60_000) * 1_000);
         }
-        let clears_state = |outage: Outage| {
-            outage.loses_state && tick == outage.start_ms + outage.duration_ms
-        };
+        let clears_state =
+            |outage: Outage| outage.loses_state && tick == outage.start_ms + outage.duration_ms;
         if scenario.outage.is_some_and(clears_state) {
             self.shared = Escrow::default();
         }
@@ -341,10 +348,8 @@ impl<'a> Simulation<'a> {
         replica.learn_of_edits(now);
         let edit = replica.edit;
         let replicas = f64::from(self.scenario.replicas);
-        let share = Limit::new(
-            (edit.limit.capacity() / replicas) as i64,
-            edit.limit.refill_per_second() / replicas,
-        );
+        let share =
+            Limit::new((edit.limit.capacity() / replicas) as i64, edit.limit.refill_per_second() / replicas);
         let new_holder = || {
             self.last_holder += 1;
             self.last_holder
