@@ -1,8 +1,8 @@
 //! Benchmark of ten replicas that share a limit through one Redis.
 //!
-//! Measures the admitted requests and the calls to Redis under a flood, within the limit, and with most of the
-//! requests at one replica. Compares them with an oracle: one bucket that decides on the same requests at the
-//! same times.
+//! Measures the admitted requests and the calls to Redis under a flood, within the limit, and with most of
+//! the requests at one replica. Compares them with an oracle: one bucket that decides on the same requests at
+//! the same times.
 //!
 //! Requires `PHASE6_TEST_REDIS`. Prints one line of JSON per case, which `cargo xtask bench` reads.
 
@@ -33,7 +33,8 @@ struct Durations {
     measurement: Duration,
 }
 
-/// Long enough that the roughly twenty tokens leased at the start and the end of the measurement do not matter.
+/// Long enough that the roughly twenty tokens leased at the start and the end of the measurement do not
+/// matter.
 const FULL: Durations = Durations { warm_up: Duration::from_secs(4), measurement: Duration::from_secs(40) };
 const SMOKE_TEST: Durations =
     Durations { warm_up: Duration::from_millis(200), measurement: Duration::from_millis(800) };

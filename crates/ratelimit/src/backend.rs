@@ -1,7 +1,8 @@
 //! The interface between the layer and the stores of buckets.
 //!
-//! Identifies the bucket of a request ([`BucketRef`]), describes the limit to enforce on it ([`BucketConfig`]),
-//! and routes the decision to the local or the shared store ([`Buckets`]). The stores themselves decide.
+//! Identifies the bucket of a request ([`BucketRef`]), describes the limit to enforce on it
+//! ([`BucketConfig`]), and routes the decision to the local or the shared store ([`Buckets`]). The stores
+//! themselves decide.
 
 use std::{
     future::Future,
@@ -89,8 +90,8 @@ impl<'a> BucketRef<'a> {
         Self { hash: hasher.hash_one((rule, key)), rule, key }
     }
 
-    /// Returns the bucket's name in the shared state. Identical in every replica, and a digest, so that it does
-    /// not disclose the client.
+    /// Returns the bucket's name in the shared state. Identical in every replica, and a digest, so that it
+    /// does not disclose the client.
     pub fn name(&self) -> String {
         let mut hasher = Sha256::new();
         hasher.update(self.rule.to_le_bytes());

@@ -6,9 +6,9 @@
 //!       '------- after as long as the outage, at most 0.9 s ------'
 //! ```
 //!
-//! A replica that finds the shared state available again settles first: it reports the tokens that it admitted
-//! during the outage and keeps using its local fallback until the other replicas have had time to report
-//! theirs. Otherwise the first replica to return would draw tokens that others have already spent.
+//! A replica that finds the shared state available again settles first: it reports the tokens that it
+//! admitted during the outage and keeps using its local fallback until the other replicas have had time to
+//! report theirs. Otherwise the first replica to return would draw tokens that others have already spent.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -4,16 +4,16 @@
 //! leased token occupies the bucket until it is spent or returned. Whatever the timing and the number of
 //! replicas:
 //!
-//! * `used + overflow >= leased`: leased tokens are part of the used ones. Hence in every window of length `w`
-//!   at most `B + R * w` requests are admitted, as with a bucket in a single process.
+//! * `used + overflow >= leased`: leased tokens are part of the used ones. Hence in every window of length
+//!   `w` at most `B + R * w` requests are admitted, as with a bucket in a single process.
 //! * A report states totals, not changes. If the report or its grant is lost, the next report corrects the
 //!   state.
 //! * Tokens of a silent replica stay leased until its lease expires, and count as spent from then on.
-//! * Used tokens that do not fit into the capacity after an edit move to the *overflow*: the smaller bucket is
-//!   then empty and refills at its own rate, and a later, larger limit counts the overflow as used again.
-//! * An edit also moves tokens that were reserved ahead to the overflow, and the bucket refills only after all
-//!   of them are due. Replicas learn of an edit at different times and report under the old and the new limit
-//!   in turns; otherwise each turn would reserve the same time again.
+//! * Used tokens that do not fit into the capacity after an edit move to the *overflow*: the smaller bucket
+//!   is then empty and refills at its own rate, and a later, larger limit counts the overflow as used again.
+//! * An edit also moves tokens that were reserved ahead to the overflow, and the bucket refills only after
+//!   all of them are due. Replicas learn of an edit at different times and report under the old and the new
+//!   limit in turns; otherwise each turn would reserve the same time again.
 //!
 //! The price: tokens leased by a quiet replica are unavailable to a busy one until they are returned.
 //!
@@ -74,11 +74,12 @@ struct LeaseRecord {
 impl Escrow {
     /// Takes a report at `now_us` and grants tokens.
     ///
-    /// Tokens used before an edit drain at the faster of both rates, so that a raise takes effect at once and a
-    /// large bucket does not take hours to drain after a cut. Tokens used after the edit drain at the new rate.
+    /// Tokens used before an edit drain at the faster of both rates, so that a raise takes effect at once and
+    /// a large bucket does not take hours to drain after a cut. Tokens used after the edit drain at the new
+    /// rate.
     ///
-    /// If the clock steps back, as after a failover to a server whose clock is behind, draining continues from
-    /// the earlier time: drained tokens stay drained, and nothing waits for the clock to catch up.
+    /// If the clock steps back, as after a failover to a server whose clock is behind, draining continues
+    /// from the earlier time: drained tokens stay drained, and nothing waits for the clock to catch up.
     pub fn report(&mut self, limit: &Limit, report: &Report, now_us: u64) -> Grant {
         let lease = self.leases.get(&report.holder).filter(|lease| lease.expires_us > now_us).copied();
         let is_late = lease.is_some_and(|lease| lease.sequence >= report.sequence);
@@ -141,8 +142,8 @@ impl Escrow {
         self.updated_us = self.updated_us.max(to_us);
     }
 
-    /// Divides used and leased tokens between bucket and overflow anew if the limit was edited. Tokens reserved
-    /// ahead move to the overflow.
+    /// Divides used and leased tokens between bucket and overflow anew if the limit was edited. Tokens
+    /// reserved ahead move to the overflow.
     fn fit_limit(&mut self, capacity: f64, previous_rate: f64, now_us: u64) {
         let capacity_changed = self.capacity.to_bits() != capacity.to_bits();
         if self.capacity > 0.0 && (capacity_changed || self.rate.to_bits() != previous_rate.to_bits()) {
@@ -252,8 +253,8 @@ impl Escrow {
     }
 }
 
-/// Returns the number of tokens to grant out of `room`: at most half, so that other replicas find some too, but
-/// at least `needed` for requests that are waiting.
+/// Returns the number of tokens to grant out of `room`: at most half, so that other replicas find some too,
+/// but at least `needed` for requests that are waiting.
 fn share(room: f64, wanted: u32, needed: u32) -> u32 {
     let room = room as u32;
     wanted.min(needed.max(room.div_ceil(2))).min(room)

@@ -1,20 +1,22 @@
 //! The decision for one bucket: the generic cell rate algorithm in its continuous-state leaky-bucket form
 //! (ITU-T I.371, annex A).
 //!
-//! A bucket stores how many tokens are used and when it was last updated. Used tokens drain at the refill rate.
-//! Every decision may bring a new limit. Used tokens that do not fit into a smaller capacity move to an
+//! A bucket stores how many tokens are used and when it was last updated. Used tokens drain at the refill
+//! rate. Every decision may bring a new limit. Used tokens that do not fit into a smaller capacity move to an
 //! *overflow*: the smaller bucket is then empty and refills at its own rate, and a later, larger limit counts
 //! the overflow as used again. Guarantees:
 //!
-//! * In every window of length `w`, at most `B + R * w` tokens are admitted, where `B` is the largest capacity
-//!   and `R` the largest rate in force during the window, however often the limit changed in between.
+//! * In every window of length `w`, at most `B + R * w` tokens are admitted, where `B` is the largest
+//!   capacity and `R` the largest rate in force during the window, however often the limit changed in
+//!   between.
 //! * A new limit takes effect on the next decision. After a cut, a client that used far more than the new
 //!   capacity gets the new rate at once: it does not have to wait until its old usage has drained.
 //! * Tokens used before an edit drain at the old rate until the first decision after the edit.
 //! * `retry_after` of a refusal is exact: a request after that time is admitted if no other request takes the
 //!   tokens first.
 //!
-//! `docs/decisions/limiter-state.md` explains why a bucket does not store an arrival time, the most common form.
+//! `docs/decisions/limiter-state.md` explains why a bucket does not store an arrival time, the most common
+//! form.
 
 use std::time::Duration;
 
@@ -147,10 +149,10 @@ impl Bucket {
         if elapsed > 0 {
             let mut rate = limit.refill_per_second;
             if self.drain_time != self.packed_drain_time(limit) {
-                // The rate was edited since the last decision. The bucket does not store the old rate, but the
-                // tokens used then divided by their drain time give it, never too high and to within 1 %. The
-                // time of the edit is unknown, so the faster of both rates applies to the whole interval. For a
-                // new bucket the quotient is NaN, which `max` ignores.
+                // The rate was edited since the last decision. The bucket does not store the old rate, but
+                // the tokens used then divided by their drain time give it, never too high and to within 1 %.
+                // The time of the edit is unknown, so the faster of both rates applies to the whole interval.
+                // For a new bucket the quotient is NaN, which `max` ignores.
                 let previous_rate = self.total() / self.drain_time_ns() * 1e9;
                 rate = rate.max(previous_rate);
             }

@@ -1,7 +1,7 @@
 //! Response headers that describe the limit.
 //!
-//! Every response carries `RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers). A refusal
-//! also carries the headers that older clients read: `Retry-After` and the three `X-RateLimit-*`.
+//! Every response carries `RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers). A
+//! refusal also carries the headers that older clients read: `Retry-After` and the three `X-RateLimit-*`.
 //!
 //! Times are whole seconds, rounded up, so a client that waits for the stated time is admitted.
 

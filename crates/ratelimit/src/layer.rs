@@ -1,8 +1,8 @@
 //! The middleware that enforces rate limits in front of a service.
 //!
 //! Reads the limits and the client of a request from its extensions, through two functions passed at
-//! construction. Refuses in `call` and never waits in `poll_ready`. Does not know who provides the extensions or
-//! which service it wraps.
+//! construction. Refuses in `call` and never waits in `poll_ready`. Does not know who provides the extensions
+//! or which service it wraps.
 
 use std::{
     future::Future,
@@ -192,8 +192,8 @@ where
     }
 }
 
-/// Writes the headers of an admitted request's response. Leaves a 429 of an inner service unchanged: its headers
-/// describe the limit that refused it.
+/// Writes the headers of an admitted request's response. Leaves a 429 of an inner service unchanged: its
+/// headers describe the limit that refused it.
 fn write_headers<ResBody>(rule: &Rule, decision: &Decision, response: &mut Response<ResBody>) {
     if response.status() != StatusCode::TOO_MANY_REQUESTS {
         headers::write(rule, decision, response.headers_mut());

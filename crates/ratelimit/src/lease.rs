@@ -33,7 +33,8 @@ const EXPIRY_MARGIN_NS: u64 = 500_000_000;
 const IDLE_NS: u64 = 1_000_000_000;
 /// Time without requests after which a report requests no more tokens, in nanoseconds.
 const PAUSE_NS: u64 = 100_000_000;
-/// Maximum time for which a key without tokens is not reported, even if the grant states a longer time, in nanoseconds.
+/// Maximum time for which a key without tokens is not reported, even if the grant states a longer time, in
+/// nanoseconds.
 const MAX_RECHECK_NS: u64 = 10_000_000_000;
 /// Time without requests after which a lease without further use is dropped, in nanoseconds.
 const OBSOLETE_NS: u64 = 10_000_000_000;
@@ -75,8 +76,8 @@ pub struct Lease {
 
 /// State of a lease at one time.
 ///
-/// Derived from the fields, not stored: a lease may hold tokens and at the same time know that the shared state
-/// has no more, and both facts expire on their own.
+/// Derived from the fields, not stored: a lease may hold tokens and at the same time know that the shared
+/// state has no more, and both facts expire on their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// A token may be spent now.
@@ -177,8 +178,8 @@ impl Lease {
         }
     }
 
-    /// Decides by this replica's share while the shared state is unavailable. Admitted requests count as spent
-    /// and are reported later.
+    /// Decides by this replica's share while the shared state is unavailable. Admitted requests count as
+    /// spent and are reported later.
     pub fn decide_by_local_fallback(&mut self, share: &Limit, now_ns: u64) -> Decision {
         let decision = self.fallback.decide(share, now_ns);
         self.spent += u64::from(decision.is_admitted());
@@ -206,14 +207,14 @@ impl Lease {
         self.in_flight.is_none() && self.spent > self.acknowledged
     }
 
-    /// Reports leased and spent tokens and requests none, while the local fallback decides. Returns `None` if a
-    /// report is in flight.
+    /// Reports leased and spent tokens and requests none, while the local fallback decides. Returns `None` if
+    /// a report is in flight.
     pub fn report_spent(&mut self, now_ns: u64) -> Option<Report> {
         self.send(None, now_ns)
     }
 
-    /// Reports leased and spent tokens and requests more, for `needed` waiting requests and for those expected
-    /// to follow. Returns `None` if a report is in flight.
+    /// Reports leased and spent tokens and requests more, for `needed` waiting requests and for those
+    /// expected to follow. Returns `None` if a report is in flight.
     pub fn report(&mut self, needed: u32, replicas: u32, now_ns: u64) -> Option<Report> {
         if self.in_flight.is_some() {
             return None;
@@ -261,7 +262,8 @@ impl Lease {
         })
     }
 
-    /// Applies the grant of the report in flight, and spends the tokens of the waiting requests that it serves.
+    /// Applies the grant of the report in flight, and spends the tokens of the waiting requests that it
+    /// serves.
     pub fn apply_grant(&mut self, grant: &Grant, now_ns: u64) -> Served {
         let requests = self.take_tokens(grant, now_ns);
         Served { requests, decision: self.admit() }
@@ -277,8 +279,8 @@ impl Lease {
         self.spent += u64::from(served);
         self.acknowledged = in_flight.spent + u64::from(served);
         if in_flight.limit != self.limit {
-            // The tokens were granted under an old limit. The next report does not state them as leased, which
-            // returns them.
+            // The tokens were granted under an old limit. The next report does not state them as leased,
+            // which returns them.
             return served;
         }
         self.remaining = grant.remaining;
@@ -290,7 +292,8 @@ impl Lease {
         }
         self.fallback.end_outage();
         if grant.tokens == 0 {
-            // Saturating: a large bucket with a low rate can take longer to refill than the clock can express.
+            // Saturating: a large bucket with a low rate can take longer to refill than the clock can
+            // express.
             let at = |in_us: u64| {
                 if in_us > 0 { now_ns.saturating_add(in_us.saturating_mul(1000)) } else { 0 }
             };
@@ -305,8 +308,8 @@ impl Lease {
             let due_ns = now_ns.saturating_add(grant.due_in_us.saturating_mul(1000));
             (due_ns, (1e9 / self.limit.refill_per_second()) as u64)
         } else {
-            // Due at any time, not from `now_ns` on: a request that read the clock before the grant arrived may
-            // still spend a token.
+            // Due at any time, not from `now_ns` on: a request that read the clock before the grant arrived
+            // may still spend a token.
             (0, 0)
         };
         served
@@ -367,8 +370,8 @@ impl Lease {
     /// Continues under a new holder if the lease has expired.
     fn expire(&mut self, now_ns: u64, new_holder: impl FnOnce() -> u64) {
         if self.expires_ns > 0 && self.expires_ns <= now_ns && self.in_flight.is_none() {
-            // The shared state counts all granted tokens of the old holder as spent. Only tokens that the local
-            // fallback spent beyond them remain to be reported.
+            // The shared state counts all granted tokens of the old holder as spent. Only tokens that the
+            // local fallback spent beyond them remain to be reported.
             let unacknowledged = self.spent - self.acknowledged;
             self.spent = unacknowledged.saturating_sub(u64::from(self.granted));
             (self.acknowledged, self.leased, self.granted, self.expires_ns) = (0, 0, 0, 0);

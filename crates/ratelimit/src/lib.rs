@@ -10,8 +10,8 @@
 //! * [`LocalBuckets`] keeps one replica's buckets in a table of fixed size. A flood of new keys does not
 //!   displace the buckets of busy keys.
 //! * [`SharedBuckets`] leases tokens from buckets in Redis that all replicas share. Its three cores are pure:
-//!   [`lease`] decides within one replica, [`escrow`] decides in the shared state, and [`backend_state`] decides
-//!   when a replica may use the shared state.
+//!   [`lease`] decides within one replica, [`escrow`] decides in the shared state, and [`backend_state`]
+//!   decides when a replica may use the shared state.
 //! * [`RateLimitLayer`] enforces the decision in front of a service and reports it in response headers.
 //!
 //! A bucket stores the number of used tokens and a timestamp, never the limit, so a new limit applies to the

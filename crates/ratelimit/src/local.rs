@@ -1,9 +1,9 @@
 //! Buckets of one replica in a table of fixed size, for any number of keys.
 //!
-//! The table is an array of small sets, each behind its own lock. The hash of a key selects its set. When a set
-//! is full, a new key evicts the bucket that will be full again soonest. A bucket that is already full loses no
-//! state by that, and in a flood of new keys, each with a single token used, the new keys evict one another
-//! rather than a busy key.
+//! The table is an array of small sets, each behind its own lock. The hash of a key selects its set. When a
+//! set is full, a new key evicts the bucket that will be full again soonest. A bucket that is already full
+//! loses no state by that, and in a flood of new keys, each with a single token used, the new keys evict one
+//! another rather than a busy key.
 
 use std::{
     sync::{

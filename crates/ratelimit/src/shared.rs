@@ -8,11 +8,11 @@
 //! ```
 //!
 //! * A request waits only for a key without local knowledge, and no longer than [`phase6_redis::LIMIT`].
-//! * After a failed call no request waits: the local fallback decides according to `onBackendFailure`.
-//!   When Redis is available again, each replica first reports the tokens that it spent meanwhile, and requests
+//! * After a failed call no request waits: the local fallback decides according to `onBackendFailure`. When
+//!   Redis is available again, each replica first reports the tokens that it spent meanwhile, and requests
 //!   new ones after all replicas have had time to do so.
-//! * The number of keys is bounded. A new key evicts the longest idle one of a sample, whose tokens return when
-//!   its lease expires.
+//! * The number of keys is bounded. A new key evicts the longest idle one of a sample, whose tokens return
+//!   when its lease expires.
 
 mod clock;
 mod fast_path;
@@ -116,15 +116,15 @@ pub struct SharedStats {
 }
 
 impl SharedBuckets {
-    /// Creates buckets under the keys of `redis`, with room for at least `keys` keys. Requires a tokio runtime;
-    /// the background tasks end with the last handle.
+    /// Creates buckets under the keys of `redis`, with room for at least `keys` keys. Requires a tokio
+    /// runtime; the background tasks end with the last handle.
     pub fn new(redis: Redis, keys: usize) -> Self {
         let (queue, queued) = mpsc::channel(QUEUE_CAPACITY);
         let inner = Arc::new(Inner {
             redis,
             clock: Clock::start(),
-            // A random start makes holders unique among all replicas at all times. 53 bits, because the script
-            // handles numbers as doubles.
+            // A random start makes holders unique among all replicas at all times. 53 bits, because the
+            // script handles numbers as doubles.
             next_holder: AtomicU64::new(rand::random::<u64>() >> 11),
             table: LeaseTable::with_capacity(keys),
             queue,

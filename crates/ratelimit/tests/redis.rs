@@ -108,8 +108,8 @@ end";
 /// Compares the script with `escrow.rs`, report by report, also when the clock steps.
 #[tokio::test]
 async fn the_script_agrees_with_the_model() {
-    // On a busy machine a response may exceed the time limit. Its grant is then unknown, so the comparison starts
-    // over.
+    // On a busy machine a response may exceed the time limit. Its grant is then unknown, so the comparison
+    // starts over.
     for _ in 0..5 {
         match compare_script_with_model().await {
             Ok(()) => return,
@@ -273,7 +273,8 @@ async fn tokens_drain_at_the_rate_under_which_they_were_used() {
     assert!(replica.decide("alice").await.is_admitted());
 }
 
-/// Regression: requests were refused for 20 s, until the usage of the large bucket had drained at the small rate.
+/// Regression: requests were refused for 20 s, until the usage of the large bucket had drained at the small
+/// rate.
 #[tokio::test]
 async fn after_a_cut_under_a_flood_exactly_the_new_rate_is_admitted_at_once() {
     let (prefix, large) = (unique_prefix("flood-cut"), json!({"capacity": 1_000, "refillPerSecond": 1_000}));
@@ -299,8 +300,8 @@ async fn after_a_cut_under_a_flood_exactly_the_new_rate_is_admitted_at_once() {
     assert!(f64::from(admitted) >= 0.6 * most, "{admitted} of {most}");
 }
 
-/// Regression: in CI, 31 requests were admitted under a limit of 30 after a cut. The first report of each replica
-/// made the bucket drain at the old rate, including tokens that others had used under the new one.
+/// Regression: in CI, 31 requests were admitted under a limit of 30 after a cut. The first report of each
+/// replica made the bucket drain at the old rate, including tokens that others had used under the new one.
 #[tokio::test]
 async fn tokens_used_after_a_cut_do_not_drain_at_the_old_rate() {
     let (prefix, fast) = (unique_prefix("cut"), json!({"capacity": 100_000, "refillPerSecond": 10_000}));

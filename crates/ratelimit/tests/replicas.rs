@@ -1,8 +1,8 @@
 //! Simulations of many replicas that draw on one bucket through a network that delays, reorders and loses
 //! messages.
 //!
-//! All replicas together never admit more than one bucket would. Around an outage of the shared state they never
-//! admit more than one and a half times the limit.
+//! All replicas together never admit more than one bucket would. Around an outage of the shared state they
+//! never admit more than one and a half times the limit.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
@@ -74,8 +74,8 @@ fn events() -> impl Strategy<Value = Vec<(Event, u64)>> {
 }
 
 proptest! {
-    /// Compares a lease that publishes credit with one that does not, request by request, through reports, edits
-    /// and expiry.
+    /// Compares a lease that publishes credit with one that does not, request by request, through reports,
+    /// edits and expiry.
     #[test]
     fn with_published_credit_a_lease_decides_and_reports_as_without(events in events()) {
         let mut limit = Limit::new(150, 100.0);
@@ -136,8 +136,8 @@ proptest! {
     fn through_an_outage_replicas_admit_at_most_one_and_a_half_times_the_limit(
         scenario in scenarios(), outage in outages(),
     ) {
-        // A limit below the number of replicas cannot be divided among them, and a replica that starts during an
-        // outage gets a full share.
+        // A limit below the number of replicas cannot be divided among them, and a replica that starts during
+        // an outage gets a full share.
         let capacity = scenario.capacity.max(i64::from(2 * scenario.replicas));
         let lost_percent = if scenario.seed % 2 == 0 { 0 } else { scenario.lost_percent };
         simulate(&Scenario {

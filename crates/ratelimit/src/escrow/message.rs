@@ -7,8 +7,8 @@
 pub struct Report {
     /// Identity of the lease. Unique among all replicas, and replaced when the lease expires.
     pub holder: u64,
-    /// Sequence number of the report within its holder. A report with a lower number than an earlier arrival is
-    /// late and ignored.
+    /// Sequence number of the report within its holder. A report with a lower number than an earlier arrival
+    /// is late and ignored.
     pub sequence: u64,
     /// Tokens spent under this holder in total.
     pub spent: u64,
@@ -27,8 +27,8 @@ pub struct Report {
 }
 
 impl Report {
-    /// Returns true if the report requests tokens. Such a report stems from a request and so carries the limit
-    /// in force; any other may come from a replica that has not evaluated its policy for some time.
+    /// Returns true if the report requests tokens. Such a report stems from a request and so carries the
+    /// limit in force; any other may come from a replica that has not evaluated its policy for some time.
     pub(super) fn requests_tokens(&self) -> bool {
         self.wanted > 0 || self.reserve > 0
     }
@@ -62,8 +62,8 @@ impl From<GrantReply> for Grant {
 }
 
 impl Grant {
-    /// Returns how many of `needed` waiting requests the grant serves. Their tokens are spent at once: replica
-    /// and shared state both count them as spent.
+    /// Returns how many of `needed` waiting requests the grant serves. Their tokens are spent at once:
+    /// replica and shared state both count them as spent.
     pub fn served(&self, needed: u32) -> u32 {
         if self.due_in_us == 0 { self.tokens.min(needed) } else { 0 }
     }

@@ -124,8 +124,8 @@ fn after_a_cut_tokens_do_not_drain_at_the_old_rate() {
     assert_eq!(bucket.report(&slow, &request(1, 3), 5 * SECOND).tokens, 0, "and no others");
 }
 
-/// Regression: a client was refused until everything it had used under the large limit had drained at the small
-/// rate.
+/// Regression: a client was refused until everything it had used under the large limit had drained at the
+/// small rate.
 #[test]
 fn after_a_cut_the_new_rate_applies_at_once_and_a_raise_restores_no_tokens() {
     let (mut bucket, large, small) = (Escrow::default(), Limit::new(1_000, 100.0), Limit::new(10, 1.0));
@@ -156,7 +156,8 @@ fn after_a_cut_the_new_rate_applies_at_once_and_a_raise_restores_no_tokens() {
 }
 
 /// Regression: replicas learn of an edit at different times and report under both limits in turns. Each turn
-/// reserved the same time again: in a scenario of nine replicas, a bucket of 600 tokens admitted 3,200 requests.
+/// reserved the same time again: in a scenario of nine replicas, a bucket of 600 tokens admitted 3,200
+/// requests.
 #[test]
 fn alternating_limits_do_not_reserve_the_same_time_twice() {
     let limits = [Limit::new(100, 1_000.0), Limit::new(20, 500.0), Limit::new(100, 500.0)];

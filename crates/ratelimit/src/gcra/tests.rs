@@ -61,8 +61,8 @@ fn a_clock_that_steps_back_adds_no_tokens() {
     assert_eq!(admitted(&mut bucket, &limit, 20, 10 * SECOND), 0);
 }
 
-/// Regression: after a cut, a client was refused until everything it had used under the large limit had drained
-/// at the small rate. Here that would take more than a quarter of an hour.
+/// Regression: after a cut, a client was refused until everything it had used under the large limit had
+/// drained at the small rate. Here that would take more than a quarter of an hour.
 #[test]
 fn after_a_cut_the_new_rate_applies_at_once_and_a_raise_restores_no_tokens() {
     let (mut bucket, large, small) = (Bucket::default(), Limit::new(1_000, 100.0), Limit::new(10, 1.0));

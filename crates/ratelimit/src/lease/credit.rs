@@ -7,9 +7,9 @@
 //!   otherwise                -> the lease decides
 //! ```
 //!
-//! Before the lease is used, its published word is withdrawn and the spent tokens are reconciled; afterwards a
-//! new word is published. Times in a word have a resolution of 2^20 ns (about 1 ms). A word expires up to one
-//! such step early, never late.
+//! Before the lease is used, its published word is withdrawn and the spent tokens are reconciled; afterwards
+//! a new word is published. Times in a word have a resolution of 2^20 ns (about 1 ms). A word expires up to
+//! one such step early, never late.
 
 use super::{Lease, State};
 use crate::gcra::Limit;
@@ -21,8 +21,8 @@ const VERSION: u64 = ((1 << 11) - 1) << 32;
 const TIME_STEP_BITS: u32 = 20;
 
 /// Published credit in 64 bits: 20 bits count tokens, 1 bit marks a refusal, 11 bits hold a version that
-/// differs from that of the previous word, and 32 bits hold the expiry time. The default is an empty word, which
-/// decides nothing.
+/// differs from that of the previous word, and 32 bits hold the expiry time. The default is an empty word,
+/// which decides nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CreditWord(u64);
 
@@ -100,8 +100,8 @@ fn time_steps(ns: u64) -> u32 {
 }
 
 impl Lease {
-    /// Returns the credit that may decide on requests from `now_ns` on, until the lease is used again. `None` if
-    /// only the lease can decide.
+    /// Returns the credit that may decide on requests from `now_ns` on, until the lease is used again. `None`
+    /// if only the lease can decide.
     pub fn publish(&self, now_ns: u64) -> Option<Credit> {
         let (word, retry_at_ns) = match self.state(now_ns) {
             // Tokens reserved ahead become due one after another, so the lease spends each of them.
@@ -121,8 +121,8 @@ impl Lease {
         (!word.is_empty()).then_some(Credit { word, limit: self.limit, remaining, retry_at_ns })
     }
 
-    /// Accounts for a withdrawn credit: `spent` tokens and `refused` requests since it was published, the last
-    /// request at `last_request_ns`.
+    /// Accounts for a withdrawn credit: `spent` tokens and `refused` requests since it was published, the
+    /// last request at `last_request_ns`.
     pub fn reconcile(&mut self, spent: u32, refused: u32, last_request_ns: u64) {
         self.leased = self.leased.saturating_sub(spent);
         self.spent += u64::from(spent);
@@ -195,7 +195,8 @@ mod tests {
         /// Also after years, when the time in a word has wrapped around.
         #[test]
         fn a_word_expires_less_than_one_step_early_and_never_late(
-            until in 1_u64 << 22..1 << 62, tokens in 0..3_u32, left in 1_u64..10_000_000_000, late in 0_u64..10_000_000_000,
+            until in 1_u64 << 22..1 << 62, tokens in 0..3_u32,
+            left in 1_u64..10_000_000_000, late in 0_u64..10_000_000_000,
         ) {
             let word = CreditWord::new(tokens, tokens == 0, until);
             prop_assert_eq!(word.decide(until + late), None);

@@ -13,8 +13,8 @@ impl Demand {
     /// Counts requests that arrived since the last one, at equal intervals.
     pub(super) fn count(&mut self, requests: u32, now_ns: u64) {
         let elapsed = now_ns.saturating_sub(self.last_request_ns) as f64 / 1e9;
-        // Each request scales the previous count by the part of a second that has not passed, and adds one. For
-        // several requests the sum of that geometric series is computed at once.
+        // Each request scales the previous count by the part of a second that has not passed, and adds one.
+        // For several requests the sum of that geometric series is computed at once.
         if requests == 1 {
             self.per_second = self.per_second * (1.0 - elapsed).max(0.0) + 1.0;
         } else if requests > 1 {

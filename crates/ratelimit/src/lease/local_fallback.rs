@@ -2,8 +2,8 @@
 //! clock.
 //!
 //! The share starts an outage with at least half of it used, because the tokens admitted by all replicas just
-//! before the outage are unknown here. For the same reason, half of the capacity that an edit adds to the share
-//! during the outage counts as used, once.
+//! before the outage are unknown here. For the same reason, half of the capacity that an edit adds to the
+//! share during the outage counts as used, once.
 
 use crate::gcra::{Bucket, Decision, Limit};
 

@@ -115,8 +115,8 @@ fn a_lease_is_obsolete_when_it_is_idle_and_empty_and_everything_is_acknowledged(
     assert!(lease.is_obsolete(refilled));
 }
 
-/// Regression: a limit that was cut just before an outage and raised again during it was admitted nearly twice:
-/// once before the outage, and again by shares of which only half of the small one counted as used.
+/// Regression: a limit that was cut just before an outage and raised again during it was admitted nearly
+/// twice: once before the outage, and again by shares of which only half of the small one counted as used.
 #[test]
 fn half_of_the_capacity_that_an_edit_adds_to_a_share_counts_as_used_once() {
     let share = |capacity| Limit::new(capacity, 0.001);

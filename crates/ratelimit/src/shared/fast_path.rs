@@ -1,7 +1,8 @@
-//! The published credit of leases, where requests find it: a lock is taken only if a credit word cannot decide.
+//! The published credit of leases, where requests find it: a lock is taken only if a credit word cannot
+//! decide.
 //!
-//! A table of fixed size. A key has one of a few slots. While other keys occupy all of them, its lease decides
-//! every request, which is slower and gives the same decisions.
+//! A table of fixed size. A key has one of a few slots. While other keys occupy all of them, its lease
+//! decides every request, which is slower and gives the same decisions.
 //!
 //! Only the holder of the lock of the lease's shard claims, publishes, withdraws and releases; requests only
 //! spend. A word is withdrawn before any other field of its slot changes, and two consecutive words of a slot
@@ -79,8 +80,8 @@ impl Slot {
                 }
                 CreditDecision::Refuse => {
                     if word.decide(now + clock.coarse_lag_ns()).is_none() {
-                        // Close to the expiry the exact time decides, so that a client which has waited for its
-                        // retry time is not refused because the coarse clock lags.
+                        // Close to the expiry the exact time decides, so that a client which has waited for
+                        // its retry time is not refused because the coarse clock lags.
                         now = clock.now_ns();
                         word.decide(now)?;
                     }

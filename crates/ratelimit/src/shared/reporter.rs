@@ -35,8 +35,8 @@ struct KeyReport {
     report: Report,
 }
 
-/// Reports the keys in the queue until the last sender is dropped. While a call is in flight, the keys for the
-/// next one gather in the queue.
+/// Reports the keys in the queue until the last sender is dropped. While a call is in flight, the keys for
+/// the next one gather in the queue.
 pub(super) async fn run(inner: Weak<Inner>, mut queued: mpsc::Receiver<u64>) {
     let mut hashes = Vec::with_capacity(MAX_KEYS_PER_CALL);
     while queued.recv_many(&mut hashes, MAX_KEYS_PER_CALL).await > 0 {
@@ -48,8 +48,8 @@ pub(super) async fn run(inner: Weak<Inner>, mut queued: mpsc::Receiver<u64>) {
     }
 }
 
-/// Maintains keys without requests: returns idle tokens, reports tokens spent by the local fallback, and drops
-/// obsolete leases. During an outage, checks when the shared state is available again.
+/// Maintains keys without requests: returns idle tokens, reports tokens spent by the local fallback, and
+/// drops obsolete leases. During an outage, checks when the shared state is available again.
 pub(super) async fn maintain(inner: Weak<Inner>) {
     loop {
         let interval = {
@@ -131,7 +131,7 @@ impl Inner {
                 if self.backend.call_succeeded(now) {
                     tracing::info!(
                         keys = self.redis.keys(),
-                        "rate limits will be shared again once all replicas have reported the tokens they spent"
+                        "rate limits will be shared again once all replicas have reported their spent tokens"
                     );
                 }
                 Some(grants)

@@ -29,8 +29,8 @@ pub(super) struct Entry {
     pub(super) name: Box<str>,
     /// True while the key waits for the next call.
     pub(super) queued: bool,
-    /// Requests that wait for the next grant. Each receives the decision, or `None` if the grant does not serve
-    /// it and another attempt may succeed.
+    /// Requests that wait for the next grant. Each receives the decision, or `None` if the grant does not
+    /// serve it and another attempt may succeed.
     pub(super) waiters: Vec<oneshot::Sender<Option<Decision>>>,
 }
 
@@ -143,8 +143,8 @@ impl LeaseTable {
         &self.shards[(hash >> 58) as usize % SHARDS]
     }
 
-    /// Removes the longest idle entry of a sample. Prefers entries without waiting requests, then those without
-    /// a report in flight.
+    /// Removes the longest idle entry of a sample. Prefers entries without waiting requests, then those
+    /// without a report in flight.
     fn evict_one(&self, shard: &mut Shard) {
         let last_request_ns = |entry: &Entry| {
             let by_credit = entry.slot.as_ref().map_or(0, |slot| self.fast_path.last_request_ns(slot));

@@ -1,4 +1,5 @@
-//! A deterministic simulation of replicas, requests, a network and a shared bucket, in steps of a millisecond.
+//! A deterministic simulation of replicas, requests, a network and a shared bucket, in steps of a
+//! millisecond.
 //!
 //! A scenario always takes the same course. After every step, the admissions of all replicas are checked
 //! against a single bucket.
@@ -202,8 +203,8 @@ impl<'a> Simulation<'a> {
         if let Some(outage) = scenario.outage {
             let disconnected = replicas.iter().filter(|replica| replica.disconnection.is_some()).count();
             let part = disconnected as f64 / replicas.len() as f64;
-            // If the next outage starts before all replicas have settled, the first one to return draws on the
-            // shared state alone for a moment each time: a factor of 1.55 was observed.
+            // If the next outage starts before all replicas have settled, the first one to return draws on
+            // the shared state alone for a moment each time: a factor of 1.55 was observed.
             let one_and_a_half = if (1..1_500).contains(&outage.repeat_after_ms) { 1.6 } else { 1.5 };
             outage_factor = match (scenario.lost_percent, part) {
                 (0, 1.0) => one_and_a_half,
@@ -369,8 +370,8 @@ impl<'a> Simulation<'a> {
                 self.record_admission(edit.number, now);
             }
             Some(false) => self.outcome.refused += 1,
-            // One request waits for the grant. Others that arrive meanwhile are dropped, as if they were retried
-            // later.
+            // One request waits for the grant. Others that arrive meanwhile are dropped, as if they were
+            // retried later.
             None => {
                 let report = |lease: &mut Lease| lease.report(1, self.scenario.replicas, now);
                 if let Some(report) = replica.limiter.with_lease(now, report) {

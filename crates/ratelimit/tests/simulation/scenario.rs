@@ -49,8 +49,8 @@ pub struct Outage {
     pub start_ms: u64,
     pub duration_ms: u64,
     /// Time from the detection of the end by all replicas to the next outage, in milliseconds; 0 for a single
-    /// outage. If some replicas never detected the end, they would stay disconnected while others are not, which
-    /// is a different case: `percent`.
+    /// outage. If some replicas never detected the end, they would stay disconnected while others are not,
+    /// which is a different case: `percent`.
     pub repeat_after_ms: u64,
     /// Time until the other replicas detect the end after the first one, in milliseconds.
     pub detection_ms: u64,
@@ -58,7 +58,8 @@ pub struct Outage {
     pub percent: u64,
     /// True if the shared state is empty after the outage.
     pub loses_state: bool,
-    /// True if no request arrives after the first quarter of the outage, so that every share is full at its end.
+    /// True if no request arrives after the first quarter of the outage, so that every share is full at its
+    /// end.
     pub without_requests: bool,
 }
 
