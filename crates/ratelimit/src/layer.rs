@@ -26,7 +26,7 @@ use crate::{Backend, BackendDecision, Decision, Limits, Rule, headers};
 
 /// Functions that read the limiter's inputs from the extensions of a request.
 #[derive(Clone, Copy, Debug)]
-pub struct Extractors {
+pub struct RequestAccessors {
     /// Returns the limits in force; `None` if the request is not limited.
     pub limits: fn(&Extensions) -> Option<&Limits>,
     /// Returns the client of the request.
@@ -70,7 +70,7 @@ pub struct RateLimitLayer<B, R> {
 #[derive(Debug)]
 struct LayerState<B, R> {
     backend: B,
-    extractors: Extractors,
+    accessors: RequestAccessors,
     refuse: R,
     hasher: RandomState,
     admitted: AtomicU64,
@@ -86,11 +86,11 @@ impl<B, R> Clone for RateLimitLayer<B, R> {
 
 impl<B: Backend, R> RateLimitLayer<B, R> {
     /// Creates a layer that decides by `backend`. `refuse` builds the response to a refused request.
-    pub fn new(backend: B, extractors: Extractors, refuse: R) -> Self {
+    pub fn new(backend: B, accessors: RequestAccessors, refuse: R) -> Self {
         Self {
             state: Arc::new(LayerState {
                 backend,
-                extractors,
+                accessors,
                 refuse,
                 hasher: RandomState::default(),
                 admitted: AtomicU64::new(0),
@@ -151,14 +151,14 @@ where
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
         let state = &self.state;
-        let Some(limits) = (state.extractors.limits)(request.extensions()) else {
+        let Some(limits) = (state.accessors.limits)(request.extensions()) else {
             return RateLimitFuture::passing(self.inner.call(request), None);
         };
         if limits.mode() == Mode::Off {
             return RateLimitFuture::passing(self.inner.call(request), None);
         }
         let rule = limits.rule(request.method().as_str(), request.uri().path());
-        let Client { owner, address } = (state.extractors.client)(request.extensions());
+        let Client { owner, address } = (state.accessors.client)(request.extensions());
         let bucket = limits.bucket(rule, owner, address, |name| request.headers().get(name), &state.hasher);
         let mode = limits.mode();
         match state.backend.decide(&bucket, &rule.config) {

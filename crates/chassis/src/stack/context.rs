@@ -52,7 +52,7 @@ pub(super) const TRACING: phase6_telemetry::Ask = phase6_telemetry::Ask {
 };
 
 /// How the limiter is told of a request.
-pub(super) const LIMITING: phase6_ratelimit::Extractors = phase6_ratelimit::Extractors {
+pub(super) const LIMITING: phase6_ratelimit::RequestAccessors = phase6_ratelimit::RequestAccessors {
     limits: |extensions| judged(extensions)?.judgement.limits.as_ref(),
     client: |extensions| match of(extensions) {
         Some(context) => phase6_ratelimit::Client {

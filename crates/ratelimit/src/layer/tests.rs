@@ -8,7 +8,7 @@ use tower::{ServiceExt, service_fn};
 use super::*;
 use crate::{BucketConfig, BucketRef, LocalBuckets};
 
-const EXTRACTORS: Extractors = Extractors {
+const ACCESSORS: RequestAccessors = RequestAccessors {
     limits: |extensions| extensions.get::<Arc<Limits>>().map(AsRef::as_ref),
     client: |_| Client { owner: None, address: IpAddr::V4(Ipv4Addr::LOCALHOST) },
 };
@@ -39,7 +39,7 @@ async fn send<B: Backend>(
     requests: usize,
 ) -> Vec<Response<&'static str>> {
     let limits = Arc::new(Limits::new(&serde_json::from_value(policy).unwrap(), 1, false));
-    let layer = RateLimitLayer::new(backend, EXTRACTORS, too_many_requests);
+    let layer = RateLimitLayer::new(backend, ACCESSORS, too_many_requests);
     let service =
         layer.layer(service_fn(|_: Request<()>| async { Ok::<_, Infallible>(Response::new("hello")) }));
     let mut responses = Vec::new();
@@ -100,8 +100,8 @@ async fn time_spent_waiting_for_a_decision_reduces_the_wait_budget_of_inner_laye
         }
     }
     let inner = service_fn(|request: Request<()>| async move {
-        let patience = request.extensions().get::<Patience>().unwrap();
-        Ok::<_, Infallible>(Response::new(if patience.left().as_millis() == 15 { "15 ms left" } else { "" }))
+        let budget = request.extensions().get::<Patience>().unwrap();
+        Ok::<_, Infallible>(Response::new(if budget.left().as_millis() == 15 { "15 ms left" } else { "" }))
     });
     let limits = json!({"capacity": 1, "refillPerSecond": 1});
     let mut request = Request::new(());
@@ -111,7 +111,7 @@ async fn time_spent_waiting_for_a_decision_reduces_the_wait_budget_of_inner_laye
         false,
     )));
     let response =
-        RateLimitLayer::new(Slow, EXTRACTORS, too_many_requests).layer(inner).oneshot(request).await.unwrap();
+        RateLimitLayer::new(Slow, ACCESSORS, too_many_requests).layer(inner).oneshot(request).await.unwrap();
     assert_eq!(*response.body(), "15 ms left");
 }
 
@@ -136,7 +136,7 @@ async fn counts_every_request_once_by_its_decision() {
         1,
         false,
     ));
-    let layer = RateLimitLayer::new(LocalBuckets::with_capacity(8), EXTRACTORS, too_many_requests);
+    let layer = RateLimitLayer::new(LocalBuckets::with_capacity(8), ACCESSORS, too_many_requests);
     let service = layer.layer(service_fn(|_: Request<()>| async { Ok::<_, Infallible>(Response::new("")) }));
     for _ in 0..4 {
         let mut request = Request::new(());
