@@ -30,7 +30,9 @@ mod shared;
 
 pub use backend::{Backend, BackendDecision, BucketConfig, BucketRef, Buckets, Sharing};
 pub use gcra::{Decision, Limit};
-pub use layer::{Client, DecisionCounts, RequestAccessors, RateLimit, RateLimitFuture, RateLimitLayer, Refusal};
+pub use layer::{
+    Client, DecisionCounts, RateLimit, RateLimitFuture, RateLimitLayer, Refusal, RequestAccessors,
+};
 pub use limits::{Limits, Rule};
 pub use local::{LocalBuckets, LocalStats};
 pub use shared::{FallbackCounts, SharedBuckets, SharedStats};
