@@ -38,6 +38,8 @@ const PAUSE_NS: u64 = 100_000_000;
 const MAX_RECHECK_NS: u64 = 10_000_000_000;
 /// Time without requests after which a lease without further use is dropped, in nanoseconds.
 const OBSOLETE_NS: u64 = 10_000_000_000;
+/// Minimum size of a grant for which more tokens are requested before all of them are spent.
+const MIN_GRANT_FOR_EARLY_REPORT: u32 = 4;
 /// Minimum tokens per replica in a bucket that is leased. Smaller buckets are shared token by token.
 const MIN_TOKENS_PER_REPLICA: f64 = 4.0;
 
@@ -153,7 +155,7 @@ impl Lease {
 
     /// Decides on a request under `limit` at `now_ns`.
     ///
-    /// `new_holder` returns a new identity if the lease has expired.
+    /// If the lease has expired, it continues under the identity that `new_holder` returns.
     pub fn decide(&mut self, limit: &Limit, now_ns: u64, new_holder: impl FnOnce() -> u64) -> LeaseDecision {
         self.demand.count(1, now_ns);
         self.apply_limit(limit);
@@ -193,7 +195,7 @@ impl Lease {
             return false;
         }
         let is_idle = now_ns.saturating_sub(self.demand.last_request_ns) > IDLE_NS;
-        let runs_low = self.granted >= 4 && self.leased <= self.granted / 4;
+        let runs_low = self.granted >= MIN_GRANT_FOR_EARLY_REPORT && self.leased <= self.granted / 4;
         let expires_soon = self.expires_ns.saturating_sub(now_ns) < IDLE_NS;
         if is_idle {
             self.leased > 0 || self.spent > self.acknowledged

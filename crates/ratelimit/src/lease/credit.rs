@@ -11,7 +11,7 @@
 //! a new word is published. Times in a word have a resolution of 2^20 ns (about 1 ms). A word expires up to
 //! one such step early, never late.
 
-use super::{Lease, State};
+use super::{Lease, MIN_GRANT_FOR_EARLY_REPORT, State};
 use crate::gcra::Limit;
 
 const TOKENS_SHIFT: u32 = 44;
@@ -109,7 +109,7 @@ impl Lease {
             State::Spendable => {
                 // Withhold the last quarter and one more token: the request that finds the word empty spends
                 // that token from the lease, which triggers a report.
-                let triggers_report = self.in_flight.is_none() && self.granted >= 4;
+                let triggers_report = self.in_flight.is_none() && self.granted >= MIN_GRANT_FOR_EARLY_REPORT;
                 let withheld = if triggers_report { self.granted / 4 + 1 } else { 0 };
                 let tokens = self.leased.saturating_sub(withheld);
                 (CreditWord::new(tokens, false, self.expires_ns), self.due_ns)
