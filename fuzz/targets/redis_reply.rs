@@ -46,9 +46,8 @@ fn grants(reply: Value, asks: u32, replicas: u32) {
         for later in [1, 200, 2_000] {
             for _ in 0..500 {
                 let decision = lease.decide(&limit, now + later * 1_000_000, || 2);
-                spent += u32::from(
-                    matches!(decision, LeaseDecision::Decided(decision) if decision.is_admitted()),
-                );
+                spent +=
+                    u32::from(matches!(decision, LeaseDecision::Decided(decision) if decision.is_admitted()));
             }
         }
         assert!(spent <= report.leased + report.wanted, "{spent} spent of {report:?}, answered {told:?}");

@@ -1,6 +1,10 @@
 //! Tests of the decisions and reports of a lease.
 
-use super::*;
+use super::{
+    reporting::{EXPIRY_MARGIN_NS, IDLE_NS, PAUSE_NS},
+    *,
+};
+use crate::escrow::{Grant, LEASE_DURATION_US, Report};
 
 const SECOND: u64 = 1_000_000_000;
 
