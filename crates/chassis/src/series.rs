@@ -6,7 +6,7 @@ use phase6_breaker::Breaker;
 use phase6_cache::Cache;
 use phase6_otlp::{Counts, Exporter};
 use phase6_policy::Scope;
-use phase6_ratelimit::{Buckets, Shared};
+use phase6_ratelimit::{Buckets, DecisionCounts, SharedBuckets};
 use phase6_telemetry::{SeriesKind, Telemetry};
 use serde_json::{Value, json};
 
@@ -18,25 +18,25 @@ pub(crate) fn register_limiter(
     telemetry: &Telemetry,
     enforcer: &Enforcer,
     buckets: Buckets,
-    counts: impl Fn() -> [u64; 3] + Clone + Send + Sync + 'static,
+    counts: impl Fn() -> DecisionCounts + Clone + Send + Sync + 'static,
 ) {
     let in_force = enforcer.clone();
     let counted = counts.clone();
-    let Buckets { own, shared } = buckets;
+    let Buckets { local, shared } = buckets;
     let told = shared.clone();
     common.register(Kind::RateLimiter, "requests", move || {
         let judgement = in_force.judgement();
         let Some(policy) = &judgement.document.policy.rate_limit else { return Value::Null };
-        let [allowed, denied, shadow] = counted();
-        let total = allowed + denied + shadow;
+        let DecisionCounts { admitted, refused, shadow_refused } = counted();
+        let total = admitted + refused + shadow_refused;
         json!({
             "totalRequests": total,
-            "allowedRequests": allowed,
-            "deniedRequests": denied,
-            "shadowRefusedRequests": shadow,
-            "allowRate": if total == 0 { 1.0 } else { allowed as f64 / total as f64 },
-            "buckets": own.stats(),
-            "shared": told.as_ref().map(Shared::stats),
+            "allowedRequests": admitted,
+            "deniedRequests": refused,
+            "shadowRefusedRequests": shadow_refused,
+            "allowRate": if total == 0 { 1.0 } else { admitted as f64 / total as f64 },
+            "buckets": local.stats(),
+            "shared": told.as_ref().map(SharedBuckets::stats),
             "mode": policy.mode,
             // Without shared state every limit is this replica's own.
             "scope": if in_force.is_shared() { policy.scope } else { Scope::PerReplica },
@@ -52,7 +52,7 @@ pub(crate) fn register_limiter(
         {
             let counts = counts.clone();
             move || {
-                let [admitted, refused, _] = counts();
+                let DecisionCounts { admitted, refused, .. } = counts();
                 vec![(vec!["admitted".into()], admitted as f64), (vec!["refused".into()], refused as f64)]
             }
         },
@@ -62,7 +62,7 @@ pub(crate) fn register_limiter(
         "phase6_ratelimit_shadow_refused_total",
         "Requests over a limit in shadow mode, let through.",
         &[],
-        move || vec![(vec![], counts()[2] as f64)],
+        move || vec![(vec![], counts().shadow_refused as f64)],
     );
     let Some(shared) = shared else { return };
     let told = shared.clone();
@@ -71,7 +71,7 @@ pub(crate) fn register_limiter(
         "phase6_ratelimit_shared",
         "1 while limits are shared through Redis; 0 while each replica decides by itself.",
         &[],
-        move || vec![(vec![], f64::from(u8::from(!told.stats().alone)))],
+        move || vec![(vec![], f64::from(u8::from(!told.stats().local_fallback)))],
     );
     let counted = shared.clone();
     telemetry.metrics().observe(
@@ -80,12 +80,10 @@ pub(crate) fn register_limiter(
         "Requests decided without the shared state, by what the policy says of its failure.",
         &["mode"],
         move || {
-            let counts = counted.stats().decided_alone;
-            ["LocalShare", "Allow", "Deny"]
-                .iter()
-                .zip(counts)
-                .map(|(mode, count)| (vec![(*mode).to_owned()], count as f64))
-                .collect()
+            let counts = counted.stats().fallback_decisions;
+            [("LocalShare", counts.local_share), ("Allow", counts.allow), ("Deny", counts.deny)]
+                .map(|(mode, count)| (vec![mode.to_owned()], count as f64))
+                .into()
         },
     );
     telemetry.metrics().observe(

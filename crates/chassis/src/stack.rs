@@ -9,7 +9,7 @@ use std::sync::Arc;
 use axum::{Router, response::IntoResponse};
 use http::StatusCode;
 use phase6_cache::{Cache, HttpCache, HttpCacheLayer};
-use phase6_ratelimit::{Buckets, Memory, RateLimit, RateLimitLayer, Refusal, Shared};
+use phase6_ratelimit::{Buckets, LocalBuckets, RateLimit, RateLimitLayer, Refusal, SharedBuckets};
 use phase6_redis::Redis;
 use phase6_telemetry::{Telemetry, TelemetryLayer, Traced};
 use tower::ServiceBuilder;
@@ -73,8 +73,8 @@ pub(crate) fn stack(parts: Parts) -> Stack {
 /// The limiter of a service, with room for as many keys as `keys`, sharing with whoever has the same ones in
 /// `redis`.
 pub(crate) fn limiter(keys: usize, redis: Option<Redis>) -> (Buckets, RateLimitLayer<Buckets, Refuse>) {
-    let shared = redis.map(|redis| Shared::new(redis, keys));
-    let buckets = Buckets { own: Memory::with_room_for(keys), shared };
+    let shared = redis.map(|redis| SharedBuckets::new(redis, keys));
+    let buckets = Buckets { local: LocalBuckets::with_capacity(keys), shared };
     let layer = RateLimitLayer::new(buckets.clone(), context::LIMITING, over_limit as Refuse);
     (buckets, layer)
 }

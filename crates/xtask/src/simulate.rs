@@ -34,7 +34,7 @@ impl Seeds {
 
 /// Simulates replicas that share limits.
 pub(crate) fn limits(seeds: Seeds) -> Result<(), String> {
-    let tests = ["test", "--locked", "--package", "phase6-ratelimit", "--test", "replicas", "in_every_world"];
+    let tests = ["test", "--locked", "--package", "phase6-ratelimit", "--test", "replicas", "no_scenario"];
     succeed(&mut seeds.apply(cargo(&tests), WORLDS))
 }
 

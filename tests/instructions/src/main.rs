@@ -26,9 +26,9 @@ use phase6_cache::{Cache, CachePolicy, Client, HttpCacheLayer};
 use phase6_live::Live;
 use phase6_policy::{CircuitBreaker, PolicyDocument, Tracing};
 use phase6_ratelimit::{
-    Backend, Limit, Limits, Memory,
+    Backend, Limit, Limits, LocalBuckets,
     escrow::Grant,
-    lease::{Lease, Step},
+    lease::{Lease, LeaseDecision},
 };
 use phase6_telemetry::{Ask, Exchange, Sampler, Telemetry, TelemetryLayer, context::TRACEPARENT};
 use tower::{Layer, Service, ServiceExt, service_fn};
@@ -70,13 +70,13 @@ fn main() -> ExitCode {
 fn limit_local(times: u64) {
     let policy = serde_json::json!({"capacity": 1_000_000, "refillPerSecond": 1000});
     let policy = serde_json::from_value(policy).expect("a valid policy");
-    let (limits, memory) = (Limits::new(&policy, 1, false), Memory::with_room_for(10_000));
+    let (limits, buckets) = (Limits::new(&policy, 1, false), LocalBuckets::with_capacity(10_000));
     let names: Vec<String> = (0..1_000).map(|number| format!("customer-{number:06}")).collect();
     let (hasher, address) = (FixedState::default(), IpAddr::V4(Ipv4Addr::LOCALHOST));
     let decide = |name: &String| {
         let rule = limits.rule("GET", "/api/v1/budget");
         let bucket = limits.bucket(rule, Some(black_box(name)), address, |_| None, &hasher);
-        let _ = black_box(memory.decide(&bucket, &rule.terms));
+        let _ = black_box(buckets.decide(&bucket, &rule.config));
     };
     for name in &names {
         decide(name);
@@ -95,11 +95,11 @@ fn limit_leased(times: u64) {
         let _ = lease.decide(&limit, 1, || 2);
     }
     let wanted = lease.report(0, 1, 1).map_or(0, |report| report.wanted);
-    lease.granted(&Grant { tokens: wanted, ..Grant::default() }, 1);
+    lease.apply_grant(&Grant { tokens: wanted, ..Grant::default() }, 1);
     for now in 1..=times {
-        let step = lease.decide(black_box(&limit), now, || 2);
+        let decision = lease.decide(black_box(&limit), now, || 2);
         assert!(
-            matches!(step, Step::Decided(decision) if decision.is_admitted()),
+            matches!(decision, LeaseDecision::Decided(decision) if decision.is_admitted()),
             "{wanted} tokens are held"
         );
     }
