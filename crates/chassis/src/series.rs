@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use phase6_breaker::Breaker;
+use phase6_breaker::{Breaker, State};
 use phase6_cache::Cache;
 use phase6_otlp::{Counts, Exporter};
 use phase6_policy::Scope;
@@ -246,9 +246,9 @@ fn register_peers(common: &Arc<Common>) {
         move || {
             let breakers = weak.upgrade().map(|common| common.components.breakers()).unwrap_or_default();
             let open = |breaker: &Breaker| match breaker.snapshot().status {
-                "open" => 1.0,
-                "half-open" => 0.5,
-                _ => 0.0,
+                State::Open => 1.0,
+                State::HalfOpen => 0.5,
+                State::Closed => 0.0,
             };
             let share =
                 |all: Vec<Breaker>| all.iter().map(open).sum::<f64>() / all.len().max(1) as f64;

@@ -96,7 +96,7 @@ impl PeerService {
     fn tell<'a>(&self, slices: impl Iterator<Item = &'a Slice>) {
         let own: Vec<&Slice> = slices.filter(|slice| slice.service == self.name).collect();
         let now = if own.is_empty() { self.given.clone() } else { addresses(&own) };
-        if **self.addresses.look() != now {
+        if **self.addresses.load() != now {
             tracing::info!(service = self.name, endpoints = now.len(), "peer's endpoints changed");
             self.addresses.set(now);
         }

@@ -76,7 +76,7 @@ impl Attempt {
 /// How a call ended, for the breaker.
 pub(super) fn outcome(failed: &CallFailed) -> Outcome {
     match failed {
-        CallFailed::Throttled { retry_after } => Outcome::Throttled(*retry_after),
+        CallFailed::Throttled { retry_after } => Outcome::Throttled { retry_after: *retry_after },
         // It answers; that it refuses is about us, and an empty answer is an answer.
         CallFailed::Refused { .. } | CallFailed::Empty { .. } => Outcome::Success,
         CallFailed::Unreachable
@@ -139,7 +139,7 @@ impl Begun {
 
     /// Settles a call that failed.
     pub(super) async fn fail(self, failed: &CallFailed) -> Attempt {
-        self.permit.end(outcome(failed));
+        self.permit.record(outcome(failed));
         self.bill.fail(failed).await
     }
 }
@@ -162,7 +162,7 @@ impl Broker {
         match begun.send(call).await {
             Ok(completion) => {
                 let Begun { permit, mut bill, .. } = begun;
-                permit.end(Outcome::Success);
+                permit.record(Outcome::Success);
                 bill.usage = completion.usage;
                 let price = self.inner.parts.prices.of(id);
                 let estimated = price.is_guess(completion.usage);

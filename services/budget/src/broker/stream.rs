@@ -203,7 +203,7 @@ impl Passing {
         let estimated = price.is_guess(self.usage);
         let cost = if estimated { self.guess() } else { price.cost(self.usage) };
         let Begun { permit, mut bill, .. } = self.begun;
-        permit.end(Outcome::Success);
+        permit.record(Outcome::Success);
         bill.usage = self.usage;
         let cost = bill.pay(cost, estimated, "success").await;
         StreamEvent::Done { usage: self.usage, cost, estimated }
@@ -214,7 +214,7 @@ impl Passing {
         if self.received > 0 && !failed.may_be_charged() {
             // It was asked to wait in the middle of its work.
             let cost = self.guess();
-            self.begun.permit.end(outcome(failed));
+            self.begun.permit.record(outcome(failed));
             self.begun.bill.pay(cost, cost > Micros::ZERO, "throttled").await;
         } else {
             self.begun.fail(failed).await;
