@@ -96,7 +96,7 @@ mod tests {
     };
 
     use http::{Request, Response};
-    use phase6_chassis::telemetry::{Ask, Sampler, Telemetry, TelemetryLayer};
+    use phase6_chassis::telemetry::{RequestAccessors, RequestTelemetryLayer, Sampler, Telemetry};
     use tower::{Layer as _, ServiceExt, service_fn};
 
     use super::*;
@@ -131,8 +131,8 @@ mod tests {
         let subscriber = tracing_subscriber::registry().with(formatted(form, false, lines.clone()));
         let _guard = tracing::subscriber::set_default(subscriber);
         let telemetry = Telemetry::new("test", Sampler::new(1), None);
-        let ask = Ask { tracing: |_| None, trusted: |_| false };
-        let service = TelemetryLayer::new(telemetry, ask).layer(service_fn(|request: Request<()>| {
+        let accessors = RequestAccessors { tracing: |_| None, trusted: |_| false };
+        let service = RequestTelemetryLayer::new(telemetry, accessors).layer(service_fn(|request: Request<()>| {
             let exchange = Arc::clone(request.extensions().get::<Arc<Exchange>>().unwrap());
             exchange.scope(async {
                 tracing::info!(n = 1, "asked");

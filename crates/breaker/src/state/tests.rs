@@ -107,7 +107,11 @@ fn half_open_admits_exactly_the_configured_probes() {
     let admitted: Vec<_> = (0..50).filter_map(|_| machine.admit(&settings(), later).ok()).collect();
     assert_eq!(admitted.len(), 2);
     machine.record(admitted[0], Outcome::Success, &settings(), later);
-    assert_eq!(machine.admit(&settings(), later), Err(Rejection::HalfOpen), "a finished probe does not make room for another");
+    assert_eq!(
+        machine.admit(&settings(), later),
+        Err(Rejection::HalfOpen),
+        "a finished probe does not make room for another"
+    );
 }
 
 #[test]
@@ -141,7 +145,11 @@ fn ignores_the_outcome_of_a_call_from_an_earlier_state() {
 fn a_429_is_not_a_failure_and_throttles_for_its_retry_after() {
     let mut machine = StateMachine::default();
     for i in 0..20 {
-        call(&mut machine, Outcome::Throttled { retry_after: Some(Duration::from_secs(5)) }, SECOND * (1 + 6 * i));
+        call(
+            &mut machine,
+            Outcome::Throttled { retry_after: Some(Duration::from_secs(5)) },
+            SECOND * (1 + 6 * i),
+        );
     }
     let now = SECOND * (1 + 6 * 19);
     assert_eq!(machine.state(&settings(), now), State::Closed);
@@ -188,7 +196,11 @@ fn new_settings_apply_to_the_recorded_history() {
     let strict = Settings { failure_ratio: 0.25, ..settings() };
     let admission = machine.admit(&strict, SECOND).unwrap();
     machine.record(admission, Outcome::Failure, &strict, SECOND);
-    assert_eq!(machine.state(&strict, SECOND), State::Open, "two of five, one of them recorded under the old settings");
+    assert_eq!(
+        machine.state(&strict, SECOND),
+        State::Open,
+        "two of five, one of them recorded under the old settings"
+    );
     let patient = Settings { open_for: Duration::from_millis(100), ..settings() };
     assert!(machine.admit(&patient, SECOND + 100_000_000).is_ok(), "the shorter open_for applies at once");
 }

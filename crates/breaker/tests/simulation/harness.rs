@@ -238,8 +238,11 @@ impl Harness {
         self.set_clock(longest_wait.as_nanos() as u64);
         self.check();
         let burst = self.settings.probes + EXCESS_CALLERS;
-        let expected =
-            if self.state == State::Closed { burst } else { self.settings.probes - self.model.succeeded_probes() };
+        let expected = if self.state == State::Closed {
+            burst
+        } else {
+            self.settings.probes - self.model.succeeded_probes()
+        };
         (0..burst).for_each(|_| self.start_call());
         assert_eq!(self.in_flight.len() as u64, expected, "admitted calls of the final burst");
         while !self.in_flight.is_empty() {

@@ -22,7 +22,8 @@ fn simulate_all(first_seed: u64, seeds: u64) -> Summary {
 /// `cargo xtask simulate breaker` runs more seeds. A failure prints its seed.
 #[test]
 fn breaker_matches_its_model_for_every_seed() {
-    let variable = |name: &str, default: u64| std::env::var(name).map_or(default, |text| text.parse().unwrap());
+    let variable =
+        |name: &str, default: u64| std::env::var(name).map_or(default, |text| text.parse().unwrap());
     let (first, seeds) = (variable("PHASE6_FIRST_SEED", 0), variable("PHASE6_SEEDS", 1_000));
     let total = simulate_all(first, seeds);
     println!("seeds {first} to {}: {total:?}", first + seeds - 1);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use phase6_chassis::{
     breaker::{Outcome, Permit},
-    telemetry::{Attributes, Exchange, OutgoingCall, Status},
+    telemetry::{Attributes, Exchange, OutgoingCall, SpanStatus},
 };
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -123,7 +123,7 @@ impl Begun {
         self.bill.sent = true;
         let result = call(self.left, self.span.as_ref()).await;
         if let Some(span) = self.span.take() {
-            let status = if result.is_ok() { Status::Ok } else { Status::Error };
+            let status = if result.is_ok() { SpanStatus::Ok } else { SpanStatus::Error };
             span.end(status, || {
                 let id = self.id.as_str();
                 let mut attributes: Attributes =
@@ -204,7 +204,7 @@ impl Broker {
         })?;
         let most = self.inner.parts.prices.of(id).at_most(ask.prompt.bytes(), ask.prompt.max_tokens);
         let bill = self.reserve(id, most, task).await?;
-        let span = Exchange::current().map(|exchange| exchange.call());
+        let span = Exchange::current().map(|exchange| exchange.start_call());
         Ok(Begun { permit, bill, span, left, id })
     }
 
