@@ -4,7 +4,7 @@ use std::sync::{Arc, atomic::Ordering};
 
 use phase6_breaker::{Breaker, State};
 use phase6_cache::Cache;
-use phase6_otlp::{Counts, Exporter};
+use phase6_otlp::{ExportCounts, Exporter};
 use phase6_policy::Scope;
 use phase6_ratelimit::{Buckets, Shared};
 use phase6_telemetry::{SeriesKind, Telemetry};
@@ -173,7 +173,7 @@ pub(crate) fn register_tracer(telemetry: &Arc<Telemetry>, spans: Option<&Arc<Exp
         "Spans dropped without reaching the OpenTelemetry collector, by reason",
         &["reason"],
         move || {
-            let Counts { queue_full, export_failed, .. } = counted.counts();
+            let ExportCounts { queue_full, export_failed, .. } = counted.counts();
             vec![
                 (vec!["queue_full".into()], queue_full as f64),
                 (vec!["export_failed".into()], export_failed as f64),

@@ -67,7 +67,7 @@ pub async fn start(
     let peers = connect_peers(definition, host, &enforcer, &components, &stop, &tasks);
 
     let observability = Observe::default();
-    let spans = host.spans.as_ref().map(|spans| Arc::new(spans.exporter(name, host.version)));
+    let spans = host.spans.as_ref().map(|spans| Arc::new(spans.start_exporter(name, host.version)));
     let export = spans.clone().map(|exporter| exporter as Arc<dyn SpanSink>);
     let telemetry = Telemetry::new(name, host.access.internal.sampler(), export);
     let own = (definition.build)(Kit {

@@ -9,7 +9,7 @@ use std::{
 
 use phase6_chassis::{Access, ApiKeys, ConnectionLimits, Host, InternalToken, Settings};
 use phase6_live::Live;
-use phase6_otlp::{Otlp, OtlpError};
+use phase6_otlp::{Collector, CollectorError, Protocol};
 use phase6_store::DatabaseUrl;
 use tokio::net::TcpListener;
 
@@ -79,18 +79,18 @@ pub(crate) fn host(
 }
 
 /// The collector that finished spans go to.
-fn spans(common: &Common) -> Result<Option<Otlp>, Ending> {
+fn spans(common: &Common) -> Result<Option<Collector>, Ending> {
     let told = |name: &str, error: String| Ending::Usage(format!("--{name}: {error}"));
-    let protocol = common
+    let protocol: Protocol = common
         .otlp_protocol
         .parse()
-        .map_err(|error| told("otlp-protocol (or OTEL_EXPORTER_OTLP_PROTOCOL)", error))?;
+        .map_err(|error| told("otlp-protocol (or OTEL_EXPORTER_OTLP_PROTOCOL)", chain(&error)))?;
     let Some(endpoint) = common.otlp.as_deref().filter(|endpoint| !endpoint.is_empty()) else {
         return Ok(None);
     };
-    match Otlp::new(endpoint, protocol) {
-        Ok(otlp) => Ok(Some(otlp)),
-        Err(OtlpError::Environment(fault)) => Err(Ending::Usage(fault)),
+    match Collector::new(endpoint, protocol) {
+        Ok(collector) => Ok(Some(collector)),
+        Err(CollectorError::Environment(error)) => Err(Ending::Usage(error.to_string())),
         Err(error) => Err(told("otlp (or OTEL_EXPORTER_OTLP_ENDPOINT)", chain(&error))),
     }
 }
