@@ -132,13 +132,14 @@ mod tests {
         let _guard = tracing::subscriber::set_default(subscriber);
         let telemetry = Telemetry::new("test", Sampler::new(1), None);
         let accessors = RequestAccessors { tracing: |_| None, trusted: |_| false };
-        let service = RequestTelemetryLayer::new(telemetry, accessors).layer(service_fn(|request: Request<()>| {
-            let exchange = Arc::clone(request.extensions().get::<Arc<Exchange>>().unwrap());
-            exchange.scope(async {
-                tracing::info!(n = 1, "asked");
-                Ok::<_, Infallible>(Response::new(()))
-            })
-        }));
+        let service =
+            RequestTelemetryLayer::new(telemetry, accessors).layer(service_fn(|request: Request<()>| {
+                let exchange = Arc::clone(request.extensions().get::<Arc<Exchange>>().unwrap());
+                exchange.scope(async {
+                    tracing::info!(n = 1, "asked");
+                    Ok::<_, Infallible>(Response::new(()))
+                })
+            }));
         let traceparent = format!("00-{TRACE}-b7ad6b7169203331-00");
         let request = Request::builder().header("traceparent", traceparent).body(()).unwrap();
         service.oneshot(request).await.unwrap();

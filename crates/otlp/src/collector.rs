@@ -146,9 +146,8 @@ fn validate(endpoint: &str) -> Result<String, EndpointError> {
     if endpoint.contains('@') {
         return Err(EndpointError::Credentials);
     }
-    let uri: Uri = endpoint
-        .parse()
-        .map_err(|source| EndpointError::Syntax { endpoint: endpoint.to_owned(), source })?;
+    let uri: Uri =
+        endpoint.parse().map_err(|source| EndpointError::Syntax { endpoint: endpoint.to_owned(), source })?;
     let is_http = matches!(uri.scheme_str(), Some("http" | "https"));
     let has_host = uri.host().is_some_and(|host| !host.is_empty());
     if is_http && has_host && uri.query().is_none() {

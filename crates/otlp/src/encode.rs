@@ -59,8 +59,7 @@ pub(crate) struct Envelope {
 impl Envelope {
     pub(crate) fn new(resource: &Resource, version: &str) -> Self {
         let attributes = ResourceAttributesWithSchema::from(resource);
-        let resource =
-            ResourceMessage { attributes: attributes.attributes.0, ..ResourceMessage::default() };
+        let resource = ResourceMessage { attributes: attributes.attributes.0, ..ResourceMessage::default() };
         let scope = InstrumentationScope {
             name: "phase6".to_owned(),
             version: version.to_owned(),
@@ -159,7 +158,10 @@ fn encode_attribute(out: &mut Vec<u8>, name: &str, value: &AttributeValue) {
         AttributeValue::Text(text) => len_delimited_size(text.len()),
         AttributeValue::Number(number) => 1 + varint_size(number.cast_unsigned()),
     };
-    out.put_len_prefix(field::SPAN_ATTRIBUTES, len_delimited_size(name.len()) + len_delimited_size(value_len));
+    out.put_len_prefix(
+        field::SPAN_ATTRIBUTES,
+        len_delimited_size(name.len()) + len_delimited_size(value_len),
+    );
     out.put_bytes_field(field::KEY_VALUE_KEY, name.as_bytes());
     out.put_len_prefix(field::KEY_VALUE_VALUE, value_len);
     match value {
@@ -219,8 +221,11 @@ mod tests {
             start_time_unix_nano: start,
             end_time_unix_nano: start + span.duration.as_nanos() as u64,
             attributes,
-            status: (span.status == SpanStatus::Error).then(|| otlp::Status { code: 2, message: String::new() }),
-            flags: u32::from(span.keep_reason == KeepReason::Sampled) | 0x100 | if remote { 0x200 } else { 0 },
+            status: (span.status == SpanStatus::Error)
+                .then(|| otlp::Status { code: 2, message: String::new() }),
+            flags: u32::from(span.keep_reason == KeepReason::Sampled)
+                | 0x100
+                | if remote { 0x200 } else { 0 },
             ..otlp::Span::default()
         }
     }

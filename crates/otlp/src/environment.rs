@@ -62,7 +62,9 @@ impl ExportOptions {
         read: impl Fn(&str) -> Result<Option<String>, EnvironmentError>,
     ) -> Result<Self, EnvironmentError> {
         let first_set = |suffix: &str| -> Result<_, EnvironmentError> {
-            for name in [format!("OTEL_EXPORTER_OTLP_TRACES_{suffix}"), format!("OTEL_EXPORTER_OTLP_{suffix}")] {
+            for name in
+                [format!("OTEL_EXPORTER_OTLP_TRACES_{suffix}"), format!("OTEL_EXPORTER_OTLP_{suffix}")]
+            {
                 if let Some(value) = read(&name)?.filter(|value| !value.trim().is_empty()) {
                     return Ok(Some(Variable { name, value }));
                 }
@@ -148,6 +150,9 @@ mod tests {
             assert!(error.contains("accepted: NAME=VALUE") && !error.contains("geheim"), "{error}");
         }
         let error = read(&[("OTEL_EXPORTER_OTLP_COMPRESSION", "zstd")]).unwrap_err().to_string();
-        assert_eq!(error, "OTEL_EXPORTER_OTLP_COMPRESSION: unsupported compression \"zstd\"; accepted: gzip, none");
+        assert_eq!(
+            error,
+            "OTEL_EXPORTER_OTLP_COMPRESSION: unsupported compression \"zstd\"; accepted: gzip, none"
+        );
     }
 }

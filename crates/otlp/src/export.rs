@@ -135,9 +135,10 @@ impl ExportTask {
             let is_large = message.len() > MAX_RETAINED_BYTES;
             let (lost, error) = match self.sender.send(message).await {
                 Ok(PartialRejection { spans: 0, .. }) => (0, None),
-                Ok(PartialRejection { spans, message }) => {
-                    (spans.min(count), Some(format!("collector rejected {spans} of {count} spans: {message}")))
-                }
+                Ok(PartialRejection { spans, message }) => (
+                    spans.min(count),
+                    Some(format!("collector rejected {spans} of {count} spans: {message}")),
+                ),
                 Err(error) => (count, Some(error)),
             };
             if is_large {

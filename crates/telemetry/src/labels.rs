@@ -173,7 +173,9 @@ mod tests {
 
     #[test]
     fn every_status_has_a_class() {
-        for (status, label) in [(100, "1xx"), (204, "2xx"), (304, "3xx"), (404, "4xx"), (503, "5xx"), (999, "5xx")] {
+        for (status, label) in
+            [(100, "1xx"), (204, "2xx"), (304, "3xx"), (404, "4xx"), (503, "5xx"), (999, "5xx")]
+        {
             let status = StatusCode::from_u16(status).unwrap();
             assert_eq!(StatusClass::ALL[StatusClass::index_of(status)].label(), label);
         }

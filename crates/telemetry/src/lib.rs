@@ -37,8 +37,6 @@ pub use request_metrics::{RequestMetrics, StatusClassCounts};
 pub use request_telemetry::{RequestAccessors, RequestTelemetry, RequestTelemetryLayer, ResponseFuture};
 pub use sampling::Sampler;
 pub use scraped::{Samples, SeriesKind};
-pub use span::{
-    AttributeValue, Attributes, KeepReason, RecentSpans, Span, SpanKind, SpanSink, SpanStatus,
-};
+pub use span::{AttributeValue, Attributes, KeepReason, RecentSpans, Span, SpanKind, SpanSink, SpanStatus};
 pub use telemetry::{Telemetry, TracerSnapshot};
 pub use traffic_window::{TrafficStats, TrafficWindow};

@@ -69,7 +69,12 @@ pub(crate) fn encode<'a>(
             let labels = format_labels(metric);
             match kind {
                 "counter" => {
-                    write_sample(&mut out, &format!("{name}_total"), &labels, metric.get_counter().get_value());
+                    write_sample(
+                        &mut out,
+                        &format!("{name}_total"),
+                        &labels,
+                        metric.get_counter().get_value(),
+                    );
                 }
                 "gauge" => write_sample(&mut out, name, &labels, metric.get_gauge().get_value()),
                 _ => write_histogram(&mut out, name, &labels, metric, exemplars(name, metric)),

@@ -152,9 +152,9 @@ mod tests {
             move |request: Request<()>| async move {
                 let exchange = request.extensions().get::<Arc<Exchange>>().unwrap();
                 exchange.set_route(exchange.telemetry().metrics().route("/hello"));
-                exchange.start_call().end(SpanStatus::Ok, || {
-                    ("GET peer".into(), vec![("server.address", "peer".into())])
-                });
+                exchange
+                    .start_call()
+                    .end(SpanStatus::Ok, || ("GET peer".into(), vec![("server.address", "peer".into())]));
                 let mut response = Response::new(());
                 *response.status_mut() = StatusCode::from_u16(status).unwrap();
                 Ok::<_, Infallible>(response)

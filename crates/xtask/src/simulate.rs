@@ -40,7 +40,8 @@ pub(crate) fn limits(seeds: Seeds) -> Result<(), String> {
 
 /// Callers of a peer behind a breaker.
 pub(crate) fn breaker(seeds: Seeds) -> Result<(), String> {
-    let tests = ["test", "--locked", "--package", "phase6-breaker", "--test", "simulation", "breaker_matches"];
+    let tests =
+        ["test", "--locked", "--package", "phase6-breaker", "--test", "simulation", "breaker_matches"];
     succeed(&mut seeds.of(cargo(&tests), CALLERS))
 }
 
