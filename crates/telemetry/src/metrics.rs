@@ -24,7 +24,7 @@ pub struct Metrics {
 pub struct EndpointStats {
     /// Method and path template, such as `GET /api/v1/budget`.
     pub endpoint: String,
-    /// Number of requests answered.
+    /// Number of requests completed.
     pub requests: u64,
     /// Mean latency in milliseconds.
     pub avg_latency: f64,
@@ -104,7 +104,7 @@ impl Metrics {
         endpoints
     }
 
-    /// Returns the numbers of requests answered since the start, by status class.
+    /// Returns the numbers of requests completed since the start, by status class.
     pub fn by_status_class(&self) -> StatusClassCounts {
         let mut counts = StatusClassCounts::default();
         for (_, totals) in self.requests.totals() {

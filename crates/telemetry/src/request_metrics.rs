@@ -137,7 +137,7 @@ impl RequestMetrics {
         self.threads.local().ended.add(1);
     }
 
-    /// Counts a request as answered. `trace_id` is its trace if that is sampled, and becomes the exemplar of its
+    /// Counts a request as completed with a response. `trace_id` is its trace if that is sampled, and becomes the exemplar of its
     /// duration bucket.
     pub fn finish(
         &self,
@@ -214,7 +214,7 @@ impl RequestCollector {
             metrics,
             requests: desc(
                 REQUESTS,
-                "HTTP requests answered, by route, method and status class",
+                "HTTP requests completed, by route, method and status class",
                 &["route", "method", "status"],
             ),
             duration: desc(

@@ -49,7 +49,7 @@ pub struct TracerSnapshot {
     pub active_traces: u64,
     /// Number of spans recorded since the start.
     pub total_traces: u64,
-    /// Number of requests answered since the start.
+    /// Number of requests completed since the start.
     pub total_requests: u64,
     /// Latency, throughput and error rate.
     #[serde(flatten)]
