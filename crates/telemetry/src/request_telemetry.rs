@@ -37,7 +37,8 @@ pub struct RequestTelemetryLayer {
 }
 
 impl Clone for RequestTelemetryLayer {
-    /// Makes a new handle, see [`TelemetryHandle`]. The stack is cloned for each connection.
+    /// Allocates a new outer `Arc` instead of sharing one: the stack is cloned for each connection, see
+    /// `TelemetryHandle`.
     fn clone(&self) -> Self {
         Self::new(Arc::clone(&self.telemetry), self.accessors)
     }
