@@ -8,10 +8,10 @@
 //!     '-------------------- every probe succeeded --------------------------'
 //! ```
 //!
-//! * [`state`] is the state machine: pure, with an explicit clock. Settings are passed with every call, so new
-//!   settings apply at once and to the recorded history.
-//! * [`Breaker`] shares one state machine between callers. A [`Permit`] is the right to make one call; a permit
-//!   dropped without an outcome (a cancelled call) releases its probe.
+//! * [`state`] is the state machine: pure, with an explicit clock. Settings are passed with every call, so
+//!   new settings apply at once and to the recorded history.
+//! * [`Breaker`] shares one state machine between callers. A [`Permit`] is the right to make one call; a
+//!   permit dropped without an outcome (a cancelled call) releases its probe.
 //! * [`CircuitBreakerLayer`] puts a breaker in front of a client service.
 //!
 //! A 429 is not a failure: [`Outcome::Throttled`] rejects calls until the peer's `Retry-After` has passed and

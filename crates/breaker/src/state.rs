@@ -4,8 +4,8 @@
 //!
 //! * A closed machine admits every call. It opens when a call fails and the failure ratio of the window has
 //!   been reached.
-//! * An open machine rejects every call until `open_for` has passed. Only forward movement of the clock counts
-//!   as time: a clock that steps back delays nothing.
+//! * An open machine rejects every call until `open_for` has passed. Only forward movement of the clock
+//!   counts as time: a clock that steps back delays nothing.
 //! * A half-open machine admits exactly `half_open_probes` calls until it closes or opens again, however many
 //!   callers there are.
 //! * The outcome of a call admitted in an earlier state has no effect, except that a 429 still throttles.
@@ -20,9 +20,9 @@ use serde::Serialize;
 const SLOT_NS: u64 = 250_000_000;
 /// Number of slots in the longest window that a policy accepts (10 minutes); older slots are dropped.
 const MAX_WINDOW_SLOTS: u64 = 600 * 4;
-/// How long a 429 without a `Retry-After` throttles calls.
+/// Throttle time after a 429 without a `Retry-After`.
 const DEFAULT_THROTTLE: Duration = Duration::from_secs(1);
-/// Upper limit for how long one 429 throttles calls.
+/// Longest throttle time after a 429.
 const MAX_THROTTLE: Duration = Duration::from_hours(24);
 
 /// Settings of a breaker that apply to one call.
@@ -34,7 +34,7 @@ pub struct Settings {
     pub minimum_calls: u32,
     /// Length of the sliding window.
     pub window: Duration,
-    /// How long the breaker stays open before it admits probes.
+    /// Time that the breaker stays open before it admits probes.
     pub open_for: Duration,
     /// Number of probes admitted while half-open; all of them must succeed to close the breaker.
     pub half_open_probes: u32,
@@ -270,8 +270,9 @@ impl StateMachine {
         now_ns + self.stepped_back_ns
     }
 
-    /// half-open -> closed. Checked on every call and not only when a probe succeeds: new settings may require
-    /// fewer probes than have succeeded already, and there may be no probe left in flight to trigger the change.
+    /// half-open -> closed. Checked on every call and not only when a probe succeeds: new settings may
+    /// require fewer probes than have succeeded already, and there may be no probe left in flight to trigger
+    /// the change.
     fn close_if_proven(&mut self, settings: &Settings) {
         if let Current::HalfOpen { succeeded, .. } = self.current
             && succeeded >= settings.half_open_probes

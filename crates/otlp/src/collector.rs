@@ -73,8 +73,8 @@ pub enum CollectorError {
 pub enum EndpointError {
     /// The endpoint contains a user or password. Does not hold the text, which may include the password.
     #[error(
-        "endpoints with a user or password are not supported; accepted: http://HOST:PORT or https://HOST:PORT, \
-         with credentials as a header in OTEL_EXPORTER_OTLP_HEADERS"
+        "endpoints with a user or password are not supported; accepted: http://HOST:PORT or \
+         https://HOST:PORT, with credentials as a header in OTEL_EXPORTER_OTLP_HEADERS"
     )]
     Credentials,
     /// The endpoint is not a URI.
@@ -94,9 +94,9 @@ pub enum EndpointError {
 }
 
 impl Collector {
-    /// Creates a connection to the collector at `endpoint`, `http://HOST:PORT`, or `https://HOST:PORT` for TLS.
-    /// Over HTTP, spans go to the path `/v1/traces` below it. Connects when the first span is sent. Must be called
-    /// on a Tokio runtime.
+    /// Creates a connection to the collector at `endpoint`, `http://HOST:PORT`, or `https://HOST:PORT` for
+    /// TLS. Over HTTP, spans go to the path `/v1/traces` below it. Connects when the first span is sent. Must
+    /// be called on a Tokio runtime.
     ///
     /// # Errors
     ///
@@ -127,8 +127,8 @@ impl Collector {
     }
 }
 
-/// Returns the resource that a service's spans belong to: its name, version and instance, and the attributes of
-/// `OTEL_RESOURCE_ATTRIBUTES`.
+/// Returns the resource that a service's spans belong to: its name, version and instance, and the attributes
+/// of `OTEL_RESOURCE_ATTRIBUTES`.
 pub(crate) fn resource(service: &str, version: &str) -> Resource {
     let mut attributes = vec![
         KeyValue::new("service.namespace", "phase6"),

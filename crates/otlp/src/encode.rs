@@ -1,9 +1,9 @@
 //! Encoding of spans as OTLP protobuf.
 //!
-//! A span is encoded once, when it ends, while its data is still in the processor's caches. OpenTelemetry's SDK
-//! would convert it into a span of its own, then into a message, then into bytes, with about thirty allocations
-//! per span: more than a sampled request may cost. Parts that occur once per message are left to OpenTelemetry's
-//! own types, and a property test decodes the result with them.
+//! A span is encoded once, when it ends, while its data is still in the processor's caches. OpenTelemetry's
+//! SDK would convert it into a span of its own, then into a message, then into bytes, with about thirty
+//! allocations per span: more than a sampled request may cost. Parts that occur once per message are left to
+//! OpenTelemetry's own types, and a property test decodes the result with them.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use opentelemetry_proto::{
@@ -74,8 +74,8 @@ impl Envelope {
         Self { resource: resource_spans.encode_to_vec(), scope: scope_spans.encode_to_vec() }
     }
 
-    /// Returns a complete `ExportTraceServiceRequest` with spans encoded by [`encode_span`]. The message occupies
-    /// `buffer` until it is dropped.
+    /// Returns a complete `ExportTraceServiceRequest` with spans encoded by [`encode_span`]. The message
+    /// occupies `buffer` until it is dropped.
     pub(crate) fn message(&self, encoded_spans: &[u8], buffer: &mut BytesMut) -> Bytes {
         let scope_len = self.scope.len() + encoded_spans.len();
         let resource_len = self.resource.len() + len_delimited_size(scope_len);
@@ -93,8 +93,8 @@ impl Envelope {
 /// Appends a span as an element of `ScopeSpans.spans`.
 pub(crate) fn encode_span(span: &Span, out: &mut Vec<u8>) {
     out.put_tag(field::SCOPE_SPANS_SPANS, LEN_DELIMITED);
-    // The length is known only afterwards. Nearly all spans have a length of two bytes, which are reserved; for
-    // others the encoded fields are moved.
+    // The length is known only afterwards. Nearly all spans have a length of two bytes, which are reserved;
+    // for others the encoded fields are moved.
     let length_at = out.len();
     out.extend([0; 2]);
     let fields_at = out.len();

@@ -48,8 +48,8 @@ struct Variable {
 }
 
 impl ExportOptions {
-    /// Reads `OTEL_EXPORTER_OTLP_HEADERS` and `OTEL_EXPORTER_OTLP_COMPRESSION`, or their `OTEL_EXPORTER_OTLP_TRACES_`
-    /// variants, which take precedence.
+    /// Reads `OTEL_EXPORTER_OTLP_HEADERS` and `OTEL_EXPORTER_OTLP_COMPRESSION`, or their
+    /// `OTEL_EXPORTER_OTLP_TRACES_` variants, which take precedence.
     pub(crate) fn from_environment() -> Result<Self, EnvironmentError> {
         Self::from_variables(|name| match std::env::var(name) {
             Ok(value) => Ok(Some(value)),

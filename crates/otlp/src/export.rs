@@ -22,11 +22,11 @@ use crate::{
     sender::{PartialRejection, Sender},
 };
 
-/// How long the first span of a batch waits for others.
+/// Delay from the first span of a batch until the batch is sent, full or not.
 const BATCH_DELAY: Duration = Duration::from_secs(1);
 
-/// Exporter of one service's finished spans. Recording never blocks: a span that does not fit into the queue is
-/// dropped and counted.
+/// Exporter of one service's finished spans. Recording never blocks: a span that does not fit into the queue
+/// is dropped and counted.
 #[derive(Debug)]
 pub struct Exporter {
     queue: Arc<SpanQueue>,
@@ -90,8 +90,8 @@ impl Exporter {
         }
     }
 
-    /// Closes the queue, exports the spans in it, and returns when that is done. May take as long as the collector
-    /// takes; callers set a time limit.
+    /// Closes the queue, exports the spans in it, and returns when that is done. May take as long as the
+    /// collector takes; callers set a time limit.
     pub async fn close(&self) {
         self.closing.cancel();
         let task = self.task.lock().take();
@@ -151,7 +151,8 @@ impl ExportTask {
         }
     }
 
-    /// Logs when exporting begins to fail and when it recovers. Failures in between show in the counters only.
+    /// Logs when exporting begins to fail and when it recovers. Failures in between show in the counters
+    /// only.
     fn log_transition(&self, error: Option<&str>, was_failing: bool) {
         match error {
             Some(error) if !was_failing => tracing::warn!(
@@ -166,8 +167,8 @@ impl ExportTask {
         }
     }
 
-    /// Waits for the next batch, moves it into `encoded` and returns its number of spans: 0 once the exporter is
-    /// closed and the queue is empty.
+    /// Waits for the next batch, moves it into `encoded` and returns its number of spans: 0 once the exporter
+    /// is closed and the queue is empty.
     async fn next_batch(&self, encoded: &mut Vec<u8>) -> u64 {
         tokio::select! {
             biased;

@@ -7,10 +7,11 @@
 //! ```
 //!
 //! Guarantees that recording a span never blocks, that memory is bounded, and that every span is counted as
-//! exported or dropped. Does not persist spans: a batch that the collector does not accept within 10 s is lost.
+//! exported or dropped. Does not persist spans: a batch that the collector does not accept within 10 s is
+//! lost.
 //!
-//! Each service has one [`Exporter`]; all services of a process share one [`Collector`]. No other crate depends
-//! on OpenTelemetry's libraries.
+//! Each service has one [`Exporter`]; all services of a process share one [`Collector`]. No other crate
+//! depends on OpenTelemetry's libraries.
 
 mod collector;
 mod encode;

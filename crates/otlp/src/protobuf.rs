@@ -18,7 +18,8 @@ pub(crate) const fn varint_size(number: u64) -> usize {
     (64 - (number | 1).leading_zeros()).div_ceil(7) as usize
 }
 
-/// Returns the size in bytes of a length-delimited field with `length` bytes of content and a field number below 16.
+/// Returns the size in bytes of a length-delimited field with `length` bytes of content and a field number
+/// below 16.
 pub(crate) const fn len_delimited_size(length: usize) -> usize {
     1 + varint_size(length as u64) + length
 }

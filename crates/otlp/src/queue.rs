@@ -10,8 +10,8 @@ use crate::encode::encode_span;
 
 /// Maximum number of queued spans.
 const MAX_SPANS: u64 = 2_048;
-/// Maximum size of the queued spans in bytes, exceeded by one span at most. Keeps a message of all queued spans
-/// below the 4 MiB that collectors accept over gRPC.
+/// Maximum size of the queued spans in bytes, exceeded by one span at most. Keeps a message of all queued
+/// spans below the 4 MiB that collectors accept over gRPC.
 const MAX_BYTES: usize = 2 * 1024 * 1024;
 /// Number of queued spans that makes a full batch.
 pub(crate) const BATCH_SPANS: u64 = 512;
@@ -55,8 +55,8 @@ impl SpanQueue {
         true
     }
 
-    /// Moves the queued spans into `encoded` and returns their number. The queue reuses the memory of `encoded`.
-    /// Closes the queue if `close`.
+    /// Moves the queued spans into `encoded` and returns their number. The queue reuses the memory of
+    /// `encoded`. Closes the queue if `close`.
     pub(crate) fn take(&self, encoded: &mut Vec<u8>, close: bool) -> u64 {
         encoded.clear();
         encoded.shrink_to(MAX_RETAINED_BYTES);

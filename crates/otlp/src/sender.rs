@@ -62,8 +62,8 @@ impl Sender {
         }
     }
 
-    /// Delivers a message. Makes up to four attempts if the collector is unreachable or allows retries. An error is
-    /// a description for the log.
+    /// Delivers a message. Makes up to four attempts if the collector is unreachable or allows retries. An
+    /// error is a description for the log.
     pub(crate) async fn send(&self, message: Bytes) -> Result<PartialRejection, String> {
         let backoff = ExponentialBuilder::new()
             .with_min_delay(Duration::from_millis(100))

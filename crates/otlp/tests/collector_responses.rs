@@ -1,4 +1,5 @@
-//! Fate of exported spans by the collector's response: accepted, accepted in part, retried, rejected, or none.
+//! Fate of exported spans by the collector's response: accepted, accepted in part, retried, rejected, or
+//! none.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
@@ -32,7 +33,8 @@ fn span(name: &str) -> Span {
     }
 }
 
-/// A response of the fake collector: the status line's text after the version, with any headers, and the body.
+/// A response of the fake collector: the status line's text after the version, with any headers, and the
+/// body.
 struct Response {
     head: &'static str,
     body: Vec<u8>,
@@ -152,7 +154,8 @@ async fn an_unresponsive_collector_fills_the_queue_but_never_blocks_recording() 
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     for protocol in [Protocol::HttpProtobuf, Protocol::Grpc] {
         let exporter = Collector::new(&endpoint, protocol).unwrap().start_exporter("test", "1");
-        // The export task cannot run meanwhile: the test runtime has one thread, and this loop does not await.
+        // The export task cannot run meanwhile: the test runtime has one thread, and this loop does not
+        // await.
         for _ in 0..10_000 {
             exporter.record(&span("GET /"));
         }

@@ -1,6 +1,6 @@
-//! Cost of telemetry per request: unsampled, sampled one time in ten, and always sampled with every span given to
-//! an exporter. Also the cost of the metrics alone, on one thread and on two threads that share them, next to
-//! the `prometheus` crate's own counters and histograms for the same request.
+//! Cost of telemetry per request: unsampled, sampled one time in ten, and always sampled with every span
+//! given to an exporter. Also the cost of the metrics alone, on one thread and on two threads that share
+//! them, next to the `prometheus` crate's own counters and histograms for the same request.
 
 #![allow(missing_docs, reason = "criterion's macros make public items")]
 
@@ -116,8 +116,8 @@ fn request(c: &mut Criterion) {
     group.finish();
 }
 
-/// Returns a function that counts one request: in flight, by route, method and status, its duration, and in the
-/// traffic window.
+/// Returns a function that counts one request: in flight, by route, method and status, its duration, and in
+/// the traffic window.
 fn count_request(telemetry: &Arc<Telemetry>, traffic: &Arc<TrafficWindow>) -> impl FnMut() + use<> {
     let (telemetry, traffic) = (Arc::clone(telemetry), Arc::clone(traffic));
     let route = telemetry.metrics().route("/api/v1/budget");

@@ -126,8 +126,8 @@ impl Exchange {
         }
     }
 
-    /// Counts the response, and records a span if the trace is sampled or the policy keeps it. Only the first call
-    /// has an effect.
+    /// Counts the response, and records a span if the trace is sampled or the policy keeps it. Only the first
+    /// call has an effect.
     pub(crate) fn finish(&self, status: StatusCode) {
         if self.finished.load(Ordering::Relaxed) {
             return;

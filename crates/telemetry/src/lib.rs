@@ -1,9 +1,9 @@
 //! Telemetry of an HTTP service: trace context, sampling, spans and metrics.
 //!
 //! ```text
-//! request -> trace context (W3C) -> sampling decision -> handler -> response
-//!                                                                     |-> metrics, traffic window: every request
-//!                                                                     '-> span: sampled, failed or slow requests
+//! request -> trace context -> sampling decision -> handler -> response
+//!                                                               |-> metrics and traffic window: all requests
+//!                                                               '-> span: sampled, failed and slow requests
 //! ```
 //!
 //! * [`context`] parses and formats W3C trace context.

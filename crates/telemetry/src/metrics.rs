@@ -1,5 +1,5 @@
-//! Prometheus registry of a service: its request metrics ([`crate::request_metrics`]) and those that other parts
-//! of the service add. Label values come from closed sets.
+//! Prometheus registry of a service: its request metrics ([`crate::request_metrics`]) and those that other
+//! parts of the service add. Label values come from closed sets.
 
 use std::sync::Arc;
 
@@ -54,8 +54,8 @@ impl Metrics {
         &self.registry
     }
 
-    /// Registers a metric family whose samples are read from `read` at every scrape. Label values must come from
-    /// a closed set. If the name is registered already, the first registration stays.
+    /// Registers a metric family whose samples are read from `read` at every scrape. Label values must come
+    /// from a closed set. If the name is registered already, the first registration stays.
     pub fn register<F>(
         &self,
         kind: SeriesKind,

@@ -47,8 +47,8 @@ impl Exemplars {
 /// Content type of the `OpenMetrics` text format.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Encodes families of counters, gauges and histograms; other types are left out. `exemplars` returns those of
-/// a histogram, by the name of its family.
+/// Encodes families of counters, gauges and histograms; other types are left out. `exemplars` returns those
+/// of a histogram, by the name of its family.
 pub(crate) fn encode<'a>(
     families: &[MetricFamily],
     exemplars: impl Fn(&str, &Metric) -> Option<&'a Exemplars>,
@@ -126,8 +126,8 @@ fn format_labels(metric: &Metric) -> String {
     pairs.join(",")
 }
 
-/// Formats a number in the canonical form of the specification, in which a whole number has a fraction (`1.0`):
-/// consumers compare bucket bounds as text.
+/// Formats a number in the canonical form of the specification, in which a whole number has a fraction
+/// (`1.0`): consumers compare bucket bounds as text.
 fn format_number(value: f64) -> String {
     if value == f64::INFINITY { "+Inf".into() } else { format!("{value:?}") }
 }

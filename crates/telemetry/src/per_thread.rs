@@ -1,8 +1,8 @@
 //! Counters that many threads increment and few read.
 //!
 //! Each thread writes to a slot of its own, so an increment is a plain load and store and never contends with
-//! other threads. Readers add the slots up. A slot outlives its thread and is reused by a later one: there are
-//! at most as many slots as threads were alive at one time.
+//! other threads. Readers add the slots up. A slot outlives its thread and is reused by a later one: there
+//! are at most as many slots as threads were alive at one time.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -42,8 +42,8 @@ impl SingleWriterCounter {
 #[derive(Debug)]
 pub(crate) struct PerThread<T: Send>(ThreadLocal<Box<CacheAligned<T>>>);
 
-/// Keeps a value on cache lines of its own, so that writes by one thread do not invalidate the cache of another
-/// (false sharing).
+/// Keeps a value on cache lines of its own, so that writes by one thread do not invalidate the cache of
+/// another (false sharing).
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct CacheAligned<T>(T);

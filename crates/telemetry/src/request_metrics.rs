@@ -137,8 +137,8 @@ impl RequestMetrics {
         self.threads.local().ended.add(1);
     }
 
-    /// Counts a request as completed with a response. `trace_id` is its trace if that is sampled, and becomes the exemplar of its
-    /// duration bucket.
+    /// Counts a request as completed with a response. `trace_id` is its trace if that is sampled, and becomes
+    /// the exemplar of its duration bucket.
     pub fn finish(
         &self,
         route: RouteId,

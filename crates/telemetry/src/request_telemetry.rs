@@ -1,8 +1,8 @@
 //! Middleware that counts, times and traces the requests of a service.
 //!
-//! Continues the trace of the `traceparent` header, puts an [`Exchange`] into the request's extensions and sets
-//! `x-request-id` on the response. Knows neither the policy's source nor who the client is: both come from
-//! [`RequestAccessors`].
+//! Continues the trace of the `traceparent` header, puts an [`Exchange`] into the request's extensions and
+//! sets `x-request-id` on the response. Knows neither the policy's source nor who the client is: both come
+//! from [`RequestAccessors`].
 
 use std::{
     future::Future,
@@ -142,7 +142,8 @@ mod tests {
         Arc::new(Tracing { sampling_rate, ..Tracing::default() })
     }
 
-    /// Sends a request through the layer to a handler that makes one outgoing call and responds with `status`.
+    /// Sends a request through the layer to a handler that makes one outgoing call and responds with
+    /// `status`.
     async fn send(
         telemetry: &Arc<Telemetry>,
         policy: Arc<Tracing>,

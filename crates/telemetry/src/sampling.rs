@@ -24,8 +24,8 @@ impl Sampler {
         Self { key }
     }
 
-    /// Decides whether to sample a request at a `rate` from 0 to 1. `parent` is the context that came with the
-    /// request; its decision is followed if `trusted`.
+    /// Decides whether to sample a request at a `rate` from 0 to 1. `parent` is the context that came with
+    /// the request; its decision is followed if `trusted`.
     pub fn should_sample(
         self,
         trace_id: TraceId,
@@ -60,8 +60,8 @@ pub(crate) struct AdaptiveRate {
 }
 
 impl AdaptiveRate {
-    /// Counts one request at `now_ns` (nanoseconds) and returns its sampling rate from 0 to 1: `configured`, or
-    /// less if that would exceed the target under the load of the seconds before.
+    /// Counts one request at `now_ns` (nanoseconds) and returns its sampling rate from 0 to 1: `configured`,
+    /// or less if that would exceed the target under the load of the seconds before.
     pub(crate) fn next(&mut self, configured: f64, target_per_second: Option<f64>, now_ns: u64) -> f64 {
         let second = now_ns / 1_000_000_000;
         if second > self.second {

@@ -16,7 +16,8 @@ pub enum SeriesKind {
     Gauge,
 }
 
-/// Samples of a family: the label values of each series, in the order of the family's label names, and its value.
+/// Samples of a family: the label values of each series, in the order of the family's label names, and its
+/// value.
 pub type Samples = Vec<(Vec<String>, f64)>;
 
 /// A family whose samples come from the function `read`.

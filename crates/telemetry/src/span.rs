@@ -40,11 +40,11 @@ pub enum SpanStatus {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum KeepReason {
-    /// Its trace is sampled.
+    /// The trace is sampled.
     Sampled,
-    /// It failed, and the policy keeps errors (`keepErrors`).
+    /// The request failed, and the policy keeps errors (`keepErrors`).
     Error,
-    /// It was slow, and the policy keeps slow requests (`keepSlowerThan`).
+    /// The request was slow, and the policy keeps slow requests (`keepSlowerThan`).
     Slow,
 }
 

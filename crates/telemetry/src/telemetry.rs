@@ -36,12 +36,12 @@ pub struct Telemetry {
     pub(crate) epoch: Instant,
 }
 
-/// Telemetry behind a reference count of its own. Each connection holds a separate outer `Arc`: if all requests
-/// cloned one `Arc`, they would contend for its count.
+/// Telemetry behind a reference count of its own. Each connection holds a separate outer `Arc`: if all
+/// requests cloned one `Arc`, they would contend for its count.
 pub(crate) type TelemetryHandle = Arc<Arc<Telemetry>>;
 
-/// Tracing state of a service, as the observability endpoints show it. Traffic statistics cover all requests of
-/// the last minute, sampled or not; latencies are in milliseconds.
+/// Tracing state of a service, as the observability endpoints show it. Traffic statistics cover all requests
+/// of the last minute, sampled or not; latencies are in milliseconds.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TracerSnapshot {
@@ -87,8 +87,8 @@ impl Telemetry {
         &self.recent_spans
     }
 
-    /// Returns the sampling rate of the most recent request, from 0 to 1: the policy's rate, or less if the policy
-    /// sets a target number of spans per second.
+    /// Returns the sampling rate of the most recent request, from 0 to 1: the policy's rate, or less if the
+    /// policy sets a target number of spans per second.
     pub fn sampling_rate(&self) -> f64 {
         f64::from_bits(self.sampling_rate_bits.load(Ordering::Relaxed))
     }
@@ -105,8 +105,9 @@ impl Telemetry {
         }
     }
 
-    /// Returns the trace context of a request: a new span of the trace of `parent`, or of a new trace without one.
-    /// The parent's sampling decision is followed if `trusted`. Without a policy the request is not sampled.
+    /// Returns the trace context of a request: a new span of the trace of `parent`, or of a new trace without
+    /// one. The parent's sampling decision is followed if `trusted`. Without a policy the request is not
+    /// sampled.
     pub fn trace_context(
         &self,
         parent: Option<TraceContext>,
@@ -138,7 +139,8 @@ impl Telemetry {
             None => policy.sampling_rate,
             Some(_) => self.adaptive_rate.lock().next(policy.sampling_rate, target, self.now_ns()),
         };
-        // Written only when it changes: an unconditional store would invalidate the cache line for all threads.
+        // Written only when it changes: an unconditional store would invalidate the cache line for all
+        // threads.
         if self.sampling_rate_bits.load(Ordering::Relaxed) != rate.to_bits() {
             self.sampling_rate_bits.store(rate.to_bits(), Ordering::Relaxed);
         }

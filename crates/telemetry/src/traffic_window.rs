@@ -2,8 +2,8 @@
 //!
 //! Threads count into windows of their own, so recording never contends. Each window is a ring of one-second
 //! cells for counts and of ten-second cells for latency histograms. The histograms are log-linear with eight
-//! buckets per power of two, so a reported percentile is at most one eighth above the true one. Memory is fixed.
-//! Time is an argument; no clock is read.
+//! buckets per power of two, so a reported percentile is at most one eighth above the true one. Memory is
+//! fixed. Time is an argument; no clock is read.
 
 use std::time::Duration;
 
@@ -134,8 +134,8 @@ impl ThreadWindow {
         let second = now_ns / 1_000_000_000;
         let cell = &self.counts[(second % COUNT_CELLS as u64) as usize];
         if cell.second.get() != second {
-            // Reset before the new number is published: under the old one, which has left the window, no reader
-            // counts the cell.
+            // Reset before the new number is published: under the old one, which has left the window, no
+            // reader counts the cell.
             for count in [&cell.requests, &cell.errors, &cell.latency_sum_us] {
                 count.set(0);
             }
@@ -195,8 +195,8 @@ mod tests {
         assert_eq!(TrafficWindow::default().stats(5 * SECOND), TrafficStats::default());
     }
 
-    /// The original system divided errors by the number of operation names, always reported a throughput of 0,
-    /// and had no percentiles.
+    /// The original system divided errors by the number of operation names, always reported a throughput of
+    /// 0, and had no percentiles.
     #[test]
     fn stats_match_the_recorded_requests() {
         let window = TrafficWindow::default();

@@ -1,9 +1,10 @@
-//! Calls one hot path a given number of times: `instructions NAME CALLS`. Without arguments, prints the name of
-//! each hot path and the number of calls to measure it with, one per line.
+//! Calls one hot path a given number of times: `instructions NAME CALLS`. Without arguments, prints the name
+//! of each hot path and the number of calls to measure it with, one per line.
 //!
-//! `cargo xtask instructions` runs it under callgrind twice, with that number of calls and with twice as many: the
-//! difference is the cost of the calls, without that of the setup. A hot path must therefore be in one steady
-//! state after its setup, however many calls follow, and use one thread and the same keys in the same order.
+//! `cargo xtask instructions` runs it under callgrind twice, with that number of calls and with twice as
+//! many: the difference is the cost of the calls, without that of the setup. A hot path must therefore be in
+//! one steady state after its setup, however many calls follow, and use one thread and the same keys in the
+//! same order.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for a terminal")]
 
@@ -74,7 +75,8 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Rate-limit decision in memory for one of a thousand clients: selects the rule and the bucket, and takes a token.
+/// Rate-limit decision in memory for one of a thousand clients: selects the rule and the bucket, and takes a
+/// token.
 fn limit_local(calls: u64) {
     let policy = serde_json::json!({"capacity": 1_000_000, "refillPerSecond": 1000});
     let policy = serde_json::from_value(policy).expect("a valid policy");
@@ -124,8 +126,8 @@ fn breaker(calls: u64) {
     }
 }
 
-/// Lookup of a fresh response in memory, one of five hundred: their positions in the hash table differ between
-/// processes, but the mean over so many does not.
+/// Lookup of a fresh response in memory, one of five hundred: their positions in the hash table differ
+/// between processes, but the mean over so many does not.
 fn cache_hit(calls: u64) {
     const TERMS: Terms = Terms {
         ttl: Duration::from_hours(1),

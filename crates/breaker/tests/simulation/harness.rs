@@ -1,5 +1,5 @@
-//! Runs the scenario of one seed: drives a breaker and its model through the same steps and compares them after
-//! each one.
+//! Runs the scenario of one seed: drives a breaker and its model through the same steps and compares them
+//! after each one.
 
 use std::{
     sync::{
@@ -225,9 +225,9 @@ impl Harness {
         self.summary.edits += 1;
     }
 
-    /// Checks that the breaker recovers from any history: once all callers are gone and the longest waits have
-    /// passed, exactly the configured number of probes is admitted, and their success closes it. Setting the
-    /// clock back to 0 before that changes nothing.
+    /// Checks that the breaker recovers from any history: once all callers are gone and the longest waits
+    /// have passed, exactly the configured number of probes is admitted, and their success closes it. Setting
+    /// the clock back to 0 before that changes nothing.
     fn finish(&mut self) {
         while !self.in_flight.is_empty() {
             self.end_call(0, Outcome::Cancelled);

@@ -27,7 +27,8 @@ fn breaker_matches_its_model_for_every_seed() {
     let (first, seeds) = (variable("PHASE6_FIRST_SEED", 0), variable("PHASE6_SEEDS", 1_000));
     let total = simulate_all(first, seeds);
     println!("seeds {first} to {}: {total:?}", first + seeds - 1);
-    // Guards the coverage: scenarios in which the breaker always admits or always rejects would prove nothing.
+    // Guards the coverage: scenarios in which the breaker always admits or always rejects would prove
+    // nothing.
     let minimum = total.steps / 1_000;
     assert!(
         seeds < 500

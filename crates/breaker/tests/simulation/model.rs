@@ -79,8 +79,8 @@ impl Model {
         self.time < self.throttled_until
     }
 
-    /// Returns the time until the next change that needs no call: the end of a throttle or of `open_for`, or a
-    /// call leaving the window.
+    /// Returns the time until the next change that needs no call: the end of a throttle or of `open_for`, or
+    /// a call leaving the window.
     pub fn until_next_change(&self, settings: &IntegerSettings) -> Duration {
         let change = match self.current {
             _ if self.is_throttled() => self.throttled_until,

@@ -64,7 +64,7 @@ impl IntegerSettings {
 
     pub fn to_settings(self) -> Settings {
         Settings {
-            // The same float that parsing `0.07` from a policy document gives.
+            // Equals the float that a policy document with a decimal fraction, such as `0.07`, parses to.
             failure_ratio: self.failure_percent as f64 / 100.0,
             minimum_calls: self.minimum_calls as u32,
             window: self.window,
