@@ -42,25 +42,25 @@ pub struct Exchange {
     finished: AtomicBool,
 }
 
-/// Properties of an incoming request that its exchange starts with.
+/// Head of an incoming request, as far as its exchange needs it.
 pub(crate) struct IncomingRequest {
     pub(crate) method: Method,
     pub(crate) target: Option<PathAndQuery>,
-    pub(crate) parent: Option<TraceContext>,
-    /// True if the sender's sampling decision is followed.
-    pub(crate) trusted: bool,
     pub(crate) request_id: Option<HeaderValue>,
 }
 
 impl Exchange {
-    /// Starts an exchange. Without a policy the request is counted but never traced.
+    /// Starts an exchange. The sampling decision of `parent` is followed if `trusted`. Without a policy the
+    /// request is counted but never traced.
     pub(crate) fn start(
         telemetry: &TelemetryHandle,
         request: IncomingRequest,
+        parent: Option<TraceContext>,
+        trusted: bool,
         policy: Option<&Tracing>,
     ) -> Arc<Self> {
         let started = Instant::now();
-        let IncomingRequest { method, target, parent, trusted, request_id } = request;
+        let IncomingRequest { method, target, request_id } = request;
         let context = telemetry.trace_context(parent, trusted, policy);
         if context.sampled {
             telemetry.active_traces.fetch_add(1, Ordering::Relaxed);

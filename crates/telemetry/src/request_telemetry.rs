@@ -83,11 +83,15 @@ where
         let incoming = IncomingRequest {
             method: request.method().clone(),
             target: request.uri().path_and_query().cloned(),
-            parent: TraceContext::from_headers(request.headers()),
-            trusted: (accessors.trusted)(request.extensions()),
             request_id: request.headers().get(X_REQUEST_ID).filter(|id| is_valid_request_id(id)).cloned(),
         };
-        let exchange = Exchange::start(telemetry, incoming, (accessors.tracing)(request.extensions()));
+        let exchange = Exchange::start(
+            telemetry,
+            incoming,
+            TraceContext::from_headers(request.headers()),
+            (accessors.trusted)(request.extensions()),
+            (accessors.tracing)(request.extensions()),
+        );
         request.extensions_mut().insert(Arc::clone(&exchange));
         ResponseFuture { future: self.inner.call(request), exchange }
     }

@@ -108,6 +108,7 @@ impl Telemetry {
     /// Returns the trace context of a request: a new span of the trace of `parent`, or of a new trace without
     /// one. The parent's sampling decision is followed if `trusted`. Without a policy the request is not
     /// sampled.
+    #[inline]
     pub fn trace_context(
         &self,
         parent: Option<TraceContext>,
