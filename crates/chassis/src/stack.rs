@@ -11,7 +11,7 @@ use http::StatusCode;
 use phase6_cache::{Cache, HttpCache, HttpCacheLayer};
 use phase6_ratelimit::{Buckets, LocalBuckets, RateLimit, RateLimitLayer, Refusal, SharedBuckets};
 use phase6_redis::Redis;
-use phase6_telemetry::{Telemetry, TelemetryLayer, Traced};
+use phase6_telemetry::{RequestTelemetry, RequestTelemetryLayer, Telemetry};
 use tower::ServiceBuilder;
 
 pub(crate) use self::admit::{Load, too_large};
@@ -30,7 +30,7 @@ pub use self::context::RequestContext;
 
 /// The stack, as a type without boxes: a request that is refused or found in the cache allocates
 /// nothing for the layers below.
-pub(crate) type Stack = Contextual<Traced<Enveloped<Admit<Bounded<Limited>>>>>;
+pub(crate) type Stack = Contextual<RequestTelemetry<Enveloped<Admit<Bounded<Limited>>>>>;
 type Limited = RateLimit<HttpCache<Innermost>, Buckets, Refuse>;
 
 /// Writes the answer to a request over the limit.
@@ -55,7 +55,7 @@ pub(crate) fn stack(parts: Parts) -> Stack {
         // is asking, which every layer below wants to know.
         .layer(ContextLayer::new(parts.enforcer, parts.access))
         // Counts and times everything below, refusals included.
-        .layer(TelemetryLayer::new(Arc::clone(&parts.telemetry), context::TRACING))
+        .layer(RequestTelemetryLayer::new(Arc::clone(&parts.telemetry), context::TRACING))
         // Gives errors of every layer below the request's trace id.
         .layer(EnvelopeLayer)
         // Refuses strangers, oversized heads and what is over capacity before they cost anything.

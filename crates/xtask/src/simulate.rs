@@ -40,7 +40,8 @@ pub(crate) fn limits(seeds: Seeds) -> Result<(), String> {
 
 /// Simulates callers of a peer behind a breaker.
 pub(crate) fn breaker(seeds: Seeds) -> Result<(), String> {
-    let tests = ["test", "--locked", "--package", "phase6-breaker", "--test", "callers", "in_every_world"];
+    let tests =
+        ["test", "--locked", "--package", "phase6-breaker", "--test", "simulation", "breaker_matches"];
     succeed(&mut seeds.apply(cargo(&tests), CALLERS))
 }
 

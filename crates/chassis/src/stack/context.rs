@@ -46,7 +46,7 @@ fn judged(extensions: &Extensions) -> Option<&RequestContext> {
 }
 
 /// How the tracer is told of a request.
-pub(super) const TRACING: phase6_telemetry::Ask = phase6_telemetry::Ask {
+pub(super) const TRACING: phase6_telemetry::RequestAccessors = phase6_telemetry::RequestAccessors {
     tracing: |extensions| Some(&judged(extensions)?.judgement.document.policy.tracing),
     trusted: |extensions| of(extensions).is_some_and(|context| context.caller.internal),
 };

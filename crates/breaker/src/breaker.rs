@@ -1,4 +1,6 @@
-//! One machine for many callers, and what it shows of itself.
+//! A breaker that many callers share, and its statistics.
+//!
+//! Generic over where the state machine lives ([`Backend`]); does not know what a call is.
 
 use std::{sync::Arc, time::Instant};
 
@@ -7,67 +9,76 @@ use parking_lot::Mutex;
 use phase6_live::Live;
 use serde::Serialize;
 
-use crate::state::{Admission, Outcome, Phase, Refused, Settings, State};
+use crate::state::{Admission, Outcome, Rejection, Settings, State, StateMachine};
 
-/// Where a breaker's state lives.
+/// Storage of a breaker's state machine, together with its clock.
 pub trait Backend: Send + Sync + 'static {
-    /// Asks for one call.
+    /// Admits or rejects a call.
     ///
     /// # Errors
     ///
-    /// The call is refused.
-    fn admit(&self, settings: &Settings) -> Result<Admission, Refused>;
+    /// The call is rejected.
+    fn admit(&self, settings: &Settings) -> Result<Admission, Rejection>;
 
-    /// Tells how an admitted call ended.
+    /// Records the outcome of an admitted call.
     fn record(&self, admission: Admission, outcome: Outcome, settings: &Settings);
 
-    /// Whether a call would be admitted now; changes nothing.
+    /// Returns true if a call would be admitted now. Admits nothing.
     fn would_admit(&self, settings: &Settings) -> bool;
 
-    /// Where it stands, and whether the peer asked to wait.
-    fn phase(&self, settings: &Settings) -> (Phase, bool);
+    /// Returns the current status.
+    fn status(&self, settings: &Settings) -> Status;
 }
 
-/// State in the memory of this process.
+/// Status of a breaker at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// State of the circuit.
+    pub state: State,
+    /// True while a 429 of the peer throttles calls.
+    pub throttled: bool,
+}
+
+/// A [`Backend`] in the memory of this process.
 #[derive(Debug)]
-pub struct Memory {
-    state: Mutex<State>,
+pub struct ProcessLocal {
+    machine: Mutex<StateMachine>,
     epoch: Instant,
 }
 
-impl Default for Memory {
+impl Default for ProcessLocal {
     fn default() -> Self {
-        Self { state: Mutex::default(), epoch: Instant::now() }
+        Self { machine: Mutex::default(), epoch: Instant::now() }
     }
 }
 
-impl Memory {
+impl ProcessLocal {
     fn now_ns(&self) -> u64 {
         self.epoch.elapsed().as_nanos() as u64
     }
 }
 
-impl Backend for Memory {
-    fn admit(&self, settings: &Settings) -> Result<Admission, Refused> {
-        self.state.lock().admit(settings, self.now_ns())
+impl Backend for ProcessLocal {
+    fn admit(&self, settings: &Settings) -> Result<Admission, Rejection> {
+        self.machine.lock().admit(settings, self.now_ns())
     }
 
     fn record(&self, admission: Admission, outcome: Outcome, settings: &Settings) {
-        self.state.lock().record(admission, outcome, settings, self.now_ns());
+        self.machine.lock().record(admission, outcome, settings, self.now_ns());
     }
 
     fn would_admit(&self, settings: &Settings) -> bool {
-        self.state.lock().would_admit(settings, self.now_ns())
+        self.machine.lock().would_admit(settings, self.now_ns())
     }
 
-    fn phase(&self, settings: &Settings) -> (Phase, bool) {
+    fn status(&self, settings: &Settings) -> Status {
         let now = self.now_ns();
-        let mut state = self.state.lock();
-        (state.phase(settings, now), state.throttled_for(now).is_some())
+        let mut machine = self.machine.lock();
+        Status { state: machine.state(settings, now), throttled: machine.throttled_for(now).is_some() }
     }
 }
 
-/// A breaker around one peer. Clones are handles to the same one.
+/// A circuit breaker around one peer. Clones are handles to one breaker.
 #[derive(Clone)]
 pub struct Breaker {
     inner: Arc<Inner>,
@@ -80,6 +91,7 @@ struct Inner {
     counts: Mutex<Counts>,
 }
 
+/// Counts since the start.
 #[derive(Debug, Default)]
 struct Counts {
     calls: u64,
@@ -88,68 +100,69 @@ struct Counts {
     last_failure: Option<Timestamp>,
 }
 
-/// What a breaker shows.
+/// Status and counts of a breaker, as the observability endpoints show them. Counts are since the start.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Snapshot {
-    /// `closed`, `open` or `half-open`.
-    pub status: &'static str,
-    /// Whether the peer asked to wait (429) and the time is not over.
+    /// State of the circuit.
+    pub status: State,
+    /// True while a 429 of the peer throttles calls.
     pub throttled: bool,
-    /// Calls that were let through and have ended.
+    /// Number of admitted calls that have ended and were not cancelled.
     pub call_count: u64,
-    /// Those of them that failed.
+    /// Number of admitted calls that failed.
     pub failure_count: u64,
-    /// Calls that were refused.
+    /// Number of rejected calls.
     pub rejected_count: u64,
-    /// When the last one failed.
+    /// Time of the most recent failure.
     pub last_failure_time: Option<Timestamp>,
 }
 
 impl Breaker {
-    /// A closed breaker in memory, named for what it guards. Settings may change at any time.
+    /// Creates a closed breaker in the memory of this process. `name` is the peer it guards; `settings` may
+    /// change at any time.
     pub fn new(name: impl Into<String>, settings: Live<Settings>) -> Self {
-        Self::with_backend(name, settings, Memory::default())
+        Self::with_backend(name, settings, ProcessLocal::default())
     }
 
-    /// The same with its state elsewhere.
+    /// Creates a breaker whose state machine lives in `backend`.
     pub fn with_backend(name: impl Into<String>, settings: Live<Settings>, backend: impl Backend) -> Self {
         let inner =
             Inner { name: name.into(), backend: Box::new(backend), settings, counts: Mutex::default() };
         Self { inner: Arc::new(inner) }
     }
 
-    /// What it guards.
+    /// Returns the name of the peer that the breaker guards.
     pub fn name(&self) -> &str {
         &self.inner.name
     }
 
-    /// Asks for one call.
+    /// Admits or rejects a call.
     ///
     /// # Errors
     ///
-    /// The call is refused.
-    pub fn admit(&self) -> Result<Permit, Refused> {
-        match self.inner.backend.admit(&self.inner.settings.look()) {
+    /// The call is rejected; the error says why and when to try again.
+    pub fn admit(&self) -> Result<Permit, Rejection> {
+        match self.inner.backend.admit(&self.inner.settings.load()) {
             Ok(admission) => Ok(Permit { breaker: self.clone(), admission: Some(admission) }),
-            Err(refused) => {
+            Err(rejection) => {
                 self.inner.counts.lock().rejected += 1;
-                Err(refused)
+                Err(rejection)
             }
         }
     }
 
-    /// Whether a call would be admitted now; changes nothing.
+    /// Returns true if a call would be admitted now. Admits nothing.
     pub fn would_admit(&self) -> bool {
-        self.inner.backend.would_admit(&self.inner.settings.look())
+        self.inner.backend.would_admit(&self.inner.settings.load())
     }
 
-    /// What it shows of itself.
+    /// Returns the current status and counts.
     pub fn snapshot(&self) -> Snapshot {
-        let (phase, throttled) = self.inner.backend.phase(&self.inner.settings.look());
+        let Status { state, throttled } = self.inner.backend.status(&self.inner.settings.load());
         let counts = self.inner.counts.lock();
         Snapshot {
-            status: phase.as_str(),
+            status: state,
             throttled,
             call_count: counts.calls,
             failure_count: counts.failures,
@@ -159,7 +172,7 @@ impl Breaker {
     }
 
     fn record(&self, admission: Admission, outcome: Outcome) {
-        self.inner.backend.record(admission, outcome, &self.inner.settings.look());
+        self.inner.backend.record(admission, outcome, &self.inner.settings.load());
         if outcome != Outcome::Cancelled {
             let mut counts = self.inner.counts.lock();
             counts.calls += 1;
@@ -171,16 +184,17 @@ impl Breaker {
     }
 }
 
-/// The right to one call. Dropped without [`Permit::end`], the call counts as cancelled.
+/// The right to make one call. Dropped without [`Permit::record`], the call counts as cancelled.
 #[must_use = "a permit that is dropped at once counts as a cancelled call"]
 pub struct Permit {
     breaker: Breaker,
+    /// `None` once the outcome is recorded.
     admission: Option<Admission>,
 }
 
 impl Permit {
-    /// Tells how the call ended.
-    pub fn end(mut self, outcome: Outcome) {
+    /// Records the outcome of the call.
+    pub fn record(mut self, outcome: Outcome) {
         if let Some(admission) = self.admission.take() {
             self.breaker.record(admission, outcome);
         }
@@ -215,23 +229,21 @@ mod tests {
     }
 
     #[test]
-    fn counts_calls_failures_and_rejections_apart() {
+    fn counts_calls_failures_and_rejections_separately() {
         let breaker = breaker(Duration::from_mins(1));
-        breaker.admit().unwrap().end(Outcome::Success);
-        breaker.admit().unwrap().end(Outcome::Failure);
+        breaker.admit().unwrap().record(Outcome::Success);
+        breaker.admit().unwrap().record(Outcome::Failure);
         assert!(breaker.admit().is_err());
-        let shown = breaker.snapshot();
-        assert_eq!(
-            (shown.status, shown.call_count, shown.failure_count, shown.rejected_count),
-            ("open", 2, 1, 1)
-        );
-        assert!(shown.last_failure_time.is_some());
+        let snapshot = breaker.snapshot();
+        assert_eq!(snapshot.status, State::Open);
+        assert_eq!((snapshot.call_count, snapshot.failure_count, snapshot.rejected_count), (2, 1, 1));
+        assert!(snapshot.last_failure_time.is_some());
     }
 
     #[test]
-    fn one_probe_passes_however_many_threads_try() {
+    fn admits_one_probe_however_many_threads_try() {
         let breaker = breaker(Duration::ZERO);
-        breaker.admit().unwrap().end(Outcome::Failure);
+        breaker.admit().unwrap().record(Outcome::Failure);
         let permits: Vec<Permit> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..50).map(|_| scope.spawn(|| breaker.admit().ok())).collect();
             threads.into_iter().filter_map(|thread| thread.join().unwrap()).collect()
@@ -240,11 +252,11 @@ mod tests {
     }
 
     #[test]
-    fn a_dropped_permit_frees_its_probe() {
+    fn a_dropped_permit_releases_its_probe() {
         let breaker = breaker(Duration::ZERO);
-        breaker.admit().unwrap().end(Outcome::Failure);
+        breaker.admit().unwrap().record(Outcome::Failure);
         drop(breaker.admit().unwrap());
-        breaker.admit().unwrap().end(Outcome::Success);
-        assert_eq!(breaker.snapshot().status, "closed");
+        breaker.admit().unwrap().record(Outcome::Success);
+        assert_eq!(breaker.snapshot().status, State::Closed);
     }
 }

@@ -1,4 +1,4 @@
-//! Series whose values are read from their owner when somebody looks.
+//! Metric families whose values are read from their owner at each scrape.
 
 use std::collections::HashMap;
 
@@ -7,57 +7,59 @@ use prometheus::{
     proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType},
 };
 
-/// What a series is.
+/// Type of a metric family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SeriesKind {
-    /// It only grows.
+    /// A value that only increases.
     Counter,
-    /// It goes up and down.
+    /// A value that increases and decreases.
     Gauge,
 }
 
-/// The values of a family, one for each set of label values.
-pub type Values = Vec<(Vec<String>, f64)>;
+/// Samples of a family: the label values of each series, in the order of the family's label names, and its
+/// value.
+pub type Samples = Vec<(Vec<String>, f64)>;
 
-pub(crate) struct Family<F> {
+/// A family whose samples come from the function `read`.
+pub(crate) struct ScrapedFamily<F> {
     desc: Desc,
     kind: SeriesKind,
     labels: &'static [&'static str],
-    values: F,
+    read: F,
 }
 
-impl<F: Fn() -> Values + Send + Sync> Family<F> {
+impl<F: Fn() -> Samples + Send + Sync> ScrapedFamily<F> {
     pub(crate) fn new(
         kind: SeriesKind,
         name: &str,
         help: &str,
         labels: &'static [&'static str],
-        values: F,
+        read: F,
     ) -> Result<Self, prometheus::Error> {
         let names = labels.iter().map(ToString::to_string).collect();
         let desc = Desc::new(name.to_owned(), help.to_owned(), names, HashMap::new())?;
-        Ok(Self { desc, kind, labels, values })
+        Ok(Self { desc, kind, labels, read })
     }
 }
 
-impl<F: Fn() -> Values + Send + Sync> Collector for Family<F> {
+impl<F: Fn() -> Samples + Send + Sync> Collector for ScrapedFamily<F> {
     fn desc(&self) -> Vec<&Desc> {
         vec![&self.desc]
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let metrics = (self.values)().into_iter().map(|(values, number)| {
-            let labels = self.labels.iter().copied().zip(values.iter().map(String::as_str));
-            let mut metric = labelled(labels);
+        let metrics = (self.read)().into_iter().map(|(label_values, value)| {
+            let labels = self.labels.iter().copied().zip(label_values.iter().map(String::as_str));
+            let mut metric = metric_with_labels(labels);
             match self.kind {
                 SeriesKind::Counter => {
                     let mut counter = Counter::default();
-                    counter.set_value(number);
+                    counter.set_value(value);
                     metric.set_counter(counter);
                 }
                 SeriesKind::Gauge => {
                     let mut gauge = Gauge::default();
-                    gauge.set_value(number);
+                    gauge.set_value(value);
                     metric.set_gauge(gauge);
                 }
             }
@@ -67,12 +69,12 @@ impl<F: Fn() -> Values + Send + Sync> Collector for Family<F> {
             SeriesKind::Counter => MetricType::COUNTER,
             SeriesKind::Gauge => MetricType::GAUGE,
         };
-        family(&self.desc, kind, metrics.collect()).into_iter().collect()
+        metric_family(&self.desc, kind, metrics.collect()).into_iter().collect()
     }
 }
 
-/// A sample with these labels and no value yet.
-pub(crate) fn labelled<'a>(labels: impl IntoIterator<Item = (&'a str, &'a str)>) -> Metric {
+/// Creates a metric with labels and without a value.
+pub(crate) fn metric_with_labels<'a>(labels: impl IntoIterator<Item = (&'a str, &'a str)>) -> Metric {
     let pairs = labels.into_iter().map(|(name, value)| {
         let mut pair = LabelPair::default();
         pair.set_name(name.to_owned());
@@ -82,8 +84,8 @@ pub(crate) fn labelled<'a>(labels: impl IntoIterator<Item = (&'a str, &'a str)>)
     Metric::from_label(pairs.collect())
 }
 
-/// A family of samples; none without a sample.
-pub(crate) fn family(desc: &Desc, kind: MetricType, metrics: Vec<Metric>) -> Option<MetricFamily> {
+/// Creates a family from its metrics, or returns `None` if there are none.
+pub(crate) fn metric_family(desc: &Desc, kind: MetricType, metrics: Vec<Metric>) -> Option<MetricFamily> {
     if metrics.is_empty() {
         return None;
     }
