@@ -8,7 +8,7 @@ use opentelemetry_sdk::Resource;
 
 use crate::{
     environment::{EnvironmentError, ExportOptions},
-    sender::{GrpcSender, HttpSender, Sender},
+    sender::{HttpSender, Sender},
 };
 
 /// Path of the trace endpoint in OTLP over HTTP.
@@ -58,8 +58,16 @@ pub enum CollectorError {
     #[error("failed to create the HTTP client")]
     Http(#[from] reqwest::Error),
     /// The gRPC client could not be created.
+    #[cfg(feature = "grpc")]
     #[error("failed to create the gRPC client")]
     Grpc(#[from] tonic::transport::Error),
+    /// The program was built without the feature `grpc`.
+    #[cfg(not(feature = "grpc"))]
+    #[error(
+        "the protocol is grpc, and this program was built without it; accepted: http/protobuf, or a build \
+         with `--features cluster`"
+    )]
+    WithoutGrpc,
     /// An OpenTelemetry environment variable is invalid.
     #[error(transparent)]
     Environment(#[from] EnvironmentError),
@@ -111,9 +119,13 @@ impl Collector {
                 let endpoint = format!("{endpoint}{TRACES_PATH}");
                 Self { sender: Sender::Http(HttpSender::new(endpoint.clone(), options)?), endpoint }
             }
+            #[cfg(feature = "grpc")]
             Protocol::Grpc => {
-                Self { sender: Sender::Grpc(Box::new(GrpcSender::new(&endpoint, options)?)), endpoint }
+                let sender = crate::sender::GrpcSender::new(&endpoint, options)?;
+                Self { sender: Sender::Grpc(Box::new(sender)), endpoint }
             }
+            #[cfg(not(feature = "grpc"))]
+            Protocol::Grpc => return Err(CollectorError::WithoutGrpc),
         })
     }
 

@@ -1,5 +1,6 @@
 //! Delivery of messages to a collector, with retries.
 
+#[cfg(feature = "grpc")]
 mod grpc;
 mod http;
 
@@ -10,7 +11,9 @@ use bytes::Bytes;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
 use tokio::time::timeout;
 
-pub(crate) use self::{grpc::GrpcSender, http::HttpSender};
+#[cfg(feature = "grpc")]
+pub(crate) use self::grpc::GrpcSender;
+pub(crate) use self::http::HttpSender;
 
 /// Time limit for delivering one message, retries included.
 pub(crate) const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -22,6 +25,7 @@ pub(crate) const USER_AGENT: &str = concat!("phase6/", env!("CARGO_PKG_VERSION")
 #[derive(Clone, Debug)]
 pub(crate) enum Sender {
     Http(HttpSender),
+    #[cfg(feature = "grpc")]
     Grpc(Box<GrpcSender>),
 }
 
@@ -58,6 +62,7 @@ impl Sender {
     pub(crate) fn protocol(&self) -> &'static str {
         match self {
             Self::Http(_) => "http/protobuf",
+            #[cfg(feature = "grpc")]
             Self::Grpc(_) => "grpc",
         }
     }
@@ -91,6 +96,7 @@ impl Sender {
     async fn compress(&self, message: Bytes) -> Result<Bytes, String> {
         match self {
             Self::Http(http) => http.compress(message).await,
+            #[cfg(feature = "grpc")]
             Self::Grpc(_) => Ok(message),
         }
     }
@@ -98,6 +104,7 @@ impl Sender {
     async fn send_once(&self, message: Bytes) -> Result<ExportTraceServiceResponse, Failure> {
         match self {
             Self::Http(http) => http.post(message).await,
+            #[cfg(feature = "grpc")]
             Self::Grpc(grpc) => grpc.call(message).await,
         }
     }
