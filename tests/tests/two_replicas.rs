@@ -87,7 +87,7 @@ async fn replicas_admit_a_shared_limit_once_and_an_edit_acts_on_both() {
     let report = observability(&second).await;
     let limiter = &report["rateLimiter"];
     assert_eq!(
-        (&limiter["scope"], &limiter["shared"]["gone"]),
+        (&limiter["scope"], &limiter["shared"]["unavailable"]),
         (&json!("Shared"), &json!(false)),
         "{report}"
     );

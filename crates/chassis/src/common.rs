@@ -19,7 +19,7 @@ use http::{
 };
 use jiff::Timestamp;
 use phase6_cache::Cache;
-use phase6_telemetry::{EndpointFigures, OPENMETRICS, Telemetry};
+use phase6_telemetry::{EndpointStats, OPENMETRICS_CONTENT_TYPE, StatusClass, Telemetry};
 use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
@@ -130,8 +130,8 @@ struct HealthMetrics {
 #[utoipa::path(get, path = "/health", tag = "operations",
     responses((status = 200, body = Health), (status = 503, description = "Not ready", body = Health)))]
 async fn health(State(common): State<Arc<Common>>) -> Response {
-    let (requests, errors) = common.telemetry.metrics().totals();
-    let by_class = common.telemetry.metrics().by_class();
+    let by_class = common.telemetry.metrics().by_status_class();
+    let (requests, errors) = (by_class.total(), by_class.get(StatusClass::ServerError));
     let ready = common.is_ready();
     let body = Health {
         ok: ready,
@@ -143,11 +143,11 @@ async fn health(State(common): State<Arc<Common>>) -> Response {
             requests,
             successful_requests: requests - errors,
             errors,
-            avg_latency: common.telemetry.snapshot().figures.avg_latency,
-            errors_by_code: by_class
-                .iter()
-                .filter(|(class, count)| *count > 0 && (*class == "4xx" || *class == "5xx"))
-                .map(|(class, count)| ((*class).to_owned(), Value::from(*count)))
+            avg_latency: common.telemetry.snapshot().traffic.avg_latency,
+            errors_by_code: [StatusClass::ClientError, StatusClass::ServerError]
+                .into_iter()
+                .filter(|class| by_class.get(*class) > 0)
+                .map(|class| (class.label().to_owned(), Value::from(by_class.get(class))))
                 .collect(),
         },
     };
@@ -160,7 +160,7 @@ async fn health(State(common): State<Arc<Common>>) -> Response {
 async fn metrics(State(common): State<Arc<Common>>, headers: HeaderMap) -> Response {
     let metrics = common.telemetry.metrics();
     let (kind, text) = if asks_for_openmetrics(&headers) {
-        (OPENMETRICS, metrics.openmetrics())
+        (OPENMETRICS_CONTENT_TYPE, metrics.openmetrics())
     } else {
         ("text/plain; version=0.0.4; charset=utf-8", metrics.text())
     };
@@ -223,14 +223,14 @@ struct StatusMetrics {
     avg_latency: f64,
     /// The ten busiest endpoints since the start.
     #[schema(value_type = Vec<Object>)]
-    top_endpoints: Vec<EndpointFigures>,
+    top_endpoints: Vec<EndpointStats>,
 }
 
 /// What the service is and how it does.
 #[utoipa::path(get, path = "/api/v1/status", tag = "operations", responses((status = 200, body = Status)))]
 async fn status(State(common): State<Arc<Common>>) -> Response {
-    let (total_requests, total_errors) = common.telemetry.metrics().totals();
-    let figures = common.telemetry.snapshot().figures;
+    let by_class = common.telemetry.metrics().by_status_class();
+    let traffic = common.telemetry.snapshot().traffic;
     let body = Reply::new(Status {
         service: common.service(),
         version: common.version.to_owned(),
@@ -238,11 +238,11 @@ async fn status(State(common): State<Arc<Common>>) -> Response {
         uptime: common.uptime_ms(),
         ready: common.is_ready(),
         metrics: StatusMetrics {
-            total_requests,
-            total_errors,
-            error_rate: figures.error_rate,
-            avg_latency: figures.avg_latency,
-            top_endpoints: common.telemetry.metrics().busiest(10),
+            total_requests: by_class.total(),
+            total_errors: by_class.get(StatusClass::ServerError),
+            error_rate: traffic.error_rate,
+            avg_latency: traffic.avg_latency,
+            top_endpoints: common.telemetry.metrics().busiest_endpoints(10),
         },
         components: common.components.names(),
         policy: common.enforcer.state(),

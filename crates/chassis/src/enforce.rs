@@ -134,7 +134,7 @@ impl Enforcer {
     /// revision: the slower of two ways may bring it late.
     pub fn apply(&self, document: PolicyDocument) -> Applied {
         let mut former = self.inner.former.lock();
-        let judgement = self.inner.judgement.look();
+        let judgement = self.inner.judgement.load();
         if former.contains(&document.owner_uid) {
             return Applied::Already;
         }

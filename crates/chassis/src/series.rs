@@ -2,11 +2,11 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use phase6_breaker::Breaker;
+use phase6_breaker::{Breaker, State};
 use phase6_cache::Cache;
-use phase6_otlp::{Counts, Exporter};
+use phase6_otlp::{ExportCounts, Exporter};
 use phase6_policy::Scope;
-use phase6_ratelimit::{Buckets, Shared};
+use phase6_ratelimit::{Buckets, DecisionCounts, SharedBuckets};
 use phase6_telemetry::{SeriesKind, Telemetry};
 use serde_json::{Value, json};
 
@@ -18,25 +18,25 @@ pub(crate) fn register_limiter(
     telemetry: &Telemetry,
     enforcer: &Enforcer,
     buckets: Buckets,
-    counts: impl Fn() -> [u64; 3] + Clone + Send + Sync + 'static,
+    counts: impl Fn() -> DecisionCounts + Clone + Send + Sync + 'static,
 ) {
     let in_force = enforcer.clone();
     let counted = counts.clone();
-    let Buckets { own, shared } = buckets;
+    let Buckets { local, shared } = buckets;
     let told = shared.clone();
     common.register(Kind::RateLimiter, "requests", move || {
         let judgement = in_force.judgement();
         let Some(policy) = &judgement.document.policy.rate_limit else { return Value::Null };
-        let [allowed, denied, shadow] = counted();
-        let total = allowed + denied + shadow;
+        let DecisionCounts { admitted, refused, shadow_refused } = counted();
+        let total = admitted + refused + shadow_refused;
         json!({
             "totalRequests": total,
-            "allowedRequests": allowed,
-            "deniedRequests": denied,
-            "shadowRefusedRequests": shadow,
-            "allowRate": if total == 0 { 1.0 } else { allowed as f64 / total as f64 },
-            "buckets": own.stats(),
-            "shared": told.as_ref().map(Shared::stats),
+            "allowedRequests": admitted,
+            "deniedRequests": refused,
+            "shadowRefusedRequests": shadow_refused,
+            "allowRate": if total == 0 { 1.0 } else { admitted as f64 / total as f64 },
+            "buckets": local.stats(),
+            "shared": told.as_ref().map(SharedBuckets::stats),
             "mode": policy.mode,
             // Without shared state every limit is this replica's own.
             "scope": if in_force.is_shared() { policy.scope } else { Scope::PerReplica },
@@ -44,54 +44,52 @@ pub(crate) fn register_limiter(
             "refillPerSecond": policy.refill_per_second,
         })
     });
-    telemetry.metrics().observe(
+    telemetry.metrics().register(
         SeriesKind::Counter,
         "phase6_ratelimit_requests_total",
-        "Requests that a limit was held against, by what was decided.",
+        "Requests checked against a rate limit, by decision",
         &["decision"],
         {
             let counts = counts.clone();
             move || {
-                let [admitted, refused, _] = counts();
+                let DecisionCounts { admitted, refused, .. } = counts();
                 vec![(vec!["admitted".into()], admitted as f64), (vec!["refused".into()], refused as f64)]
             }
         },
     );
-    telemetry.metrics().observe(
+    telemetry.metrics().register(
         SeriesKind::Counter,
         "phase6_ratelimit_shadow_refused_total",
-        "Requests over a limit in shadow mode, let through.",
+        "Requests over a rate limit that were admitted because the limit is in shadow mode",
         &[],
-        move || vec![(vec![], counts()[2] as f64)],
+        move || vec![(vec![], counts().shadow_refused as f64)],
     );
     let Some(shared) = shared else { return };
     let told = shared.clone();
-    telemetry.metrics().observe(
+    telemetry.metrics().register(
         SeriesKind::Gauge,
         "phase6_ratelimit_shared",
-        "1 while limits are shared through Redis; 0 while each replica decides by itself.",
+        "1 if rate limits are shared through Redis, 0 if each replica decides alone",
         &[],
-        move || vec![(vec![], f64::from(u8::from(!told.stats().alone)))],
+        move || vec![(vec![], f64::from(u8::from(!told.stats().local_fallback)))],
     );
     let counted = shared.clone();
-    telemetry.metrics().observe(
+    telemetry.metrics().register(
         SeriesKind::Counter,
         "phase6_ratelimit_backend_failure_total",
-        "Requests decided without the shared state, by what the policy says of its failure.",
+        "Rate-limit decisions made without Redis, by `onBackendFailure` mode",
         &["mode"],
         move || {
-            let counts = counted.stats().decided_alone;
-            ["LocalShare", "Allow", "Deny"]
-                .iter()
-                .zip(counts)
-                .map(|(mode, count)| (vec![(*mode).to_owned()], count as f64))
-                .collect()
+            let counts = counted.stats().fallback_decisions;
+            [("LocalShare", counts.local_share), ("Allow", counts.allow), ("Deny", counts.deny)]
+                .map(|(mode, count)| (vec![mode.to_owned()], count as f64))
+                .into()
         },
     );
-    telemetry.metrics().observe(
+    telemetry.metrics().register(
         SeriesKind::Counter,
         "phase6_ratelimit_backend_calls_total",
-        "Calls to the shared state of limits.",
+        "Calls to Redis made by the rate limiter",
         &[],
         move || vec![(vec![], shared.stats().calls as f64)],
     );
@@ -109,10 +107,10 @@ pub(crate) fn register_cache(
         if in_force.judgement().document.policy.cache.is_some() { json!(shown.stats()) } else { Value::Null }
     });
     let counted = cache.clone();
-    telemetry.metrics().observe(
+    telemetry.metrics().register(
         SeriesKind::Counter,
         "phase6_cache_requests_total",
-        "Requests that could be answered from the cache, by how they were.",
+        "Cacheable requests, by cache result",
         &["result"],
         move || {
             let stats = counted.stats();
@@ -127,10 +125,10 @@ pub(crate) fn register_cache(
         },
     );
     let told = cache.clone();
-    telemetry.metrics().observe(
+    telemetry.metrics().register(
         SeriesKind::Gauge,
         "phase6_cache_shared",
-        "1 while this replica hears what others forget; 0 while it does not, and keeps answers for a second.",
+        "1 if this replica receives invalidations from the others, 0 if it does not and caches responses for 1 s",
         &[],
         move || {
             let level = told.stats().second_level.filter(|level| level.is_shared);
@@ -138,10 +136,10 @@ pub(crate) fn register_cache(
         },
     );
     let counted = cache.clone();
-    telemetry.metrics().observe(
+    telemetry.metrics().register(
         SeriesKind::Gauge,
         "phase6_cache_entries",
-        "Answers in the memory of the cache.",
+        "Responses in the in-memory cache",
         &[],
         move || vec![(vec![], counted.stats().entries as f64)],
     );
@@ -150,30 +148,30 @@ pub(crate) fn register_cache(
 /// Registers what becomes of spans as series.
 pub(crate) fn register_tracer(telemetry: &Arc<Telemetry>, spans: Option<&Arc<Exporter>>) {
     let tracer = Arc::downgrade(telemetry);
-    telemetry.metrics().observe(
+    telemetry.metrics().register(
         SeriesKind::Gauge,
         "phase6_trace_sampling_rate",
-        "Share of requests whose trace is sampled now: what the policy says, or less towards its target.",
+        "Fraction of requests sampled, from 0 to 1; below `samplingRate` while `targetSpansPerSecond` limits it",
         &[],
         move || tracer.upgrade().map(|tracer| (vec![], tracer.sampling_rate())).into_iter().collect(),
     );
     let Some(spans) = spans else { return };
     let counted = Arc::clone(spans);
-    telemetry.metrics().observe(
+    telemetry.metrics().register(
         SeriesKind::Counter,
         "phase6_spans_exported_total",
-        "Finished spans that the collector took.",
+        "Spans accepted by the OpenTelemetry collector",
         &[],
         move || vec![(vec![], counted.counts().exported as f64)],
     );
     let counted = Arc::clone(spans);
-    telemetry.metrics().observe(
+    telemetry.metrics().register(
         SeriesKind::Counter,
         "phase6_spans_dropped_total",
-        "Finished spans that were lost, by why.",
+        "Spans dropped without reaching the OpenTelemetry collector, by reason",
         &["reason"],
         move || {
-            let Counts { queue_full, export_failed, .. } = counted.counts();
+            let ExportCounts { queue_full, export_failed, .. } = counted.counts();
             vec![
                 (vec!["queue_full".into()], queue_full as f64),
                 (vec!["export_failed".into()], export_failed as f64),
@@ -193,41 +191,41 @@ pub(crate) fn register_series(common: &Arc<Common>) {
         (
             SeriesKind::Gauge,
             "phase6_policy_revision",
-            "Revision of the policy in force.",
+            "Revision of the active policy",
             (|common| common.enforcer.state().revision as f64) as fn(&Common) -> f64,
         ),
         (
             SeriesKind::Gauge,
             "phase6_policy_refused",
-            "1 while the newest policy could not be taken.",
+            "1 if the newest policy was rejected and the one before it is still active, else 0",
             |common| f64::from(u8::from(common.enforcer.state().error.is_some())),
         ),
-        (SeriesKind::Gauge, "phase6_connections_open", "Connections open.", |common| {
+        (SeriesKind::Gauge, "phase6_connections_open", "Open client connections", |common| {
             common.connections.open.load(Ordering::Relaxed) as f64
         }),
-        (SeriesKind::Counter, "phase6_connections_accepted_total", "Connections accepted.", |common| {
+        (SeriesKind::Counter, "phase6_connections_accepted_total", "Client connections accepted", |common| {
             common.connections.accepted.load(Ordering::Relaxed) as f64
         }),
         (
             SeriesKind::Counter,
             "phase6_connections_refused_total",
-            "Connections closed at once because of a cap.",
+            "Client connections closed on accept because a connection limit was reached",
             |common| common.connections.refused.load(Ordering::Relaxed) as f64,
         ),
         (
             SeriesKind::Counter,
             "phase6_connections_timed_out_total",
-            "Connections closed because a wait was too long.",
+            "Client connections closed because a read or write exceeded its time limit",
             |common| common.connections.timed_out.load(Ordering::Relaxed) as f64,
         ),
         (
             SeriesKind::Counter,
             "phase6_requests_shed_total",
-            "Requests refused because too many were being answered.",
+            "Requests rejected because the concurrency limit was reached",
             |common| common.load.shed() as f64,
         ),
     ] {
-        metrics.observe(kind, name, help, &[], of(read));
+        metrics.register(kind, name, help, &[], of(read));
     }
     register_peers(common);
 }
@@ -237,18 +235,18 @@ pub(crate) fn register_series(common: &Arc<Common>) {
 fn register_peers(common: &Arc<Common>) {
     let metrics = common.telemetry.metrics();
     let weak = Arc::downgrade(common);
-    metrics.observe(
+    metrics.register(
         SeriesKind::Gauge,
         "phase6_circuit_breaker_open",
-        "Share of the breakers around a peer's endpoints, or a provider, that are open; half-open ones are half \
-         open.",
+        "Fraction of the circuit breakers of a peer's endpoints or of a provider that are open, from 0 to 1; a \
+         half-open breaker counts as 0.5",
         &["peer"],
         move || {
             let breakers = weak.upgrade().map(|common| common.components.breakers()).unwrap_or_default();
             let open = |breaker: &Breaker| match breaker.snapshot().status {
-                "open" => 1.0,
-                "half-open" => 0.5,
-                _ => 0.0,
+                State::Open => 1.0,
+                State::HalfOpen => 0.5,
+                State::Closed => 0.0,
             };
             let share =
                 |all: Vec<Breaker>| all.iter().map(open).sum::<f64>() / all.len().max(1) as f64;
@@ -256,10 +254,10 @@ fn register_peers(common: &Arc<Common>) {
         },
     );
     let weak = Arc::downgrade(common);
-    metrics.observe(
+    metrics.register(
         SeriesKind::Gauge,
         "phase6_peer_endpoints",
-        "Endpoints of a peer, by what their probes say.",
+        "Endpoints of a peer, by health according to their readiness probes",
         &["peer", "health"],
         move || {
             let peers = weak.upgrade().map(|common| common.components.peers()).unwrap_or_default();

@@ -15,7 +15,7 @@ use http::StatusCode;
 use phase6_cache::Cache;
 use phase6_live::Live;
 use phase6_store::{PoolLimits, Store, StoreError};
-use phase6_telemetry::{Sink, Telemetry};
+use phase6_telemetry::{SpanSink, Telemetry};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -67,8 +67,8 @@ pub async fn start(
     let peers = connect_peers(definition, host, &enforcer, &components, &stop, &tasks);
 
     let observability = Observe::default();
-    let spans = host.spans.as_ref().map(|spans| Arc::new(spans.exporter(name, host.version)));
-    let export = spans.clone().map(|exporter| exporter as Arc<dyn Sink>);
+    let spans = host.spans.as_ref().map(|spans| Arc::new(spans.start_exporter(name, host.version)));
+    let export = spans.clone().map(|exporter| exporter as Arc<dyn SpanSink>);
     let telemetry = Telemetry::new(name, host.access.internal.sampler(), export);
     let own = (definition.build)(Kit {
         store: store.clone(),
@@ -89,7 +89,7 @@ pub async fn start(
     openapi.merge(own.get_openapi().clone());
     describe::complete(&mut openapi);
     let labels = definition.needs.fallback_labels.map(|labels| labels()).unwrap_or_default();
-    telemetry.metrics().declare(openapi.paths.paths.keys().cloned().chain(labels));
+    telemetry.metrics().declare_routes(openapi.paths.paths.keys().cloned().chain(labels));
 
     let connections = Arc::default();
     let load = Arc::new(Load::new(MOST_IN_FLIGHT, host.connections.body));

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use axum::{Router, response::IntoResponse};
 use http::StatusCode;
 use phase6_cache::{Cache, HttpCache, HttpCacheLayer};
-use phase6_ratelimit::{Buckets, Memory, RateLimit, RateLimitLayer, Refusal, Shared};
+use phase6_ratelimit::{Buckets, LocalBuckets, RateLimit, RateLimitLayer, Refusal, SharedBuckets};
 use phase6_redis::Redis;
-use phase6_telemetry::{Telemetry, TelemetryLayer, Traced};
+use phase6_telemetry::{RequestTelemetry, RequestTelemetryLayer, Telemetry};
 use tower::ServiceBuilder;
 
 pub(crate) use self::admit::{Load, too_large};
@@ -30,7 +30,7 @@ pub use self::context::RequestContext;
 
 /// The stack, as a type without boxes: a request that is refused or found in the cache allocates
 /// nothing for the layers below.
-pub(crate) type Stack = Contextual<Traced<Enveloped<Admit<Bounded<Limited>>>>>;
+pub(crate) type Stack = Contextual<RequestTelemetry<Enveloped<Admit<Bounded<Limited>>>>>;
 type Limited = RateLimit<HttpCache<Innermost>, Buckets, Refuse>;
 
 /// Writes the answer to a request over the limit.
@@ -55,7 +55,7 @@ pub(crate) fn stack(parts: Parts) -> Stack {
         // is asking, which every layer below wants to know.
         .layer(ContextLayer::new(parts.enforcer, parts.access))
         // Counts and times everything below, refusals included.
-        .layer(TelemetryLayer::new(Arc::clone(&parts.telemetry), context::TRACING))
+        .layer(RequestTelemetryLayer::new(Arc::clone(&parts.telemetry), context::TRACING))
         // Gives errors of every layer below the request's trace id.
         .layer(EnvelopeLayer)
         // Refuses strangers, oversized heads and what is over capacity before they cost anything.
@@ -73,8 +73,8 @@ pub(crate) fn stack(parts: Parts) -> Stack {
 /// The limiter of a service, with room for as many keys as `keys`, sharing with whoever has the same ones in
 /// `redis`.
 pub(crate) fn limiter(keys: usize, redis: Option<Redis>) -> (Buckets, RateLimitLayer<Buckets, Refuse>) {
-    let shared = redis.map(|redis| Shared::new(redis, keys));
-    let buckets = Buckets { own: Memory::with_room_for(keys), shared };
+    let shared = redis.map(|redis| SharedBuckets::new(redis, keys));
+    let buckets = Buckets { local: LocalBuckets::with_capacity(keys), shared };
     let layer = RateLimitLayer::new(buckets.clone(), context::LIMITING, over_limit as Refuse);
     (buckets, layer)
 }

@@ -30,7 +30,7 @@ use http_body::Body as _;
 use parking_lot::Mutex;
 use phase6_breaker::{Breaker, Outcome, Settings};
 use phase6_live::Live;
-use phase6_telemetry::{Exchange, OutgoingCall, Status, context::TRACEPARENT};
+use phase6_telemetry::{Exchange, OutgoingCall, SpanStatus, context::TRACEPARENT};
 use tokio_util::sync::CancellationToken;
 
 use self::{
@@ -165,7 +165,7 @@ impl Upstream {
             let may_retry = || attempt < MOST_TRIES && self.inner.budget.lock().spend();
             let method = request.method().clone();
             let in_flight = endpoint.begin();
-            let span = Exchange::current().map(|exchange| exchange.call());
+            let span = Exchange::current().map(|exchange| exchange.start_call());
             let request = self.prepare(request, &endpoint, left, span.as_ref());
             let mut waiting = Waiting::new(permit);
             let result = tokio::time::timeout(left, endpoint.send(request)).await;
@@ -180,7 +180,7 @@ impl Upstream {
                 waiting.end(outcome);
             }
             if let Some(span) = span {
-                let status = if outcome == Outcome::Failure { Status::Error } else { Status::Ok };
+                let status = if outcome == Outcome::Failure { SpanStatus::Error } else { SpanStatus::Ok };
                 span.end(status, || describe(self.inner.name, &method, &endpoint.host, &result));
             }
             if let Some(fault) = fault {

@@ -12,7 +12,7 @@ use phase6_breaker::Breaker;
 use phase6_cache::Cache;
 use phase6_catalog::Service;
 use phase6_live::Live;
-use phase6_otlp::Otlp;
+use phase6_otlp::Collector;
 use phase6_redis::{RedisError, RedisUrl};
 use phase6_store::{DatabaseUrl, Migration, Store, StoreError};
 use phase6_telemetry::Telemetry;
@@ -126,7 +126,7 @@ pub struct Host {
     /// cache of its own.
     pub redis: Option<RedisUrl>,
     /// Where finished spans go; none: only the newest are kept, in memory.
-    pub spans: Option<Otlp>,
+    pub spans: Option<Collector>,
     /// Under which name they do; none: the service's.
     pub shared_as: Option<String>,
     /// Where a service without a shared cache keeps its own; none: in memory only.

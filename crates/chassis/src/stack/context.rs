@@ -46,17 +46,20 @@ fn judged(extensions: &Extensions) -> Option<&RequestContext> {
 }
 
 /// How the tracer is told of a request.
-pub(super) const TRACING: phase6_telemetry::Ask = phase6_telemetry::Ask {
+pub(super) const TRACING: phase6_telemetry::RequestAccessors = phase6_telemetry::RequestAccessors {
     tracing: |extensions| Some(&judged(extensions)?.judgement.document.policy.tracing),
     trusted: |extensions| of(extensions).is_some_and(|context| context.caller.internal),
 };
 
 /// How the limiter is told of a request.
-pub(super) const LIMITING: phase6_ratelimit::Ask = phase6_ratelimit::Ask {
+pub(super) const LIMITING: phase6_ratelimit::RequestAccessors = phase6_ratelimit::RequestAccessors {
     limits: |extensions| judged(extensions)?.judgement.limits.as_ref(),
     client: |extensions| match of(extensions) {
-        Some(context) => (context.caller.owner.as_deref(), context.caller.address),
-        None => (None, IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+        Some(context) => phase6_ratelimit::Client {
+            owner: context.caller.owner.as_deref(),
+            address: context.caller.address,
+        },
+        None => phase6_ratelimit::Client { owner: None, address: IpAddr::V4(Ipv4Addr::UNSPECIFIED) },
     },
 };
 

@@ -34,7 +34,7 @@ pub(crate) struct Innermost {
 
 impl Innermost {
     pub(crate) fn new(router: Router, telemetry: &Telemetry) -> Self {
-        let panics = IntCounter::new("phase6_panics_total", "Handlers that panicked; each is a bug.")
+        let panics = IntCounter::new("phase6_panics_total", "Request handlers that panicked")
             .expect("a constant name is well-formed");
         // A second registration would only mean a second stack over the same telemetry.
         let _ = telemetry.metrics().registry().register(Box::new(panics.clone()));

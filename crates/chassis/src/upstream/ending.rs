@@ -84,7 +84,7 @@ impl Waiting {
 
     pub(super) fn end(&mut self, outcome: Outcome) {
         if let Some(permit) = self.permit.take() {
-            permit.end(outcome);
+            permit.record(outcome);
         }
     }
 }

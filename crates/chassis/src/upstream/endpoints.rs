@@ -67,7 +67,7 @@ impl Endpoints {
     }
 
     pub(super) fn are_several(&self) -> bool {
-        self.list.look().len() > 1
+        self.list.load().len() > 1
     }
 
     pub(super) fn breakers(&self) -> Vec<(String, Breaker)> {
@@ -90,7 +90,7 @@ impl Endpoints {
         &self,
         tried: Option<&Arc<Endpoint>>,
     ) -> Result<(Arc<Endpoint>, Option<Permit>), Duration> {
-        let endpoints = self.list.look();
+        let endpoints = self.list.load();
         let standings: Vec<Standing> = endpoints.iter().map(|endpoint| endpoint.standing()).collect();
         let mut eligible = eligible(&standings, rand::random_range(0..MOST));
         if let Some(tried) = tried {

@@ -15,7 +15,7 @@ use std::{
 
 use phase6_chassis::{
     breaker::{Outcome, Permit as BreakerPermit},
-    telemetry::{Attributes, Exchange, OutgoingCall, Status},
+    telemetry::{Attributes, Exchange, OutgoingCall, SpanStatus},
 };
 
 use super::{AppState, charge::PendingCharge};
@@ -49,7 +49,7 @@ impl PreparedCall {
         self.charge.mark_sent();
         let result = call(self.time_left, self.span.as_ref()).await;
         if let Some(span) = self.span.take() {
-            let status = if result.is_ok() { Status::Ok } else { Status::Error };
+            let status = if result.is_ok() { SpanStatus::Ok } else { SpanStatus::Error };
             span.end(status, || {
                 let provider = self.provider.as_str();
                 let mut attributes: Attributes =
@@ -65,7 +65,7 @@ impl PreparedCall {
 
     /// Ends a call that failed: reports it to the breaker and charges what the provider may charge.
     pub(super) async fn fail(self, error: &CallError) -> FailedAttempt {
-        self.permit.end(error.breaker_outcome());
+        self.permit.record(error.breaker_outcome());
         self.charge.settle_failure(error).await
     }
 }
@@ -89,7 +89,7 @@ impl AppState {
         match completed.await {
             Ok(completion) => {
                 let PreparedCall { permit, mut charge, .. } = call;
-                permit.end(Outcome::Success);
+                permit.record(Outcome::Success);
                 charge.usage = completion.usage;
                 let price = self.prices.of(id);
                 let estimated = price.is_estimate(completion.usage);
@@ -133,7 +133,7 @@ impl AppState {
         let prompt = &request.prompt;
         let upper_bound = self.prices.of(id).upper_bound(prompt.bytes(), prompt.max_tokens);
         let charge = self.reserve(id, upper_bound, task).await?;
-        let span = Exchange::current().map(|exchange| exchange.call());
+        let span = Exchange::current().map(|exchange| exchange.start_call());
         Ok(PreparedCall { permit, charge, provider: id, span, time_left })
     }
 }

@@ -209,7 +209,7 @@ impl Relay {
         let estimated = price.is_estimate(usage);
         let cost = if estimated { self.estimated_cost() } else { price.cost(usage) };
         let PreparedCall { permit, mut charge, .. } = self.begun.call;
-        permit.end(Outcome::Success);
+        permit.record(Outcome::Success);
         charge.usage = usage;
         let cost = charge.settle(cost, estimated, CallOutcome::Success).await;
         StreamEvent::Done { usage, cost, estimated }
@@ -221,7 +221,7 @@ impl Relay {
             // The provider throttled the call after a part of the answer, which it may charge for.
             let cost = self.estimated_cost();
             let PreparedCall { permit, charge, .. } = self.begun.call;
-            permit.end(error.breaker_outcome());
+            permit.record(error.breaker_outcome());
             charge.settle(cost, cost > MicroDollars::ZERO, CallOutcome::Throttled).await;
         } else {
             self.begun.call.fail(&error).await;

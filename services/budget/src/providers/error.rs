@@ -74,7 +74,7 @@ impl CallError {
     /// Outcome of the call, for the circuit breaker.
     pub fn breaker_outcome(&self) -> Outcome {
         match self {
-            Self::Throttled { retry_after } => Outcome::Throttled(*retry_after),
+            Self::Throttled { retry_after } => Outcome::Throttled { retry_after: *retry_after },
             // The provider responds: a refusal concerns our request, and an empty answer is an answer.
             Self::Refused { .. } | Self::Empty { .. } => Outcome::Success,
             Self::Unreachable

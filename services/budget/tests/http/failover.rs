@@ -33,7 +33,7 @@ async fn a_provider_that_asks_to_wait_is_not_called_until_then() {
     assert_eq!(status, 503, "{body}");
     let (status, body) = harness.burst("two").await;
     assert_eq!(status, 503);
-    assert!(body["error"]["message"].as_str().unwrap().contains("asked to wait"), "{body}");
+    assert!(body["error"]["message"].as_str().unwrap().contains("peer is throttling calls"), "{body}");
     assert_eq!(harness.providers.requests("deepseek").len(), 1);
     let (_, observed) = harness.get("/api/v1/system/observability").await;
     assert_eq!(observed["circuitBreakers"]["deepseek"]["throttled"], true);
