@@ -1,11 +1,14 @@
-//! Two requests by two tenants: an answer that was made for one is never the other's, normalising a target
-//! twice changes nothing, and of one tenant exactly the targets that mean the same share an answer.
+//! Keys of the cache, with two requests by two tenants: no tenant gets the response of another one, normalization
+//! is idempotent, and requests of one tenant share a response exactly if their targets are equivalent.
 
 #![no_main]
 
 use std::{
     convert::Infallible,
-    sync::{Arc, LazyLock, atomic::AtomicU64},
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -38,22 +41,31 @@ const ACCESSORS: Accessors = Accessors {
 
 const ACCEPT: &str = "accept";
 
-struct Asking<'a> {
+/// A request as far as the cache distinguishes it from another one.
+struct TestRequest<'a> {
     tenant: &'a str,
     uri: Uri,
     accept: Option<HeaderValue>,
 }
 
-impl<'a> Asking<'a> {
-    /// A tenant, a target, and what it accepts.
+/// Equivalence class of a target: two targets are equivalent if these are equal.
+#[derive(PartialEq, Eq)]
+struct Meaning {
+    /// False if a percent sign begins no valid escape; the target then stands for itself alone.
+    has_valid_escapes: bool,
+    /// The target with all escapes of unreserved characters decoded.
+    bytes: Vec<u8>,
+}
+
+impl<'a> TestRequest<'a> {
+    /// Reads three lines: the tenant, the target, and the value of `Accept`.
     fn read(lines: &mut impl Iterator<Item = &'a str>) -> Option<Self> {
         let (tenant, uri) = (lines.next()?, lines.next()?.parse::<Uri>().ok()?);
         let accept = HeaderValue::from_str(lines.next()?).ok().filter(|value| !value.is_empty());
         uri.path_and_query().is_some().then_some(Self { tenant, uri, accept })
     }
 
-    /// Its target with every escape undone; as it stands where some percent sign is none.
-    fn meaning(&self) -> (bool, Vec<u8>) {
+    fn meaning(&self) -> Meaning {
         let text = self.uri.path_and_query().map_or("/", |target| target.as_str()).as_bytes();
         let mut bytes = Vec::new();
         let mut rest = text;
@@ -66,31 +78,31 @@ impl<'a> Asking<'a> {
             let digits = after.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
             let digits = digits.filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
             let Some(byte) = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) else {
-                return (false, text.to_vec());
+                return Meaning { has_valid_escapes: false, bytes: text.to_vec() };
             };
-            // An escaped delimiter is not the delimiter.
+            // An escaped delimiter is not equivalent to the delimiter.
             if !byte.is_ascii_alphanumeric() && !b"-._~".contains(&byte) {
                 bytes.push(b'%');
             }
             bytes.push(byte);
             rest = &after[2..];
         }
-        (true, bytes)
+        Meaning { has_valid_escapes: true, bytes }
     }
 
     fn key(&self) -> Key {
         Key { tenant: self.tenant.into(), uri: normalize_target(&self.uri).as_ref().into() }
     }
 
-    /// Asks, and tells whether the handler was asked.
-    async fn ask(&self, cache: &Cache, body: &'static str) -> (Bytes, bool) {
-        let asked = Arc::new(AtomicU64::new(0));
-        let counter = Arc::clone(&asked);
+    /// Sends the request through the layer. Returns the body, and true if the handler was called.
+    async fn send(&self, cache: &Cache, body: &'static str) -> (Bytes, bool) {
+        let calls = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&calls);
         let handler = service_fn(move |_: Request<Full<Bytes>>| {
-            counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            let mut answer = Response::new(Full::new(Bytes::from_static(body.as_bytes())));
-            answer.headers_mut().insert(VARY, HeaderValue::from_static(ACCEPT));
-            std::future::ready(Ok::<_, Infallible>(answer))
+            counter.fetch_add(1, Ordering::Relaxed);
+            let mut response = Response::new(Full::new(Bytes::from_static(body.as_bytes())));
+            response.headers_mut().insert(VARY, HeaderValue::from_static(ACCEPT));
+            std::future::ready(Ok::<_, Infallible>(response))
         });
         let mut request = Request::new(Full::default());
         *request.uri_mut() = self.uri.clone();
@@ -98,10 +110,10 @@ impl<'a> Asking<'a> {
         if let Some(accept) = &self.accept {
             request.headers_mut().insert(ACCEPT, accept.clone());
         }
-        let Ok(answer) =
+        let Ok(response) =
             HttpCacheLayer::new(cache.clone(), "fuzz", ACCESSORS).layer(handler).oneshot(request).await;
-        let Ok(body) = http_body_util::BodyExt::collect(answer.into_body()).await;
-        (body.to_bytes(), asked.load(std::sync::atomic::Ordering::Relaxed) > 0)
+        let Ok(body) = http_body_util::BodyExt::collect(response.into_body()).await;
+        (body.to_bytes(), calls.load(Ordering::Relaxed) > 0)
     }
 }
 
@@ -111,24 +123,26 @@ static RUNTIME: LazyLock<tokio::runtime::Runtime> =
 fuzz_target!(|data: &[u8]| {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let mut lines = text.split('\n');
-    let (Some(one), Some(other)) = (Asking::read(&mut lines), Asking::read(&mut lines)) else { return };
-    for asking in [&one, &other] {
-        let normal = normalize_target(&asking.uri);
-        if let Ok(again) = normal.parse::<Uri>() {
-            assert_eq!(normalize_target(&again), normal, "twice is once");
+    let (Some(first), Some(second)) = (TestRequest::read(&mut lines), TestRequest::read(&mut lines)) else {
+        return;
+    };
+    for request in [&first, &second] {
+        let normalized = normalize_target(&request.uri);
+        if let Ok(again) = normalized.parse::<Uri>() {
+            assert_eq!(normalize_target(&again), normalized, "normalization is idempotent");
         }
     }
-    let means_the_same = one.meaning() == other.meaning();
-    assert_eq!(one.key().uri == other.key().uri, means_the_same, "{} {}", one.uri, other.uri);
-    let is_one_key = one.tenant == other.tenant && means_the_same;
-    assert_eq!(one.key() == other.key(), is_one_key);
-    assert_eq!(fuzzing::response_name(&one.key()) == fuzzing::response_name(&other.key()), is_one_key);
+    let are_equivalent = first.meaning() == second.meaning();
+    assert_eq!(first.key().uri == second.key().uri, are_equivalent, "{} {}", first.uri, second.uri);
+    let have_one_key = first.tenant == second.tenant && are_equivalent;
+    assert_eq!(first.key() == second.key(), have_one_key);
+    assert_eq!(fuzzing::response_name(&first.key()) == fuzzing::response_name(&second.key()), have_one_key);
     RUNTIME.block_on(async {
         let cache = Cache::with_manual_clock(None, Arc::new(AtomicU64::new(1)));
-        assert_eq!(one.ask(&cache, "one's").await, (Bytes::from_static(b"one's"), true));
-        let (body, was_asked) = other.ask(&cache, "other's").await;
-        let shares = is_one_key && one.accept == other.accept;
-        assert_eq!(was_asked, !shares, "a hit is whose key and request headers are the same");
-        assert_eq!(&*body, if shares { b"one's".as_slice() } else { b"other's" });
+        assert_eq!(first.send(&cache, "first").await, (Bytes::from_static(b"first"), true));
+        let (body, was_called) = second.send(&cache, "second").await;
+        let is_hit = have_one_key && first.accept == second.accept;
+        assert_eq!(was_called, !is_hit, "a hit needs the same key and the same request headers");
+        assert_eq!(&*body, if is_hit { b"first".as_slice() } else { b"second" });
     });
 });

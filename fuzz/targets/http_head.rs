@@ -1,7 +1,9 @@
-//! Any bytes on a connection, and then the heads in them as what of ours looks at them: who is asking, whose
-//! bucket that is, and what a cache may do. Whatever is sent is answered in well-formed HTTP, and what is none
-//! in the one envelope. What a stranger writes never makes it somebody else, and one more line never makes a
-//! cache keep more or for longer.
+//! Arbitrary bytes on a connection, and the request heads in them: identity of the caller, bucket of the limiter,
+//! and decisions of the cache.
+//!
+//! Every response is well-formed HTTP, and that to malformed input has the common error envelope. No header of
+//! an untrusted client gives it another identity, and no further `Cache-Control` line makes the cache store more
+//! or reuse a response for longer.
 
 #![no_main]
 
@@ -41,56 +43,60 @@ static LIMITS: LazyLock<Limits> = LazyLock::new(|| {
     Limits::new(&serde_json::from_value(policy).expect("a policy"), 1, false)
 });
 
-/// One answer for each request that was read, and at most one more, to what could not be read.
-fn answers(mut told: &[u8], requests: usize) {
-    let mut answered = 0;
-    while !told.is_empty() {
-        let mut room = [httparse::EMPTY_HEADER; 16];
-        let mut answer = httparse::Response::new(&mut room);
-        let status = answer.parse(told).expect("well-formed");
+/// Checks the responses: one to each request that was read, and at most one more, to malformed input.
+fn responses(mut bytes: &[u8], requests: usize) {
+    let mut successes = 0;
+    while !bytes.is_empty() {
+        let mut headers = [httparse::EMPTY_HEADER; 16];
+        let mut response = httparse::Response::new(&mut headers);
+        let status = response.parse(bytes).expect("a well-formed head");
         let head = match status {
             httparse::Status::Complete(head) => head,
-            httparse::Status::Partial => panic!("half a head"),
+            httparse::Status::Partial => panic!("an incomplete head"),
         };
         let value = |name: &str| {
-            let header = answer.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
+            let header = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
             header.map(|header| std::str::from_utf8(header.value).expect("text"))
         };
         let length = value("content-length").map_or(0, |length| length.parse().expect("a number"));
-        let (body, rest) = told[head..].split_at_checked(length).expect("as long as it says");
-        match answer.code {
+        let (body, rest) = bytes[head..].split_at_checked(length).expect("a complete body");
+        match response.code {
             Some(100) => {}
-            Some(200) => answered += 1,
+            Some(200) => successes += 1,
             Some(400 | 414 | 431) => {
                 let error: serde_json::Value = serde_json::from_slice(body).expect("the envelope");
                 assert!(error["error"]["code"].is_string() && error["traceId"].is_string(), "{error}");
-                assert!(rest.is_empty() && value("connection") == Some("close"), "that is the end");
+                assert!(
+                    rest.is_empty() && value("connection") == Some("close"),
+                    "the connection ends after an error"
+                );
             }
             code => panic!("{code:?}"),
         }
-        told = rest;
+        bytes = rest;
     }
-    assert_eq!(answered, requests);
+    assert_eq!(successes, requests);
 }
 
+/// Checks the identity of the caller, and the bucket of the limiter.
 fn caller(headers: &HeaderMap) {
     let peer = |text: &str| -> SocketAddr { text.parse().expect("an address") };
-    let stranger = ACCESS.caller(peer("192.0.2.1:1"), headers);
-    let shows_token = headers.get(INTERNAL).is_some_and(|token| token.as_bytes() == TOKEN.as_bytes());
-    assert_eq!(stranger.internal, shows_token);
-    assert!(shows_token || stranger.address == peer("192.0.2.1:1").ip(), "its word is not taken");
-    if let Some(owner) = &stranger.owner {
-        let key = KEYS.iter().find(|(known, _)| **known == **owner).expect("a known one").1;
-        assert!(stranger.credentials);
+    let direct = ACCESS.caller(peer("192.0.2.1:1"), headers);
+    let has_token = headers.get(INTERNAL).is_some_and(|token| token.as_bytes() == TOKEN.as_bytes());
+    assert_eq!(direct.internal, has_token);
+    assert!(has_token || direct.address == peer("192.0.2.1:1").ip(), "a client cannot set its address");
+    if let Some(owner) = &direct.owner {
+        let key = KEYS.iter().find(|(known, _)| **known == **owner).expect("a known owner").1;
+        assert!(direct.credentials);
         let mut values = headers.get_all("x-api-key").iter().chain(headers.get_all(AUTHORIZATION));
-        assert!(values.any(|value| value.as_bytes().ends_with(key.as_bytes())), "it has shown its key");
+        assert!(values.any(|value| value.as_bytes().ends_with(key.as_bytes())), "an owner has sent its key");
     }
-    // What a proxy adds counts, whatever stood there before.
-    let mut passed_on = headers.clone();
-    passed_on.append(X_FORWARDED_FOR, HeaderValue::from_static("203.0.113.7, 10.9.9.9"));
-    let proxied = ACCESS.caller(peer("10.1.1.1:1"), &passed_on);
+    // The addresses that a trusted proxy appends count, regardless of those before them.
+    let mut forwarded = headers.clone();
+    forwarded.append(X_FORWARDED_FOR, HeaderValue::from_static("203.0.113.7, 10.9.9.9"));
+    let proxied = ACCESS.caller(peer("10.1.1.1:1"), &forwarded);
     assert_eq!(proxied.address.to_string(), "203.0.113.7");
-    assert_eq!(proxied.owner, stranger.owner, "an address is no key");
+    assert_eq!(proxied.owner, direct.owner, "an address does not identify an owner");
 
     let address = IpAddr::from([192, 0, 2, 1]);
     let rule = LIMITS.rule("GET", "/");
@@ -102,7 +108,7 @@ fn caller(headers: &HeaderMap) {
     assert_eq!(bucket(team) == bucket(None), team.is_none());
 }
 
-/// Returns true if a cache may reuse the response `with` one more line no longer than the one `without`.
+/// True if a cache may reuse the response `with` a further line for no longer than the one `without` it.
 fn is_stricter(with: Option<&ResponseDirectives>, without: Option<&ResponseDirectives>) -> bool {
     let at_most = |a: Option<Duration>, b: Option<Duration>| b.is_none_or(|b| a.is_some_and(|a| a <= b));
     match (with, without) {
@@ -117,6 +123,7 @@ fn is_stricter(with: Option<&ResponseDirectives>, without: Option<&ResponseDirec
     }
 }
 
+/// Checks the decisions of the cache.
 fn cache(headers: &HeaderMap) {
     let control = CacheControl::parse(headers);
     let none = CacheControl::default();
@@ -180,8 +187,8 @@ fn cache(headers: &HeaderMap) {
 }
 
 fuzz_target!(|data: &[u8]| {
-    let (heads, told) = connection(data);
-    answers(&told, heads.len());
+    let (heads, output) = connection(data);
+    responses(&output, heads.len());
     for head in &heads {
         caller(&head.headers);
         cache(&head.headers);

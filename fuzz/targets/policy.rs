@@ -1,5 +1,5 @@
-//! A compiled policy as a pod finds it in its ConfigMap: what is taken is written and read back the same and
-//! keeps its bounds, what is refused is refused by the name of a field.
+//! Compiled policies as a pod reads them from its ConfigMap: an accepted one survives a round trip and is within
+//! all bounds; a rejected one is rejected with the name of a field.
 
 #![no_main]
 
@@ -11,37 +11,37 @@ use serde_json::json;
 
 fn duration(text: &str) {
     let Ok(duration) = text.parse::<Duration>() else { return };
-    assert_eq!(duration.to_string().parse(), Ok(duration), "what is printed reads back");
+    assert_eq!(duration.to_string().parse(), Ok(duration), "a printed duration is read back");
 }
 
-/// What an override matches, said in another way than it is decided.
-fn is_meant(matches: &Match, path: &str) -> bool {
+/// True if an override matches a path; implemented independently of the limiter.
+fn is_match(matches: &Match, path: &str) -> bool {
     let segments = |path: &str| path.split('/').map(str::to_owned).collect::<Vec<_>>();
-    matches.path.as_deref().is_none_or(|wanted| match wanted.strip_suffix("/*") {
+    matches.path.as_deref().is_none_or(|pattern| match pattern.strip_suffix("/*") {
         Some(parent) => segments(path).starts_with(&segments(parent)),
-        None => path == wanted,
+        None => path == pattern,
     })
 }
 
-/// What a policy that keeps the rules makes of the limiter.
+/// Checks the limits of a valid policy.
 fn limits(document: &PolicyDocument) {
     let Some(policy) = &document.policy.rate_limit else { return };
     for rule in &policy.overrides {
         let path = rule.matches.path.as_deref().unwrap_or("/");
         for path in [path, path.trim_end_matches("/*"), "/", "/api/v1"] {
             let method = rule.matches.method.map_or("GET", phase6_policy::Method::as_str);
-            assert_eq!(rule.matches.accepts(method, path), is_meant(&rule.matches, path), "{path}");
+            assert_eq!(rule.matches.accepts(method, path), is_match(&rule.matches, path), "{path}");
         }
     }
     let replicas = document.replicas.clamp(1, 100);
     let whole = Limits::new(policy, replicas, true);
-    let part = Limits::new(policy, replicas, false);
-    let (whole, part) = (whole.rule("GET", "/").config.limit, part.rule("GET", "/").config.limit);
+    let share = Limits::new(policy, replicas, false);
+    let (whole, share) = (whole.rule("GET", "/").config.limit, share.rule("GET", "/").config.limit);
     assert!((1.0..=1e6).contains(&whole.capacity()) && (0.001..=1e6).contains(&whole.refill_per_second()));
-    assert!(part.capacity() <= whole.capacity() && part.refill_per_second() <= whole.refill_per_second());
+    assert!(share.capacity() <= whole.capacity() && share.refill_per_second() <= whole.refill_per_second());
     let mut bucket = Bucket::default();
     let burst = (0..=1_000).filter(|_| bucket.decide(&whole, 1, 1).is_admitted()).count();
-    assert_eq!(burst as f64, whole.capacity().min(1_001.0), "a full bucket is its capacity");
+    assert_eq!(burst as f64, whole.capacity().min(1_001.0), "a full bucket admits its capacity");
 }
 
 fuzz_target!(|data: &[u8]| {
@@ -50,10 +50,13 @@ fuzz_target!(|data: &[u8]| {
     }
     let Ok(document) = serde_json::from_slice::<PolicyDocument>(data) else { return };
     let written = serde_json::to_vec(&document).expect("plain data");
-    let again: PolicyDocument = serde_json::from_slice(&written).expect("what is written can be read");
-    assert_eq!(again, document, "what is written reads back");
+    let again: PolicyDocument = serde_json::from_slice(&written).expect("a written document can be read");
+    assert_eq!(again, document, "a written document is read back");
     assert_eq!(fingerprint(&again.policy), fingerprint(&document.policy));
-    assert!(!document.supersedes(&again) && !again.supersedes(&document), "it is the same");
+    assert!(
+        !document.supersedes(&again) && !again.supersedes(&document),
+        "equal documents do not supersede each other"
+    );
     let violations = check_policy(&json!(document.policy));
     for violation in &violations {
         let line = violation.to_string();

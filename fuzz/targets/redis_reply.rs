@@ -1,6 +1,7 @@
-//! Replies of Redis, of any bytes, to what reads them: the limiter's grants, stored answers, and the log of
-//! what was forgotten. A reply that is none gives an error; none gives more tokens than were asked for, makes
-//! a key wait for longer than ten seconds, gives an answer under another key, or an answer that the log forgets.
+//! Replies of Redis with arbitrary bytes: grants of the limiter, stored responses, and the invalidation log.
+//!
+//! A malformed reply is an error. No reply grants more tokens than were requested, blocks a key for longer than
+//! ten seconds, or yields a response of another key or one that the log invalidates.
 
 #![no_main]
 
@@ -29,19 +30,19 @@ const POLICY: CachePolicy = CachePolicy {
     max_entries: 100,
 };
 
-/// A lease whose reports are answered with these grants, one after another.
-fn grants(reply: Value, asks: u32, replicas: u32) {
+/// Applies grants to a lease, one after another, as replies to its reports.
+fn grants(reply: Value, requests: u32, replicas: u32) {
     let Ok(grants) = Vec::<GrantReply>::from_redis_value(reply) else { return };
     let limit = Limit::new(100, 10.0);
     let mut lease = Lease::new(limit, 1);
     let mut now = 1_000_000_000;
-    for told in grants.into_iter().take(16) {
+    for grant in grants.into_iter().take(16) {
         let mut needed = 0;
-        for _ in 0..asks {
+        for _ in 0..requests {
             needed += u32::from(lease.decide(&limit, now, || 2) == LeaseDecision::Unknown);
         }
-        let report = lease.report(needed, replicas, now).expect("none is on its way");
-        let served = lease.apply_grant(&Grant::from(told), now + 1_000_000);
+        let report = lease.report(needed, replicas, now).expect("no report is pending");
+        let served = lease.apply_grant(&Grant::from(grant), now + 1_000_000);
         assert!(served.requests <= needed && served.decision.is_admitted());
         let mut spent = served.requests;
         for later in [1, 200, 2_000] {
@@ -51,15 +52,15 @@ fn grants(reply: Value, asks: u32, replicas: u32) {
                     u32::from(matches!(decision, LeaseDecision::Decided(decision) if decision.is_admitted()));
             }
         }
-        assert!(spent <= report.leased + report.wanted, "{spent} spent of {report:?}, answered {told:?}");
-        // Whatever it said, a key waits for ten seconds at most.
+        assert!(spent <= report.leased + report.wanted, "{spent} spent of {report:?}, granted {grant:?}");
+        // No grant blocks the key for longer than ten seconds.
         now += 12_000_000_000;
-        assert_eq!(lease.decide(&limit, now, || 2), LeaseDecision::Unknown, "answered {told:?}");
+        assert_eq!(lease.decide(&limit, now, || 2), LeaseDecision::Unknown, "{grant:?}");
     }
 }
 
-/// A stored response: none under another key, none from the future, none that stays fresh for longer than the policy
-/// allows, and each survives a round trip.
+/// Decodes a stored response: it has the key of the lookup, is not from the future, is not fresh for longer than
+/// the policy allows, and survives a round trip.
 fn stored(reply: Value) {
     let key = Key { tenant: "alice".into(), uri: "/a?b".into() };
     let now_ms = 1_000_000;
@@ -80,7 +81,7 @@ fn stored(reply: Value) {
     assert_eq!((again.directives, again.tags), (entry.directives, entry.tags));
 }
 
-/// The invalidation log: the index of its records agrees with a scan of them.
+/// Reads the invalidation log: the index of its records agrees with a scan of them.
 fn log(reply: Value) {
     let entry = Entry {
         key: Key { tenant: "".into(), uri: "/a/b?c".into() },
@@ -108,21 +109,21 @@ fn log(reply: Value) {
     }
 }
 
-/// Reply of `lookup.lua` with a stored response.
+/// Returns the reply of `lookup.lua` with a stored response.
 fn lookup_reply(bytes: Vec<u8>, ttl_ms: i64) -> Value {
     Value::Array(vec![Value::BulkString(bytes), Value::Int(ttl_ms), Value::Array(vec![]), Value::Int(0)])
 }
 
-/// Lines of an id and a text, as records of the invalidation log.
-fn entries(text: &[u8]) -> Value {
-    let word = |bytes: &[u8]| Value::BulkString(bytes.to_vec());
-    let entries = text.split(|byte| *byte == b'\n').take(100).map(|line| {
+/// Returns records of the invalidation log, one for each line of an id and a text.
+fn records(text: &[u8]) -> Value {
+    let string = |bytes: &[u8]| Value::BulkString(bytes.to_vec());
+    let records = text.split(|byte| *byte == b'\n').take(100).map(|line| {
         let end = line.iter().position(|byte| *byte == b' ').unwrap_or(line.len());
-        let (id, what) = line.split_at(end);
-        let fields = [b"o", &b"x"[..], b"w", what.get(1..).unwrap_or_default()].map(word);
-        Value::Array(vec![word(id), Value::Array(fields.to_vec())])
+        let (id, text) = line.split_at(end);
+        let fields = [b"o", &b"x"[..], b"w", text.get(1..).unwrap_or_default()].map(string);
+        Value::Array(vec![string(id), Value::Array(fields.to_vec())])
     });
-    Value::Array(entries.collect())
+    Value::Array(records.collect())
 }
 
 fuzz_target!(|data: &[u8]| {
@@ -130,14 +131,15 @@ fuzz_target!(|data: &[u8]| {
     let reply = || redis::parse_redis_value(data).ok();
     match kind {
         b's' => stored(lookup_reply(data.to_vec(), 30_000)),
-        b'l' => log(entries(data)),
+        b'l' => log(records(data)),
         b'S' => drop(reply().map(stored)),
         b'L' => drop(reply().map(log)),
         kind => {
             let Some(reply) = reply() else { return };
             if let Err(error) = reply.clone().extract_error() {
-                let told = RedisError::from(error);
-                assert!(!matches!(told, RedisError::Unavailable | RedisError::TimedOut), "it has answered");
+                let error = RedisError::from(error);
+                let is_outage = matches!(error, RedisError::Unavailable | RedisError::TimedOut);
+                assert!(!is_outage, "an error reply counts as an outage");
             }
             grants(reply, u32::from(kind % 16), u32::from(kind / 16));
         }

@@ -1,5 +1,5 @@
-//! Trace context and request ids as anybody may send them: what is read is written the same, what is not as
-//! the standard says is as good as none, and nobody who is not trusted decides about sampling.
+//! Trace context and request ids of clients: valid headers survive a round trip, invalid ones are ignored, and
+//! clients that are not trusted have no influence on sampling.
 
 #![no_main]
 
@@ -17,9 +17,9 @@ use tower::{Layer, Service, service_fn};
 static POLICY: LazyLock<Tracing> = LazyLock::new(Tracing::default);
 const ACCESSORS: RequestAccessors = RequestAccessors { tracing: |_| Some(&POLICY), trusted: |_| false };
 
-/// Whether the standard's grammar holds, said in another way than the parser says it.
+/// True if a text matches the grammar of the standard; implemented independently of the parser.
 fn is_valid(text: &[u8]) -> bool {
-    // Of later versions anything may follow, after a dash.
+    // Later versions may append further fields after a dash.
     let Some((known, rest)) = text.split_at_checked(55) else { return false };
     let Ok(known) = std::str::from_utf8(known) else { return false };
     let parts: Vec<&str> = known.split('-').collect();
@@ -28,34 +28,38 @@ fn is_valid(text: &[u8]) -> bool {
         part.len() == length
             && part.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
     };
-    let is_some = |part: &str| part.bytes().any(|byte| byte != b'0');
+    let is_nonzero = |part: &str| part.bytes().any(|byte| byte != b'0');
     is_hex(version, 2)
         && *version != "ff"
         && (rest.is_empty() || (*version != "00" && rest[0] == b'-'))
         && is_hex(trace, 32)
-        && is_some(trace)
+        && is_nonzero(trace)
         && is_hex(span, 16)
-        && is_some(span)
+        && is_nonzero(span)
         && is_hex(flags, 2)
 }
 
 fn context(text: &[u8]) {
     let read = TraceContext::parse(text);
-    assert_eq!(read.is_some(), is_valid(text), "valid is what the standard says");
+    assert_eq!(read.is_some(), is_valid(text));
     let Some(context) = read else { return };
     let written = context.to_header();
-    assert_eq!(TraceContext::parse(written.as_bytes()), Some(context), "what is written reads back");
-    assert_eq!(written.as_bytes()[3..52], text[3..52], "ids go on as they came");
+    assert_eq!(TraceContext::parse(written.as_bytes()), Some(context), "a written header is read back");
+    assert_eq!(written.as_bytes()[3..52], text[3..52], "ids are unchanged");
     let child = context.child();
     assert_eq!((child.trace_id, child.sampled), (context.trace_id, context.sampled));
     let sampler = Sampler::new(1);
     let flipped = TraceContext { sampled: !context.sampled, ..context };
-    let chosen = |parent, trusted| sampler.should_sample(context.trace_id, Some(parent), trusted, 0.5);
-    assert_eq!(chosen(&context, false), chosen(&flipped, false), "a stranger's flag decides nothing");
-    assert!(!context.sampled || chosen(&context, true), "a trusted one's does");
+    let is_sampled = |parent, trusted| sampler.should_sample(context.trace_id, Some(parent), trusted, 0.5);
+    assert_eq!(
+        is_sampled(&context, false),
+        is_sampled(&flipped, false),
+        "an untrusted flag has no influence"
+    );
+    assert!(!context.sampled || is_sampled(&context, true), "a trusted flag is followed");
 }
 
-/// One request through the layer with these headers.
+/// Sends one request with these headers through the layer.
 fn request(traceparent: &[u8], id: &[u8]) {
     static TELEMETRY: LazyLock<std::sync::Arc<Telemetry>> =
         LazyLock::new(|| Telemetry::new("fuzz", Sampler::new(1), None));
@@ -67,15 +71,21 @@ fn request(traceparent: &[u8], id: &[u8]) {
     }
     let handler = |_: Request<()>| std::future::ready(Ok::<_, Infallible>(Response::new(())));
     let mut service = RequestTelemetryLayer::new(TELEMETRY.clone(), ACCESSORS).layer(service_fn(handler));
-    let Some(Ok(answer)) = service.call(request).now_or_never() else { panic!("it is ready at once") };
-    let told = answer.headers()["x-request-id"].as_bytes();
-    let is_short = (1..=128).contains(&told.len()) && told.iter().all(u8::is_ascii_graphic);
-    assert!(is_short, "an id that is echoed is short and printable: {told:?}");
+    let Some(Ok(response)) = service.call(request).now_or_never() else {
+        panic!("the handler is ready at once")
+    };
+    let returned = response.headers()["x-request-id"].as_bytes();
+    let is_short = (1..=128).contains(&returned.len()) && returned.iter().all(u8::is_ascii_graphic);
+    assert!(is_short, "a returned id is short and printable: {returned:?}");
     if HeaderValue::from_bytes(traceparent).is_ok()
         && let Some(context) = TraceContext::parse(traceparent)
-        && told != id
+        && returned != id
     {
-        assert_eq!(told, context.trace_id.to_string().as_bytes(), "else the trace's");
+        assert_eq!(
+            returned,
+            context.trace_id.to_string().as_bytes(),
+            "otherwise the id of the trace is returned"
+        );
     }
 }
 

@@ -14,12 +14,12 @@ fuzz_target!(|data: &[u8]| {
         Ok(manifests) => manifests,
         Err(errors) => {
             assert!(!errors.is_empty());
-            // A carriage return ends a line, too.
-            let most = text.split(['\r', '\n']).count() + 1;
+            // A carriage return ends a line too.
+            let max_line = text.split(['\r', '\n']).count() + 1;
             for error in errors {
                 let line = error.to_string();
                 assert!(line.starts_with("fleet.yaml:") && line.lines().count() == 1, "one line: {line:?}");
-                assert!(error.line.is_none_or(|number| number as usize <= most), "{line}");
+                assert!(error.line.is_none_or(|number| number as usize <= max_line), "{line}");
                 assert!(error.field.is_none_or(|(field, _)| !field.is_empty()), "{line}");
             }
             return;
@@ -28,12 +28,12 @@ fuzz_target!(|data: &[u8]| {
     for manifest in &manifests {
         // JSON is YAML.
         let written = serde_json::to_string(&manifest.value).expect("plain data");
-        let again = read("again.yaml", &written).expect("what is written can be read");
+        let again = read("again.yaml", &written).expect("a written manifest can be read");
         assert_eq!(again.len(), 1);
-        assert_eq!(again[0].policy, manifest.policy, "and is the same");
+        assert_eq!(again[0].policy, manifest.policy, "a written manifest is read back");
         let owner = Owner { uid: "uid", generation: 1 };
         let compiled = compile(owner, manifest.policy.clone(), None, 3, Timestamp::UNIX_EPOCH)
-            .expect("the first one always exists");
+            .expect("without a previous document one is always compiled");
         assert!(
             check_policy(&json!(compiled.policy)).is_empty(),
             "a pod accepts what the API server accepts"

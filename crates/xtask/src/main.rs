@@ -7,7 +7,7 @@
 //! * `chaos`: services under load while their Redis fails in every way.
 //! * `simulate`: limits, breakers, shared fills and the cache in many seeded worlds.
 //! * `fuzz`: the parsers of untrusted input.
-//! * `instructions`: instructions per call of each core, compared with the accepted counts.
+//! * `instructions`: instructions per call of each hot path, compared with the accepted counts.
 //! * `mutants`: mutation tests of the cores.
 //! * `demo`: a fleet on a cluster, to try.
 //! * `image`: the image of the product, without Docker.
@@ -57,7 +57,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   fuzz [--seconds N] [TARGET...]
          fuzz the parsers of untrusted input, 60 seconds each
   instructions [--accept]
-         count the instructions of each core; more than accepted is a failure
+         count the instructions of each hot path; more than accepted is a failure
   mutants [FILE...]
          run mutation tests of the cores, or of these files
   image  make the image of the product as an archive, without Docker
