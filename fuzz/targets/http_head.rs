@@ -81,7 +81,7 @@ fn caller(headers: &HeaderMap) {
     assert!(shows_token || stranger.address == peer("192.0.2.1:1").ip(), "its word is not taken");
     if let Some(owner) = &stranger.owner {
         let key = KEYS.iter().find(|(known, _)| **known == **owner).expect("a known one").1;
-        assert!(stranger.credentials);
+        assert!(stranger.has_credentials);
         let mut values = headers.get_all("x-api-key").iter().chain(headers.get_all(AUTHORIZATION));
         assert!(values.any(|value| value.as_bytes().ends_with(key.as_bytes())), "it has shown its key");
     }

@@ -13,7 +13,7 @@
 //! * `mutants`: the cores, changed in one place at a time, held against their tests.
 //! * `demo`: a fleet on it, to play with.
 //! * `image`: the product's image, without Docker.
-//! * `crd`: writes the definition of the custom resource anew.
+//! * `crd`: writes the generated files anew: the definition of the custom resource, and the reference pages.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for a terminal")]
 
@@ -33,7 +33,7 @@ mod servers;
 mod simulate;
 mod test;
 
-use std::process::ExitCode;
+use std::process::{ExitCode, Stdio};
 
 const USAGE: &str = "usage: cargo xtask COMMAND
 
@@ -62,7 +62,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   mutants [FILE...]
          change the cores, or these files of them, in one place at a time: tests have to notice
   image  make the product's image as an archive, without Docker
-  crd    write the definition of the resource from the types
+  crd    write the generated files: the definition of the resource, and the reference pages
 ";
 
 fn main() -> ExitCode {
@@ -143,6 +143,18 @@ fn example_fleet() -> Result<String, String> {
     Ok(text)
 }
 
+/// Returns the reference page of all settings. A program of its own prints it, so that this one need not be
+/// built with all services.
+fn settings_page() -> Result<String, String> {
+    let arguments = ["run", "--quiet", "--package", "phase6-runner", "--example", "settings_page"];
+    let output = run::cargo(&arguments).stderr(Stdio::inherit()).output();
+    let output = output.map_err(|error| format!("cannot start cargo: {error}"))?;
+    if !output.status.success() {
+        return Err("the page of all settings cannot be generated".to_owned());
+    }
+    String::from_utf8(output.stdout).map_err(|error| format!("the page of all settings: {error}"))
+}
+
 fn crd() -> Result<(), String> {
     let definition = phase6_crds::definition_yaml();
     let fleet = example_fleet()?;
@@ -151,6 +163,7 @@ fn crd() -> Result<(), String> {
         // Helm installs it where there is none, and never touches it again.
         ("charts/phase6/crds/phase6services.yaml", &definition),
         ("docs/reference/phase6service.md", &phase6_crds::reference_markdown()),
+        ("docs/reference/settings.md", &settings_page()?),
         ("crds/examples/fleet.yaml", &fleet),
         // Helm can read files of its own chart only.
         ("charts/phase6/files/fleet.yaml", &fleet),

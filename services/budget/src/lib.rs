@@ -24,12 +24,13 @@ pub mod provider;
 pub mod roi;
 mod routes;
 pub mod routing;
+mod settings;
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 use phase6_chassis::{
-    Definition, Domain, Kind, Kit, Needs, StartError,
+    ComponentKind, Definition, Domain, Kit, Needs, StartError,
     catalog::Service,
     store::{Migration, StoreError},
 };
@@ -41,8 +42,7 @@ use crate::{
     broker::{Broker, Parts},
     cohort::Cohorts,
     gate::Gate,
-    ledger::{HOLDER_DEAD, Ledger},
-    money::Micros,
+    ledger::Ledger,
     policy::{Policies, ProviderPolicy},
     price::{PriceList, amount},
     provider::{Client, Directory},
@@ -53,23 +53,13 @@ use crate::{
 pub const SERVICE: Definition = Definition {
     service: Service::named("budget"),
     domain: Domain::Built,
-    needs: Needs { store: Some(&MIGRATIONS), fallback_labels: None },
+    needs: Needs { store: Some(&MIGRATIONS), settings: settings::SETTINGS, ..Needs::NOTHING },
     build: |kit| Box::pin(build(kit)),
 };
 
 const MIGRATIONS: [Migration; 1] =
     [Migration { version: 1, name: "budget", sql: include_str!("../migrations/0001_budget.sql") }];
 
-/// What may be spent in a day unless `DAILY_BUDGET_LIMIT` says otherwise.
-const DAILY_LIMIT: Micros = Micros::new(5_000_000);
-/// How long a provider may be silent before a second one is asked, unless `HEDGE_AFTER_MS` says
-/// otherwise.
-const HEDGE_AFTER: Duration = Duration::from_millis(2_500);
-/// Longest time for an answer, unless `ANSWER_LIMIT_SECONDS` says less: the chassis gives a handler a
-/// minute, and what was paid for should still be recorded, kept and told.
-const ANSWER_LIMIT: Duration = Duration::from_secs(45);
-/// Longest time for a whole stream, unless `STREAM_LIMIT_SECONDS` says otherwise.
-const STREAM_LIMIT: Duration = Duration::from_mins(5);
 /// How often the policy of other replicas is looked at, and how often the records are tidied.
 const REFRESH: Duration = Duration::from_secs(2);
 const TIDY_EVERY: u32 = 15;
@@ -78,32 +68,23 @@ async fn build(kit: Kit) -> Result<OpenApiRouter, StartError> {
     let store = kit.need_store()?;
     let unusable =
         |source: StoreError| StartError::Store { service: "budget", database: "records".into(), source };
-    let daily_limit = amount(&kit.settings, "DAILY_BUDGET_LIMIT")?.unwrap_or(DAILY_LIMIT);
-    let prices = PriceList::from_settings(&kit.settings)?;
-    let client = Client::new().map_err(|error| StartError::Setting {
-        name: "system certificates".into(),
-        accepted: format!("an HTTP client cannot be made: {error}"),
+    let daily_limit = amount(&kit.settings, &settings::DAILY_BUDGET_LIMIT);
+    let prices = PriceList::from_settings(&kit.settings);
+    let client = Client::new().map_err(|error| StartError::Create {
+        service: "budget",
+        what: "an HTTP client",
+        source: Box::new(error),
     })?;
-    let directory = Directory::new(&kit, client)?;
+    let directory = Directory::new(&kit, client);
     let ledger = Ledger::new(store.clone(), daily_limit);
     let initial = ProviderPolicy {
-        max_concurrency: kit.settings.whole("PROVIDER_MAX_CONCURRENCY", 1, 12)?.map_or(4, |n| n as u32),
+        max_concurrency: kit.settings.integer(&settings::PROVIDER_MAX_CONCURRENCY) as u32,
         min_concurrency: 1,
         criticality: Criticality::Normal,
     };
     let gate = Gate::new(initial.max_concurrency as usize);
     let policies = Policies::new(store.clone(), gate.clone(), initial).await.map_err(unusable)?;
     let answers = Answers::new(store.clone());
-    let hedge_after =
-        kit.settings.whole("HEDGE_AFTER_MS", 1, 60_000)?.map_or(HEDGE_AFTER, Duration::from_millis);
-    let answer_limit = kit
-        .settings
-        .whole("ANSWER_LIMIT_SECONDS", 2, ANSWER_LIMIT.as_secs())?
-        .map_or(ANSWER_LIMIT, Duration::from_secs);
-    // A stream ends before its reservation is taken for one of a dead holder.
-    let longest = HOLDER_DEAD.as_secs() - 60;
-    let stream_limit =
-        kit.settings.whole("STREAM_LIMIT_SECONDS", 1, longest)?.map_or(STREAM_LIMIT, Duration::from_secs);
     let parts = Parts {
         directory: directory.clone(),
         prices: prices.clone(),
@@ -111,14 +92,14 @@ async fn build(kit: Kit) -> Result<OpenApiRouter, StartError> {
         gate: gate.clone(),
         policies: policies.clone(),
         answers: answers.clone(),
-        hedge_after,
-        answer_limit,
-        stream_limit,
+        hedge_after: kit.settings.duration(&settings::HEDGE_AFTER),
+        answer_limit: kit.settings.duration(&settings::ANSWER_LIMIT),
+        stream_limit: kit.settings.duration(&settings::STREAM_LIMIT),
     };
     let broker = Broker::new(parts, &kit);
     let shown = broker.clone();
-    kit.components.register(Kind::Other, "deduplicator", move || json!(shown.dedup()));
-    kit.components.register(Kind::Other, "callGate", move || {
+    kit.components.register(ComponentKind::Other, "deduplicator", move || json!(shown.dedup()));
+    kit.components.register(ComponentKind::Other, "callGate", move || {
         let (running, waiting) = gate.load();
         json!({"running": running, "waiting": waiting})
     });

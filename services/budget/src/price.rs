@@ -1,11 +1,12 @@
 //! The one price list: by token where a provider counts them, by call where it does not.
 
-use phase6_chassis::{Settings, StartError};
+use phase6_chassis::{Setting, Settings};
 use serde::Serialize;
 
 use crate::{
     money::Micros,
     provider::{ProviderId, Usage},
+    settings,
 };
 
 /// What a provider costs.
@@ -77,25 +78,16 @@ impl PriceList {
     /// The default prices, and what the environment says instead:
     /// `<PROVIDER>_COST_PER_CALL` in dollars, `<PROVIDER>_INPUT_PRICE` and
     /// `<PROVIDER>_OUTPUT_PRICE` in dollars for a million tokens.
-    ///
-    /// # Errors
-    ///
-    /// A setting is no amount of money.
-    pub fn from_settings(settings: &Settings) -> Result<Self, StartError> {
-        let mut prices = [Price::FREE; ProviderId::ALL.len()];
-        for (price, id) in prices.iter_mut().zip(ProviderId::ALL) {
-            *price = default_price(id);
-            for (suffix, place) in [
-                ("COST_PER_CALL", &mut price.per_call),
-                ("INPUT_PRICE", &mut price.input_per_million),
-                ("OUTPUT_PRICE", &mut price.output_per_million),
-            ] {
-                if let Some(amount) = amount(settings, &format!("{}_{suffix}", id.prefix()))? {
-                    *place = amount;
-                }
+    pub fn from_settings(settings: &Settings) -> Self {
+        let price = |id| {
+            let provider = settings::provider(id);
+            Price {
+                per_call: amount(settings, &provider.cost_per_call),
+                input_per_million: amount(settings, &provider.input_price),
+                output_per_million: amount(settings, &provider.output_price),
             }
-        }
-        Ok(Self { prices })
+        };
+        Self { prices: ProviderId::ALL.map(price) }
     }
 
     /// What a provider costs.
@@ -104,20 +96,9 @@ impl PriceList {
     }
 }
 
-/// An amount of dollars from the environment.
-///
-/// # Errors
-///
-/// It is no amount of money.
-pub fn amount(settings: &Settings, name: &str) -> Result<Option<Micros>, StartError> {
-    let Some(text) = settings.get(name) else { return Ok(None) };
-    match text.trim().parse().ok().and_then(Micros::from_dollars) {
-        Some(amount) => Ok(Some(amount)),
-        None => Err(StartError::Setting {
-            name: name.to_owned(),
-            accepted: format!("it is {text:?}; accepted: dollars from 0 to 1000000000, such as 0.25"),
-        }),
-    }
+/// An amount of dollars from the settings.
+pub fn amount(settings: &Settings, setting: &Setting) -> Micros {
+    Micros::from_dollars(settings.decimal(setting)).expect("the bounds of the setting are those of amounts")
 }
 
 /// List prices of the default models in micro-dollars, taken on 2026-11-24 from the providers' own
@@ -125,7 +106,7 @@ pub fn amount(settings: &Settings, name: &str) -> Result<Option<Micros>, StartEr
 /// (api-docs.deepseek.com), `claude-haiku-4-5` (platform.claude.com); `gemini-3.5-flash-lite` as
 /// gateways that resell it list it; for Hugging Face, whose router asks several hosts, more than most of them take
 /// for a model of this size. Where a provider changes them, the environment is the place to say so.
-fn default_price(id: ProviderId) -> Price {
+pub(crate) const fn default_price(id: ProviderId) -> Price {
     match id {
         ProviderId::OpenAi => Price::new(10_000, 100_000, 500_000),
         ProviderId::DeepSeek => Price::new(2_000, 300_000, 1_200_000),
@@ -138,14 +119,14 @@ fn default_price(id: ProviderId) -> Price {
 
 #[cfg(test)]
 mod tests {
+    use phase6_chassis::InvalidSettings;
     use proptest::prelude::*;
 
     use super::*;
 
-    fn list(settings: &[(&str, &str)]) -> Result<PriceList, StartError> {
-        let settings =
-            settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        PriceList::from_settings(&settings)
+    fn list(variables: &[(&str, &str)]) -> Result<PriceList, InvalidSettings> {
+        let settings = Settings::new(settings::SETTINGS, &variables.iter().copied().collect())?;
+        Ok(PriceList::from_settings(&settings))
     }
 
     #[test]
@@ -163,6 +144,7 @@ mod tests {
         );
         assert!(!list.of(ProviderId::Ollama).is_free());
         assert!(list.of(ProviderId::LocalAi).is_free());
+        assert_eq!(list.of(ProviderId::Gemini), default_price(ProviderId::Gemini));
     }
 
     #[test]

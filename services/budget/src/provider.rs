@@ -23,6 +23,7 @@ use utoipa::ToSchema;
 
 pub use client::{CallFailed, Client, Streaming, time_for};
 pub use directory::{Directory, Provider, ProviderStatus};
+pub(crate) use directory::{default_address, default_model};
 
 /// A provider.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]

@@ -77,7 +77,7 @@ impl Broker {
         self.inner.asked.fetch_add(1, Ordering::Relaxed);
         let limit = self.inner.parts.answer_limit;
         // Only this caller waits for it, so its time is what counts.
-        let due = Instant::now() + deadline::left().map_or(limit, |left| left.min(limit));
+        let due = Instant::now() + deadline::remaining().map_or(limit, |left| left.min(limit));
         let (task, criticality, candidates) = self.candidates(&ask);
         let (place, usable) = self.admitted(&candidates, criticality).await?;
         let begin = |id| self.begin_stream(id, &ask, task, due);

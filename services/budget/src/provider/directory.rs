@@ -9,8 +9,9 @@ use std::{
 use futures_util::future::join_all;
 use parking_lot::Mutex;
 use phase6_chassis::{
-    Kit, Settings, StartError,
+    Kit, Settings,
     breaker::{Breaker, Snapshot},
+    without_credentials,
 };
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -20,7 +21,10 @@ use super::{
     client::{ApiKey, NotThere},
     openai::{DEEPSEEK_MODEL, OPENAI_MODEL},
 };
-use crate::routing::Criticality;
+use crate::{
+    routing::Criticality,
+    settings::{self, HF_API_KEY},
+};
 
 /// For how long it is believed that a local server answers, or does not.
 const BELIEVED: Duration = Duration::from_secs(5);
@@ -190,22 +194,15 @@ pub struct Directory {
 
 impl Directory {
     /// The providers as the settings describe them.
-    ///
-    /// # Errors
-    ///
-    /// A setting has no usable value.
-    pub fn new(kit: &Kit, client: Client) -> Result<Self, StartError> {
-        let providers = ProviderId::ALL
-            .into_iter()
-            .map(|id| set_up(id, &kit.settings, kit.breaker(id.as_str())))
-            .collect::<Result<Vec<_>, _>>()?;
+    pub fn new(kit: &Kit, client: Client) -> Self {
+        let providers = ProviderId::ALL.map(|id| set_up(id, &kit.settings, kit.breaker(id.as_str())));
         for provider in providers.iter().filter(|provider| provider.missing().is_none()) {
             kit.show_breaker(provider.breaker());
             if let Some(warning) = &provider.inner.warning {
                 tracing::warn!(provider = %provider.id(), "{warning}");
             }
         }
-        Ok(Self { providers: providers.into(), client })
+        Self { providers: providers.into(), client }
     }
 
     /// The HTTP client for all of them.
@@ -273,50 +270,30 @@ impl Directory {
     }
 }
 
-fn set_up(id: ProviderId, settings: &Settings, breaker: Breaker) -> Result<Provider, StartError> {
+fn set_up(id: ProviderId, settings: &Settings, breaker: Breaker) -> Provider {
     let prefix = id.prefix();
-    let setting = |suffix: &str| settings.get(&format!("{prefix}_{suffix}"));
-    let (wire, address, model) = defaults(id);
-    let base_url = setting("BASE_URL").unwrap_or(address).trim().trim_end_matches('/').to_owned();
+    let declared = settings::provider(id);
+    let base_url = settings.url(&declared.base_url).unwrap_or_default().trim_end_matches('/').to_owned();
     let shown_url = without_credentials(&base_url);
-    let scheme = ["http://", "https://"].iter().any(|scheme| base_url.starts_with(scheme));
-    if !scheme || reqwest::Url::parse(&base_url).is_err() {
-        let accepted =
-            format!("it is {shown_url:?}; accepted: an address that begins with http:// or https://");
-        return Err(StartError::Setting { name: format!("{prefix}_BASE_URL"), accepted });
-    }
     let local = matches!(id, ProviderId::Ollama | ProviderId::LocalAi);
     let key_setting = (!local).then(|| format!("{prefix}_API_KEY"));
     // The short name that the system before this one had.
-    let short = if id == ProviderId::HuggingFace { settings.get("HF_API_KEY") } else { None };
-    let key = match setting("API_KEY").or(short) {
-        None => None,
-        Some(key) => match ApiKey::new(wire, key) {
-            Some(key) => Some(key),
-            None => {
-                let accepted = "it holds what cannot be sent in a header".to_owned();
-                return Err(StartError::Setting { name: format!("{prefix}_API_KEY"), accepted });
-            }
-        },
-    };
-    let enabled = match setting("ENABLED").map(|value| value.trim().to_ascii_lowercase()).as_deref() {
-        None | Some("true") => true,
-        Some("false") => false,
-        Some(other) => {
-            let accepted = format!("it is {other:?}; accepted: true or false");
-            return Err(StartError::Setting { name: format!("{prefix}_ENABLED"), accepted });
-        }
-    };
+    let short = if id == ProviderId::HuggingFace { settings.secret(&HF_API_KEY) } else { None };
+    let wire = wire(id);
+    let key = settings.secret(&declared.api_key).or(short);
+    let key = key.map(|key| ApiKey::new(wire, key).expect("secrets can be sent in a header"));
+    let enabled = settings.boolean(&declared.enabled);
     let probe = local.then(|| format!("{base_url}/models"));
-    let asked = setting("MODEL").unwrap_or(model).to_owned();
-    let priced = setting("INPUT_PRICE").is_some() || setting("OUTPUT_PRICE").is_some();
+    let model = default_model(id);
+    let asked = settings.text(&declared.model).unwrap_or_default().to_owned();
+    let priced = settings.is_set(&declared.input_price) || settings.is_set(&declared.output_price);
     let warning = (!local && asked != model && !priced).then(|| {
         format!(
             "calls to model {asked:?} are charged at the price of {model:?}: set {prefix}_INPUT_PRICE and \
              {prefix}_OUTPUT_PRICE, in dollars for a million tokens"
         )
     });
-    Ok(Provider {
+    Provider {
         inner: Arc::new(Inner {
             id,
             wire,
@@ -332,48 +309,54 @@ fn set_up(id: ProviderId, settings: &Settings, breaker: Breaker) -> Result<Provi
             base_url,
             shown_url,
         }),
-    })
-}
-
-/// An address without user name and password. Also of what is no address: it may be shown because
-/// it is none.
-fn without_credentials(url: &str) -> String {
-    let (scheme, rest) = url.split_once("://").map_or(("", url), |(scheme, rest)| (scheme, rest));
-    match rest.rsplit_once('@') {
-        Some((_, host)) if scheme.is_empty() => host.to_owned(),
-        Some((_, host)) => format!("{scheme}://{host}"),
-        None => url.to_owned(),
     }
 }
 
-/// How each is spoken to, where it is, and the model it is asked for: a cheap one that can be called
-/// on 2026-11-24. Their prices are in the price list.
-fn defaults(id: ProviderId) -> (Wire, &'static str, &'static str) {
+/// How each is spoken to.
+fn wire(id: ProviderId) -> Wire {
     match id {
-        ProviderId::OpenAi => (Wire::OpenAi, "https://api.openai.com/v1", OPENAI_MODEL),
-        ProviderId::DeepSeek => (Wire::OpenAi, "https://api.deepseek.com", DEEPSEEK_MODEL),
-        ProviderId::Anthropic => (Wire::Anthropic, "https://api.anthropic.com", "claude-haiku-4-5"),
-        ProviderId::Gemini => {
-            (Wire::Gemini, "https://generativelanguage.googleapis.com", "gemini-3.5-flash-lite")
-        }
-        ProviderId::HuggingFace => {
-            (Wire::OpenAi, "https://router.huggingface.co/v1", "meta-llama/Llama-3.1-8B-Instruct")
-        }
-        ProviderId::Ollama => (Wire::OpenAi, "http://127.0.0.1:11434/v1", "llama3.2"),
-        ProviderId::LocalAi => (Wire::OpenAi, "http://127.0.0.1:8080/v1", "gpt-4"),
+        ProviderId::Anthropic => Wire::Anthropic,
+        ProviderId::Gemini => Wire::Gemini,
+        _ => Wire::OpenAi,
+    }
+}
+
+/// Where each is.
+pub(crate) const fn default_address(id: ProviderId) -> &'static str {
+    match id {
+        ProviderId::OpenAi => "https://api.openai.com/v1",
+        ProviderId::DeepSeek => "https://api.deepseek.com",
+        ProviderId::Anthropic => "https://api.anthropic.com",
+        ProviderId::Gemini => "https://generativelanguage.googleapis.com",
+        ProviderId::HuggingFace => "https://router.huggingface.co/v1",
+        ProviderId::Ollama => "http://127.0.0.1:11434/v1",
+        ProviderId::LocalAi => "http://127.0.0.1:8080/v1",
+    }
+}
+
+/// The model each is asked for: a cheap one that can be called on 2026-11-24. Their prices are in the price
+/// list.
+pub(crate) const fn default_model(id: ProviderId) -> &'static str {
+    match id {
+        ProviderId::OpenAi => OPENAI_MODEL,
+        ProviderId::DeepSeek => DEEPSEEK_MODEL,
+        ProviderId::Anthropic => "claude-haiku-4-5",
+        ProviderId::Gemini => "gemini-3.5-flash-lite",
+        ProviderId::HuggingFace => "meta-llama/Llama-3.1-8B-Instruct",
+        ProviderId::Ollama => "llama3.2",
+        ProviderId::LocalAi => "gpt-4",
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use phase6_chassis::Enforcer;
+    use phase6_chassis::{Enforcer, InvalidSettings};
 
     use super::*;
 
-    fn provider(id: ProviderId, settings: &[(&str, &str)]) -> Result<Provider, StartError> {
-        let settings =
-            settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        set_up(id, &settings, Breaker::new(id.as_str(), Enforcer::default().breaker()))
+    fn provider(id: ProviderId, variables: &[(&str, &str)]) -> Result<Provider, InvalidSettings> {
+        let settings = Settings::new(settings::SETTINGS, &variables.iter().copied().collect())?;
+        Ok(set_up(id, &settings, Breaker::new(id.as_str(), Enforcer::default().breaker())))
     }
 
     #[test]
@@ -390,14 +373,6 @@ mod tests {
 
     #[test]
     fn a_password_in_an_address_is_never_shown() {
-        for (url, shown) in [
-            ("http://user:pa:ss@host:1/v1", "http://host:1/v1"),
-            ("http://user@host", "http://host"),
-            ("user:p@ss@host", "host"),
-            ("http://host/v1", "http://host/v1"),
-        ] {
-            assert_eq!(without_credentials(url), shown);
-        }
         let bad = provider(ProviderId::Ollama, &[("OLLAMA_BASE_URL", "ftp://user:secret@host")]);
         let error = bad.err().unwrap().to_string();
         assert!(error.contains("ftp://host") && !error.contains("secret"), "{error}");

@@ -21,8 +21,9 @@ use futures_util::{StreamExt, stream};
 use http::{HeaderMap, StatusCode};
 use parking_lot::Mutex;
 use phase6_budget::SERVICE;
-use phase6_chassis::{Access, ApiKeys, ConnectionLimits, Enforcer, Host, INTERNAL, Running, Settings, start};
-use phase6_store::{DatabaseUrl, PoolLimits, Store};
+pub use phase6_chassis::testing::wait_until as until;
+use phase6_chassis::{ApiKeys, Enforcer, INTERNAL, testing::TestService};
+use phase6_store::Store;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
@@ -278,9 +279,7 @@ pub struct Rig {
     pub providers: Providers,
     pub http: reqwest::Client,
     pub enforcer: Enforcer,
-    access: Access,
-    running: Option<Running>,
-    folder: tempfile::TempDir,
+    service: TestService,
 }
 
 /// A budget service where these providers are set up on the test server, besides these settings.
@@ -302,27 +301,14 @@ pub async fn rig_with_keys(providers: &[&str], settings: &[(&str, &str)], keys: 
         all.insert(format!("{prefix}_BASE_URL"), format!("{address}/{provider}"));
     }
     all.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
-    let folder = tempfile::tempdir().unwrap();
-    let access = Access { keys, ..Access::open() };
-    let host = Host {
-        access: access.clone(),
-        database: DatabaseUrl::file(folder.path().join("phase6.db")),
-        redis: None,
-        shared_as: None,
-        spans: None,
-        cache_folder: None,
-        peers: HashMap::new(),
-        patience: std::time::Duration::ZERO,
-        connections: ConnectionLimits::default(),
-        settings: Settings::from_iter(all),
-        version: "test",
-    };
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let enforcer = Enforcer::default();
-    let running = start(&SERVICE, listener, &host, enforcer.clone()).await.unwrap();
-    let base = format!("http://{}", running.address());
-    let http = reqwest::Client::new();
-    Rig { base, providers: server, http, enforcer, access, running: Some(running), folder }
+    let service = TestService::builder(&SERVICE).settings(all).api_keys(keys).start().await;
+    Rig {
+        base: service.url(""),
+        providers: server,
+        http: reqwest::Client::new(),
+        enforcer: service.enforcer().clone(),
+        service,
+    }
 }
 
 impl Rig {
@@ -341,14 +327,13 @@ impl Rig {
     /// The same from one of our own services, which waits for so long.
     pub async fn burst_within(&self, milliseconds: u64, body: Value) -> (u16, Value) {
         let request = self.http.post(format!("{}/api/v1/providers/burst", self.base)).json(&body);
-        let request = request.header(INTERNAL, self.access.internal.header());
+        let request = request.header(INTERNAL, self.service.host().access.internal.header());
         read(request.header("phase6-deadline-ms", milliseconds).send().await.unwrap()).await
     }
 
     /// Its records, as another replica sees them.
     pub async fn records(&self) -> Store {
-        let url = DatabaseUrl::file(self.folder.path().join("phase6.db"));
-        Store::connect(&url, PoolLimits::default()).await.unwrap()
+        self.service.store().await
     }
 
     /// Connections that are open, ours included.
@@ -369,9 +354,8 @@ impl Rig {
         self.get("/api/v1/budget").await.1["budget"]["used"].as_f64().unwrap()
     }
 
-    pub async fn stop(mut self) {
-        let running = self.running.take().unwrap();
-        assert!(running.stop(Duration::from_secs(5)).await, "requests were left over");
+    pub async fn stop(self) {
+        self.service.shutdown().await;
     }
 }
 
@@ -379,15 +363,4 @@ async fn read(answer: reqwest::Response) -> (u16, Value) {
     let status = answer.status().as_u16();
     let text = answer.text().await.unwrap();
     (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
-}
-
-/// Waits for a condition.
-pub async fn until<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
-    for _ in 0..2_000 {
-        if condition().await {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    panic!("never: {what}");
 }
