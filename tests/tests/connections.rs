@@ -115,7 +115,7 @@ async fn requests_can_be_pipelined_and_are_answered_in_order() {
     socket.read_to_string(&mut said).await.unwrap();
     let statuses: Vec<_> = said.match_indices("HTTP/1.1 ").map(|(at, _)| &said[at + 9..at + 12]).collect();
     assert_eq!(statuses, ["200", "404", "200"], "{said}");
-    assert!(said.contains("there is no /nope here"), "{said}");
+    assert!(said.contains("the path /nope does not exist"), "{said}");
 }
 
 #[tokio::test]

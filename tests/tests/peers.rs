@@ -34,7 +34,7 @@ async fn a_peer_that_never_answers_delays_nobody_and_is_named() {
     assert!(status["missing"].as_array().unwrap().contains(&json!("budget")), "{status}");
     let shown: Value = gateway.get("/api/v1/system/observability/fleet").await.unwrap().json().await.unwrap();
     let why = shown["missing"]["budget"].as_str().unwrap();
-    assert!(why.starts_with("budget did not answer within"), "{why}");
+    assert!(why.starts_with("budget did not respond within"), "{why}");
     assert!(asked.elapsed() < Duration::from_secs(6), "{:?} for two answers", asked.elapsed());
 }
 

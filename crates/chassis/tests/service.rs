@@ -1,10 +1,12 @@
-//! Every service: its settings, its policy and its clock, from the outside.
+//! Every service: its settings, its policy, its clock and its servers, from the outside.
 
 use std::time::Duration;
 
 use phase6_chassis::{
-    Clock, Definition, Domain, Environment, Needs, Reply, Setting, SettingKind, StartError, catalog::Service,
-    testing::TestService,
+    Clock, Definition, Domain, Environment, Needs, Reply, Setting, SettingKind, StartError,
+    catalog::Service,
+    store::Migration,
+    testing::{DatabaseKind, TestService},
 };
 use serde_json::{Value, json};
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -86,4 +88,54 @@ async fn policies_and_times_can_be_set() {
         (429, Some("rate_limited"))
     );
     service.shutdown().await;
+}
+
+const STORED: Definition = Definition {
+    needs: Needs {
+        store: Some(&[Migration {
+            version: 1,
+            name: "notes",
+            sql: "CREATE TABLE notes (text TEXT NOT NULL)",
+        }]),
+        ..Needs::NOTHING
+    },
+    ..Definition::not_built(Service::named("training"))
+};
+
+async fn starts_with_a_database(kind: DatabaseKind) {
+    let service = TestService::builder(&STORED).database(kind).start().await;
+    assert_eq!(service.get("/readyz").await.text(), "ok\n");
+    let status: Value = service.get_json("/api/v1/status").await;
+    assert!(status["components"].to_string().contains("\"database\""), "{status}");
+    service.store().await.close().await;
+    service.shutdown().await;
+}
+
+#[tokio::test]
+async fn starts_with_sqlite() {
+    starts_with_a_database(DatabaseKind::Sqlite).await;
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: run by cargo xtask test"]
+async fn starts_with_postgres() {
+    starts_with_a_database(DatabaseKind::Postgres).await;
+}
+
+#[tokio::test]
+#[ignore = "needs Redis: run by cargo xtask test"]
+async fn replicas_share_a_limit_through_redis() {
+    let redis = std::env::var("PHASE6_TEST_REDIS").expect("PHASE6_TEST_REDIS names a server");
+    let limit = json!({"rateLimit": {"capacity": 3, "refillPerSecond": 0.001, "scope": "Shared"}});
+    let start = || TestService::builder(&GREETER).redis(&redis).policy(limit.clone()).start();
+    let (first, second) = (start().await, start().await);
+    let snapshot: Value = first.get_json("/api/v1/system/observability").await;
+    assert_eq!(snapshot["rateLimiter"]["scope"], "Shared", "{snapshot}");
+    let mut admitted = 0;
+    for service in [&first, &second, &first, &second, &first, &second] {
+        admitted += u32::from(service.get("/greet").await.status == 200);
+    }
+    assert!(admitted <= 3, "{admitted} requests of one client were admitted");
+    first.shutdown().await;
+    second.shutdown().await;
 }

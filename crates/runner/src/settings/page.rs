@@ -15,7 +15,7 @@ const INTRODUCTION: &str = "\
 
 Every setting is an environment variable. Services read theirs at the start, and report every value that is not
 accepted, not the first one. An empty variable counts as absent. A variable whose name begins with `PHASE6_`
-and that is not listed here is an error, which names the setting that it resembles.
+and that no command reads is an error, which names the variable that it resembles.
 
 `phase6 serve NAME --help-settings` prints the settings of a service.
 ";
@@ -31,16 +31,25 @@ pub fn settings_page() -> String {
     let of_up: Vec<_> = up.get_arguments().filter_map(Arg::get_env).collect();
     for argument in serve.get_arguments() {
         let Some(variable) = argument.get_env() else { continue };
-        let commands = if of_up.contains(&variable) { "`up`, `serve`" } else { "`serve`" };
-        let defaults: Vec<_> =
+        let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
+        // Defaults that depend on something else are described at the end of the help.
+        let (meaning, described) = match help.split_once(" [default: ") {
+            Some((meaning, default)) => (meaning, default.strip_suffix(']')),
+            None => (help.as_str(), None),
+        };
+        let values: Vec<_> =
             argument.get_default_values().iter().map(|value| value.to_string_lossy()).collect();
+        let default = match described {
+            Some(described) => cell(described),
+            None => code(Some(values.join(",")).filter(|default| !default.is_empty())),
+        };
         let _ = writeln!(
             page,
-            "| `{}` | `--{}` | {commands} | {} | {} |",
+            "| `{}` | `--{}` | {} | {default} | {} |",
             variable.to_string_lossy(),
             argument.get_long().unwrap_or_default(),
-            code(Some(defaults.join(",")).filter(|default| !default.is_empty())),
-            cell(&argument.get_help().map(ToString::to_string).unwrap_or_default()),
+            if of_up.contains(&variable) { "`up`, `serve`" } else { "`serve`" },
+            cell(meaning),
         );
     }
     page += "\n## Every process\n";
