@@ -32,8 +32,12 @@ fuzz_target!(|data: &[u8]| {
         assert_eq!(again.len(), 1);
         assert_eq!(again[0].policy, manifest.policy, "and is the same");
         let owner = Owner { uid: "uid", generation: 1 };
-        let compiled = compile(owner, manifest.policy.clone(), None, 3, Timestamp::UNIX_EPOCH).expect("the first one always exists");
-        assert!(check_policy(&json!(compiled.policy)).is_empty(), "a pod accepts what the API server accepts");
+        let compiled = compile(owner, manifest.policy.clone(), None, 3, Timestamp::UNIX_EPOCH)
+            .expect("the first one always exists");
+        assert!(
+            check_policy(&json!(compiled.policy)).is_empty(),
+            "a pod accepts what the API server accepts"
+        );
         assert_eq!(compile(owner, manifest.policy.clone(), Some(&compiled), 3, Timestamp::UNIX_EPOCH), None);
         assert!(!settings(manifest).is_empty());
     }

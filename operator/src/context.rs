@@ -1,12 +1,18 @@
 //! State that the controllers and the HTTP endpoints share.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use kube::Client;
 
 use crate::{
     build::BuildOptions, election::Leadership, events::EventPublisher, metrics::Metrics, probe::PolicyProbe,
 };
+
+/// Default time after which a settled resource is reconciled again.
+pub const RESYNC: Duration = Duration::from_mins(1);
 
 /// Shared state of one operator process.
 pub struct Context {
@@ -22,11 +28,13 @@ pub struct Context {
     pub events: EventPublisher,
     /// Client for policy probes.
     pub probe: PolicyProbe,
+    /// Time after which a settled resource is reconciled again, for changes that no watch delivers.
+    pub resync: Duration,
     ready: AtomicBool,
 }
 
 impl Context {
-    /// Creates a context that is not ready yet. `pod_name` signs the events.
+    /// Creates a context with the default resync that is not ready yet. `pod_name` signs the events.
     pub fn new(
         client: Client,
         build_options: BuildOptions,
@@ -41,6 +49,7 @@ impl Context {
             leadership,
             metrics: Metrics::default(),
             probe,
+            resync: RESYNC,
             ready: AtomicBool::new(false),
         }
     }

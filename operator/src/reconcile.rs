@@ -35,8 +35,6 @@ use crate::{
     writer::Writer,
 };
 
-/// Time after which a settled resource is reconciled again, for changes that no watch delivers.
-const RESYNC: Duration = Duration::from_mins(1);
 /// Time from publishing during which a reconcile itself waits for the replicas.
 const PROBE_WAIT: Duration = Duration::from_millis(150);
 /// Shortest pause between probes of a replica.
@@ -189,7 +187,7 @@ impl Reconciler {
             return Err(error);
         }
         let delay = if is_applied || probed.is_empty() {
-            RESYNC
+            self.context.resync
         } else {
             published.at.map_or(MAX_PROBE_DELAY, |at| probe_delay(at.elapsed()))
         };

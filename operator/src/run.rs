@@ -40,13 +40,15 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
         let (leadership, task) = elect(config, &settings)?;
         (leadership, Some(task))
     };
-    let context = Arc::new(Context::new(
+    let mut context = Context::new(
         client,
         settings.build_options(kinds.service_monitor),
         leadership,
         PolicyProbe::new().map_err(RunError::ProbeClient)?,
         settings.pod_name.clone(),
-    ));
+    );
+    context.resync = settings.resync();
+    let context = Arc::new(context);
     let server = tokio::spawn(axum::serve(listener, http::router(Arc::clone(&context))).into_future());
 
     let (shutdown_sender, shutdown_receiver) = watch::channel(false);

@@ -2,7 +2,7 @@
 
 #![allow(clippy::doc_markdown, reason = "help is read in a terminal, where backticks are noise")]
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use clap::Parser;
 
@@ -83,6 +83,23 @@ pub struct Settings {
     )]
     egress_ports: Vec<u16>,
 
+    /// Longest time in which a terminating pod still accepts connections, while it is not ready and asks
+    /// callers to reconnect, in seconds from 0 to 300. The time ends early once no connection is left. A
+    /// connection still idle at its end is closed, and a caller that just then reuses it loses a request:
+    /// longer than the 90 seconds for which most clients keep an idle connection
+    #[arg(
+        long, value_name = "SECONDS", env = "PHASE6_STOP_NOTICE", default_value_t = 95,
+        value_parser = clap::value_parser!(u16).range(0..=300)
+    )]
+    stop_notice: u16,
+
+    /// Time after which a settled resource is compared with its objects again, in seconds from 1 to 3600
+    #[arg(
+        long, value_name = "SECONDS", env = "PHASE6_RESYNC", default_value_t = 60,
+        value_parser = clap::value_parser!(u16).range(1..=3600)
+    )]
+    resync: u16,
+
     /// Namespace of the operator and of its Lease
     #[arg(long, value_name = "NAME", default_value = "phase6-system", env = "PHASE6_NAMESPACE")]
     namespace: String,
@@ -113,6 +130,11 @@ impl Settings {
         }
     }
 
+    /// Returns the time after which a settled resource is reconciled again.
+    pub(crate) fn resync(&self) -> Duration {
+        Duration::from_secs(self.resync.into())
+    }
+
     /// Returns the namespace of the operator.
     pub(crate) fn namespace(&self) -> &str {
         &self.namespace
@@ -137,6 +159,7 @@ impl Settings {
             }),
             service_monitors,
             monitor_labels: self.monitor_labels.iter().cloned().collect(),
+            stop_notice: self.stop_notice,
         }
     }
 

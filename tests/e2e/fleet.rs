@@ -6,31 +6,51 @@ use kube::Client;
 use phase6_tests::{root, services};
 use serde_json::{Value, json};
 
-use crate::kubernetes::{get, run, try_run, until};
+use crate::{
+    cases::Lane,
+    kubernetes::{get, run, try_run, until},
+};
 
 /// Time for pods to come and go.
 pub const SOON: Duration = Duration::from_mins(2);
 
+/// Release that `cargo xtask demo` installs.
+const DEMO: (&str, &str) = ("phase6", "default");
+/// Pod security standard that every namespace of the suite enforces.
+const RESTRICTED: &str = "pod-security.kubernetes.io/enforce=restricted";
+
+/// One release and its namespace.
 pub struct Fleet {
     pub client: Client,
     pub namespace: String,
+    /// Other namespaces that its operator watches.
+    extra: &'static [&'static str],
+    /// Name of the release.
+    pub release: String,
+    /// Time between two looks of its operator at a settled resource.
+    pub resync: Duration,
+    /// Values of the release besides the images.
+    settings: Vec<String>,
 }
 
-/// What a load brought.
+/// Results of a load.
 #[derive(Debug)]
 pub struct Load {
     pub sent: u64,
+    /// Number of requests by status code, or by kind of failure.
     pub results: BTreeMap<String, u64>,
+    /// Milliseconds.
     pub p50: f64,
+    /// Milliseconds.
     pub p99: f64,
 }
 
-/// An image that the suite was told of.
+/// Returns an image that the suite was given.
 pub fn image(variable: &str) -> String {
     std::env::var(variable).unwrap_or_else(|_| panic!("{variable} names an image that the cluster can fetch"))
 }
 
-/// The values of a release in a test cluster: the images that `cargo xtask` makes.
+/// Returns the values of a release in a test cluster: the images that `cargo xtask` makes.
 pub fn values() -> Vec<String> {
     let phase6 = image("PHASE6_E2E_IMAGE");
     let (repository, tag) = phase6.rsplit_once(':').unwrap();
@@ -47,67 +67,105 @@ pub fn values() -> Vec<String> {
     .collect()
 }
 
+/// Runs `kubectl apply -f crds/`; returns once its rules are in force.
+pub async fn apply_definition() {
+    run("kubectl", &["apply", "-f", &root().join("crds").to_string_lossy()]).await;
+    let wrong = json!({
+        "apiVersion": "phase6.dev/v1alpha1", "kind": "Phase6Service", "metadata": {"name": "wrong"},
+        "spec": {"service": "none"},
+    });
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), wrong.to_string()).unwrap();
+    let path = file.path().to_string_lossy().into_owned();
+    until("the definition's rules are in force", SOON, || async {
+        let words = ["apply", "--dry-run=server", "--validate=false", "-f", &path];
+        let error = try_run("kubectl", &words).await.err()?;
+        error.contains("Unsupported value").then_some(())
+    })
+    .await;
+}
+
+/// Removes the definition, and every resource with it.
+pub async fn remove_definition() {
+    let crds = root().join("crds").to_string_lossy().into_owned();
+    let _ = try_run("kubectl", &["delete", "-f", &crds]).await;
+}
+
 impl Fleet {
-    /// `kubectl apply -f crds/` and `helm install`, into a namespace that enforces `restricted`.
-    pub async fn install() -> Self {
+    /// Returns the release of a lane. Its operator watches the namespaces of the lane only.
+    pub async fn of_lane(lane: &Lane) -> Self {
+        let (release, namespace) = match lane.name {
+            "demo" => (DEMO.0.to_owned(), DEMO.1.to_owned()),
+            name => ("p6".to_owned(), format!("phase6-e2e-{name}")),
+        };
+        let mut watched = vec![namespace.as_str()];
+        watched.extend(lane.namespaces);
+        let mut settings = vec![format!("operator.watchNamespaces={{{}}}", watched.join(","))];
+        settings.extend(lane.stop_notice.map(|seconds| format!("operator.stopNoticeSeconds={seconds}")));
+        settings.extend(lane.resync.map(|seconds| format!("operator.resyncSeconds={seconds}")));
+        let resync = Duration::from_secs(lane.resync.unwrap_or(60).into());
+        Self { extra: lane.namespaces, resync, ..Self::new(release, namespace, settings).await }
+    }
+
+    /// Returns the release of the demo with an operator that watches every namespace.
+    pub async fn cluster_wide() -> Self {
+        let settings = vec!["operator.stopNoticeSeconds=10".to_owned()];
+        Self::new(DEMO.0.to_owned(), DEMO.1.to_owned(), settings).await
+    }
+
+    async fn new(release: String, namespace: String, settings: Vec<String>) -> Self {
         let client = Client::try_default().await.expect("KUBECONFIG names a cluster that answers");
-        let namespace = "phase6-e2e".to_owned();
-        let fleet = Self { client, namespace };
-        let label = "pod-security.kubernetes.io/enforce=restricted";
-        let _ = try_run("kubectl", &["create", "namespace", &fleet.namespace]).await;
-        run("kubectl", &["label", "--overwrite", "namespace", &fleet.namespace, label]).await;
-        fleet.apply_definition().await;
-        fleet.helm_install().await;
-        fleet
+        Self { client, namespace, extra: &[], release, resync: Duration::from_mins(1), settings }
     }
 
-    /// `kubectl apply -f crds/`; returns once its rules are in force.
-    pub async fn apply_definition(&self) {
-        run("kubectl", &["apply", "-f", &root().join("crds").to_string_lossy()]).await;
-        let wrong = json!({
-            "apiVersion": "phase6.dev/v1alpha1", "kind": "Phase6Service", "metadata": {"name": "wrong"},
-            "spec": {"service": "none"},
-        });
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), wrong.to_string()).unwrap();
-        let path = file.path().to_string_lossy().into_owned();
-        until("the definition's rules are in force", SOON, || async {
-            let words = ["apply", "--dry-run=server", "--validate=false", "-f", &path];
-            let error = self.try_kubectl(&words).await.err()?;
-            error.contains("Unsupported value").then_some(())
-        })
-        .await;
+    /// True for the release of the demo.
+    pub fn is_demo(&self) -> bool {
+        self.release == DEMO.0
     }
 
-    /// Installs the release, or brings it to the chart as it is.
+    /// Installs the release into a namespace that enforces the restricted standard, or brings it to its
+    /// values if it is there.
+    pub async fn install(&self) {
+        for namespace in self.extra.iter().copied().chain([self.namespace.as_str()]) {
+            let _ = try_run("kubectl", &["create", "namespace", namespace]).await;
+            run("kubectl", &["label", "--overwrite", "namespace", namespace, RESTRICTED]).await;
+        }
+        self.helm_install().await;
+    }
+
+    /// Installs the release, or brings it to the chart and the values of this fleet.
     pub async fn helm_install(&self) {
         self.helm_upgrade(&[]).await;
     }
 
-    /// The same with more words on the command line.
+    /// Does the same with more words on the command line.
     pub async fn helm_upgrade(&self, more: &[&str]) {
         let chart = root().join("charts/phase6").to_string_lossy().into_owned();
         let values = values();
-        // What people edited by hand in the demo's resources is set back.
-        let mut words =
-            vec!["upgrade", "--install", "p6", &chart, "--namespace", &self.namespace, "--force-conflicts"];
-        words.extend(values.iter().map(String::as_str).chain(more.iter().copied()));
+        // Edits of the demo's resources that cases made are undone.
+        let mut words = vec!["upgrade", "--install", &self.release, &chart];
+        words.extend(["--namespace", &self.namespace, "--force-conflicts"]);
+        words.extend(values.iter().map(String::as_str));
+        words.extend(self.settings.iter().flat_map(|setting| ["--set", setting]));
+        words.extend(more);
         run("helm", &words).await;
+        let rollout = ["rollout", "status", "deployment/phase6-operator", "--timeout=120s"];
+        self.kubectl(&rollout).await;
         for name in services() {
             self.wait_for(name, "Ready").await;
             self.wait_for(name, "PolicyApplied").await;
         }
     }
 
-    /// Removes everything, the definition included.
+    /// Removes the release and, unless it is the cluster's own, its namespace.
     pub async fn remove(&self) {
-        let _ = try_run("helm", &["uninstall", "p6", "--namespace", &self.namespace]).await;
-        let _ = try_run("kubectl", &["delete", "namespace", &self.namespace]).await;
-        let crds = root().join("crds").to_string_lossy().into_owned();
-        let _ = try_run("kubectl", &["delete", "-f", &crds]).await;
+        let _ = try_run("helm", &["uninstall", &self.release, "--namespace", &self.namespace]).await;
+        if self.namespace != DEMO.1 {
+            let _ = try_run("kubectl", &["delete", "namespace", &self.namespace]).await;
+        }
     }
 
-    /// kubectl in the release's namespace.
+    /// Runs kubectl in the namespace of the release.
     pub async fn kubectl(&self, words: &[&str]) -> String {
         self.try_kubectl(words).await.unwrap_or_else(|error| panic!("{error}"))
     }

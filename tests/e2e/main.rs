@@ -1,9 +1,10 @@
 //! The product on a real cluster, as its users have it: `kubectl apply`, `helm install`, edit.
 //!
-//! `cargo xtask e2e` runs it; `KUBECONFIG` says where. Nothing here knows how the cluster was made. The
-//! cases share one release, in the order in which they stand below, and each leaves it settled. With
-//! words on the command line only cases whose names hold one of them run, and the release stays for the
-//! next run.
+//! `cargo xtask e2e` runs it; `KUBECONFIG` names the cluster. Nothing here knows how the cluster was made.
+//! Cases run in lanes: each lane is a namespace with a release and an operator of its own, and its cases run
+//! in order and leave the release settled. Lanes run at the same time; cases that act on the whole cluster
+//! run alone, after all lanes. With words on the command line only cases whose names contain one of them run,
+//! and the releases stay for the next run.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test that cannot go on panics")]
 
@@ -12,56 +13,108 @@ mod fleet;
 mod gate;
 mod kubernetes;
 
-use std::{process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use cases::{Case, Lane};
 use fleet::Fleet;
+use futures_util::future::join_all;
 
 /// Longest time for one case.
-const PATIENCE: Duration = Duration::from_mins(15);
+const CASE_LIMIT: Duration = Duration::from_mins(15);
+/// Longest time to install the release of a lane.
+const INSTALL_LIMIT: Duration = Duration::from_mins(5);
+
+#[derive(Default)]
+struct Counts {
+    passed: usize,
+    failed: usize,
+}
 
 fn main() -> ExitCode {
     let filters: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
-    let wanted = std::env::var_os("PHASE6_E2E").is_some();
-    let cases = cases::all();
-    if !wanted {
-        println!(
-            "\ntest result: ok. 0 passed; 0 failed; {} ignored (cargo xtask e2e runs them)\n",
-            cases.len()
-        );
+    let lanes = cases::lanes();
+    if std::env::var_os("PHASE6_E2E").is_none() {
+        let count = lanes.iter().map(|lane| lane.cases.len()).sum::<usize>() + cases::cluster_wide().len();
+        println!("\ntest result: ok. 0 passed; 0 failed; {count} ignored (run them by cargo xtask e2e)\n");
         return ExitCode::SUCCESS;
     }
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let failed = runtime.block_on(async {
-        let fleet = Arc::new(Fleet::install().await);
-        let (mut passed, mut failed) = (0, 0);
-        for (name, case) in cases {
-            if !filters.is_empty() && !filters.iter().any(|filter| name.contains(filter.as_str())) {
-                continue;
-            }
-            let begun = std::time::Instant::now();
-            // A case that panics is a failure of that case only.
-            let mut running = tokio::spawn(case(Arc::clone(&fleet)));
-            let result = tokio::time::timeout(PATIENCE, &mut running).await;
-            running.abort();
-            let took = begun.elapsed().as_secs_f64();
-            if let Ok(Ok(())) = result {
-                passed += 1;
-                println!("test {name} ... ok ({took:.1} s)");
-            } else {
-                failed += 1;
-                fleet.explain().await;
-                println!("test {name} ... FAILED");
-            }
-        }
+    let counts = tokio::runtime::Runtime::new().unwrap().block_on(run(lanes, &filters));
+    let verdict = if counts.failed == 0 { "ok" } else { "FAILED" };
+    println!("\ntest result: {verdict}. {} passed; {} failed; 0 ignored\n", counts.passed, counts.failed);
+    if counts.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+async fn run(lanes: Vec<Lane>, filters: &[String]) -> Counts {
+    let is_selected = |case: &Case| filters.is_empty() || filters.iter().any(|word| case.name.contains(word));
+    let mut counts = Counts::default();
+    let mut add = |more: Counts| {
+        counts.passed += more.passed;
+        counts.failed += more.failed;
+    };
+    fleet::apply_definition().await;
+    let lanes = lanes.into_iter().map(|mut lane| {
+        lane.cases.retain(is_selected);
+        lane
+    });
+    let lanes = lanes.filter(|lane| !lane.cases.is_empty()).map(|lane| run_lane(lane, filters.is_empty()));
+    join_all(lanes).await.into_iter().for_each(&mut add);
+    let cluster_wide: Vec<Case> = cases::cluster_wide().into_iter().filter(is_selected).collect();
+    if !cluster_wide.is_empty() {
+        let fleet = Arc::new(Fleet::cluster_wide().await);
+        add(run_cases(&fleet, cluster_wide).await);
         if filters.is_empty() {
             fleet.remove().await;
+            fleet::remove_definition().await;
         }
-        println!(
-            "\ntest result: {}. {passed} passed; {failed} failed; 0 ignored\n",
-            if failed == 0 { "ok" } else { "FAILED" }
-        );
-        failed
-    });
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+    counts
+}
+
+/// Installs the release of a lane and runs its cases.
+async fn run_lane(lane: Lane, remove: bool) -> Counts {
+    let fleet = Arc::new(Fleet::of_lane(&lane).await);
+    let counts = run_cases(&fleet, lane.cases).await;
+    // The release of the demo goes on, with an operator for the whole cluster.
+    if remove && !fleet.is_demo() {
+        fleet.remove().await;
+    }
+    counts
+}
+
+/// Brings the release to its values, and runs cases in order.
+async fn run_cases(fleet: &Arc<Fleet>, cases: Vec<Case>) -> Counts {
+    let mut counts = Counts::default();
+    let start = Instant::now();
+    let installing = Arc::clone(fleet);
+    let installing = tokio::spawn(async move { installing.install().await });
+    if !matches!(tokio::time::timeout(INSTALL_LIMIT, installing).await, Ok(Ok(()))) {
+        fleet.explain().await;
+        for case in cases {
+            counts.failed += 1;
+            println!("test {} ... FAILED", case.name);
+        }
+        return counts;
+    }
+    println!("release in {} is ready after {:.1} s", fleet.namespace, start.elapsed().as_secs_f64());
+    for case in cases {
+        let start = Instant::now();
+        // A panic fails this case only.
+        let mut running = tokio::spawn((case.run)(Arc::clone(fleet)));
+        let result = tokio::time::timeout(CASE_LIMIT, &mut running).await;
+        running.abort();
+        if let Ok(Ok(())) = result {
+            counts.passed += 1;
+            println!("test {} ... ok ({:.1} s)", case.name, start.elapsed().as_secs_f64());
+        } else {
+            counts.failed += 1;
+            fleet.explain().await;
+            println!("test {} ... FAILED", case.name);
+        }
+    }
+    counts
 }

@@ -1,4 +1,4 @@
-{{/* Names, labels and choices that several files share. */}}
+{{/* Names, labels and settings shared by several templates. */}}
 
 {{- define "phase6.labels" -}}
 app.kubernetes.io/part-of: phase6
@@ -13,7 +13,7 @@ app.kubernetes.io/name: phase6-operator
 app.kubernetes.io/component: operator
 {{- end }}
 
-{{/* Cluster-wide names, one set for each release. */}}
+{{/* Name of cluster-scoped objects, unique per release. */}}
 {{- define "phase6.clusterName" -}}
 phase6-operator-{{ .Release.Namespace }}
 {{- end }}
@@ -26,7 +26,7 @@ phase6-operator-{{ .Release.Namespace }}
 {{ .Values.access.existingSecret | default "phase6-access" }}
 {{- end }}
 
-{{/* NAME/KEY of the Secret with the database's URL; empty without a database. */}}
+{{/* NAME/KEY of the Secret with the database URL; empty without a database. */}}
 {{- define "phase6.databaseSecret" -}}
 {{- if .Values.database.existingSecret -}}
 {{ .Values.database.existingSecret }}/{{ .Values.database.key }}
@@ -35,7 +35,7 @@ phase6-database/url
 {{- end -}}
 {{- end }}
 
-{{/* NAME/KEY of the Secret with Redis' URL; empty without a Redis. */}}
+{{/* NAME/KEY of the Secret with the Redis URL; empty without Redis. */}}
 {{- define "phase6.redisSecret" -}}
 {{- if .Values.redis.existingSecret -}}
 {{ .Values.redis.existingSecret }}/{{ .Values.redis.key }}
@@ -44,12 +44,12 @@ phase6-redis/url
 {{- end -}}
 {{- end }}
 
-{{/* Not empty if the demo brings a database. */}}
+{{/* Non-empty if the demo deploys a database. */}}
 {{- define "phase6.demoDatabase" -}}
 {{- if and .Values.demo.enabled (not .Values.database.url) (not .Values.database.existingSecret) }}yes{{ end -}}
 {{- end }}
 
-{{/* The strictest pod security. */}}
+{{/* Security contexts that satisfy the restricted Pod Security Standard. */}}
 {{- define "phase6.podSecurity" -}}
 runAsNonRoot: true
 seccompProfile: {type: RuntimeDefault}
@@ -61,7 +61,7 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end }}
 
-{{/* What the operator does in the namespaces that it looks after. */}}
+{{/* Permissions of the operator in the namespaces that it manages. */}}
 {{- define "phase6.rules" -}}
 - apiGroups: [phase6.dev]
   resources: [phase6services]
@@ -84,11 +84,11 @@ capabilities: {drop: [ALL]}
 - apiGroups: [rbac.authorization.k8s.io]
   resources: [roles, rolebindings]
   verbs: [get, list, watch, create, patch]
-# Only to grant it: services look where the pods of their peers are.
+# Required to grant it to the services, which watch the endpoints of their peers.
 - apiGroups: [discovery.k8s.io]
   resources: [endpointslices]
   verbs: [list, watch]
-# These come and go with a resource's settings.
+# Deletable, because the settings of a resource add and remove these objects.
 - apiGroups: [autoscaling]
   resources: [horizontalpodautoscalers]
   verbs: [get, list, watch, create, patch, delete]

@@ -11,7 +11,7 @@ use std::{
 use coarsetime::Instant;
 use http::{HeaderMap, Uri};
 use parking_lot::Mutex;
-use phase6_redis::Patience;
+use phase6_redis::WaitBudget;
 use serde::Serialize;
 
 use crate::{
@@ -321,7 +321,7 @@ impl Cache {
         &self,
         key: &Key,
         headers: &HeaderMap,
-        patience: Patience,
+        patience: WaitBudget,
         will_do: &(dyn Fn(&Entry) -> bool + Send + Sync),
     ) -> (Option<(Arc<Entry>, Mark)>, Ticket) {
         let Some(level) = &self.inner.behind else { return (None, None) };

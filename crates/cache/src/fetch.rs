@@ -16,7 +16,7 @@ use http::{
 };
 use http_body::Body;
 use http_body_util::{BodyExt, Collected};
-use phase6_redis::Patience;
+use phase6_redis::WaitBudget;
 use tokio::sync::oneshot;
 use tower::Service;
 
@@ -164,7 +164,7 @@ impl<S> Fetch<S> {
         if cache.is_shared() {
             let (terms, wish) = (&self.terms, &Wish::default());
             let question = Question { key: &self.key, headers: request.headers(), terms, wish };
-            let (found, kept) = shared.look_behind(&question, Patience::default()).await;
+            let (found, kept) = shared.look_behind(&question, WaitBudget::default()).await;
             let fresh = found.filter(|(entry, _)| question.is_fresh(entry, cache.now_ms()));
             if let Some((entry, mark)) = fresh {
                 pilot.land(Outcome::Answer { entry, mark, fetched_at_ms: None });
@@ -323,7 +323,7 @@ impl Shared {
     async fn look_behind(
         &self,
         question: &Question<'_>,
-        patience: Patience,
+        patience: WaitBudget,
     ) -> (Option<(Arc<Entry>, Mark)>, Ticket) {
         let is_fresh = |entry: &Entry| question.is_fresh(entry, self.cache.now_ms());
         self.cache.promote(question.key, question.headers, patience, &is_fresh).await

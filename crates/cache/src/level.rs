@@ -10,7 +10,7 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use http::HeaderMap;
-use phase6_redis::Patience;
+use phase6_redis::WaitBudget;
 use serde::Serialize;
 
 use crate::{Entry, Invalidation, Key};
@@ -72,7 +72,7 @@ pub struct Asked<'a> {
     /// Asked for each look: a level may wait between two.
     pub now: &'a (dyn Fn() -> Now + Send + Sync),
     /// How long whoever asks may wait for the shared state yet.
-    pub patience: Patience,
+    pub patience: WaitBudget,
     /// Whether an answer will do. If not, whoever asked will make another one.
     pub will_do: &'a (dyn Fn(&Entry) -> bool + Send + Sync),
 }

@@ -13,7 +13,7 @@
 //!
 //! * An answer that is nowhere is made by one replica; the others wait for its word in the log, and never ask
 //!   again meanwhile.
-//! * Nothing waits for Redis longer than [`phase6_redis::LIMIT`]; an answer is never held up by a write.
+//! * Nothing waits for Redis longer than [`phase6_redis::CALL_LIMIT`]; an answer is never held up by a write.
 //! * A replica that is not sure to hear at once of what others forget says so ([`Level::is_in_touch`]), and
 //!   its memory keeps answers for a second only. When it hears again it catches up; if it cannot, because
 //!   Redis lost its memory or too much happened, all is forgotten.

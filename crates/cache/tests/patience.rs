@@ -16,7 +16,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
 use phase6_cache::{Ask, Cache, CacheLayer, Client, Level, Remote, Terms};
-use phase6_redis::{LIMIT, Patience, Redis};
+use phase6_redis::{CALL_LIMIT, Redis, WaitBudget};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -75,7 +75,7 @@ async fn a_request_that_has_waited_for_redis_waits_for_what_is_left_of_its_patie
     });
     let ask = async |uri: &str, waited: Duration| {
         let mut request = Request::get(uri).body(Full::default()).unwrap();
-        request.extensions_mut().insert(Patience::default().after(waited));
+        request.extensions_mut().insert(WaitBudget::default().after(waited));
         let begun = Instant::now();
         let Ok(answer) = layer.layer(inner).oneshot(request).await;
         assert_eq!(answer.status(), 200);
@@ -88,9 +88,9 @@ async fn a_request_that_has_waited_for_redis_waits_for_what_is_left_of_its_patie
     ask("/first", Duration::ZERO).await;
     silent.store(true, Ordering::Relaxed);
     tokio::time::pause();
-    for waited in [LIMIT, LIMIT * 4 / 5, LIMIT / 5, Duration::ZERO] {
+    for waited in [CALL_LIMIT, CALL_LIMIT * 4 / 5, CALL_LIMIT / 5, Duration::ZERO] {
         let took = ask(&format!("/{}", waited.as_millis()), waited).await;
-        let left = LIMIT.saturating_sub(waited);
+        let left = CALL_LIMIT.saturating_sub(waited);
         // The runtime counts in whole milliseconds.
         assert!((left..=left + Duration::from_millis(2)).contains(&took), "{waited:?} before, {took:?} now");
     }

@@ -16,10 +16,7 @@ use std::{collections::HashMap, net::SocketAddr, time::Duration};
 
 use phase6_live::Live;
 pub use phase6_store::testing::Kind as DatabaseKind;
-use phase6_store::{
-    PoolLimits, Store,
-    testing::{Fresh, fresh},
-};
+use phase6_store::{PoolLimits, Store, testing::TestDatabase};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -41,7 +38,7 @@ pub struct TestService {
     running: Running,
     host: Host,
     /// Removes the database on drop.
-    _database: Fresh,
+    _database: TestDatabase,
 }
 
 /// Configuration of a [`TestService`].
@@ -119,7 +116,7 @@ impl TestServiceBuilder {
 
     /// Starts the service.
     pub async fn start(self) -> TestService {
-        let database = fresh(self.database).await;
+        let database = TestDatabase::create(self.database).await;
         let host = Host {
             access: Access { keys: self.keys, ..Access::open() },
             database: database.url.clone(),

@@ -1,38 +1,39 @@
-//! When a service stops calling a peer that fails, and how it finds out that the peer is back.
+//! Circuit breaker settings: when a breaker opens, and how it closes again.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::duration::{Duration, duration_rule};
 
-/// Circuit breaker around each peer endpoint and each provider. Failures are connection errors,
-/// time-outs and 5xx answers; a 429 is not a failure, its `Retry-After` is honoured.
+/// Circuit breaker of each peer endpoint and each provider. Connection errors, timeouts and 5xx responses
+/// count as failures. A 429 response does not, and its `Retry-After` is honored.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct CircuitBreaker {
-    /// Share of failed calls in the window at which the breaker opens, from 0.01 to 1. Default
-    /// 0.5.
-    // API servers round a bound of a whole number down: 0 would pass the minimum.
+    /// Failure ratio at which the breaker opens: failed calls divided by all calls in the window, from 0.01 to
+    /// 1. Default 0.5.
+    // API servers round the bounds of an integer value down, so the minimum alone would accept 0.
     #[schemars(range(min = 0.01, max = 1.0), extend("x-kubernetes-validations" = [{
         "rule": "self >= 0.01",
         "message": "must be a number from 0.01 to 1",
     }]))]
     pub failure_ratio: f64,
 
-    /// Calls that must lie in the window before the ratio counts, from 1 to 10000. Default 10.
+    /// Minimum number of calls in the window before the failure ratio is evaluated, from 1 to 10000. Default
+    /// 10.
     #[schemars(range(min = 1, max = 10_000))]
     pub minimum_calls: i64,
 
-    /// Length of the sliding window over which calls are counted, from 1s to 10m. Default 10s.
+    /// Length of the sliding window in which calls are counted, from 1s to 10m. Default 10s.
     #[schemars(extend("x-kubernetes-validations" = duration_rule!("1s" to "10m")))]
     pub window: Duration,
 
-    /// How long an open breaker refuses before it tries again, from 100ms to 1h. Default 30s.
+    /// Time that an open breaker rejects calls before it becomes half-open, from 100ms to 1h. Default 30s.
     #[schemars(extend("x-kubernetes-validations" = duration_rule!("100ms" to "1h")))]
     pub open_for: Duration,
 
-    /// How many calls a half-open breaker lets through at once to find out, from 1 to 100. All of
-    /// them must succeed for it to close. Default 1.
+    /// Number of concurrent probe calls that a half-open breaker lets through, from 1 to 100. The breaker
+    /// closes when all of them succeed. Default 1.
     #[schemars(range(min = 1, max = 100))]
     pub half_open_probes: i64,
 }

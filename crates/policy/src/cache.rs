@@ -1,35 +1,36 @@
-//! How long answers may be reused, and when old ones may stand in for new ones.
+//! Response cache settings: freshness lifetime, stale responses and size.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::duration::{Duration, duration_rule};
 
-/// Response cache of a service. Which answers may be stored at all is decided by RFC 9111 and by
-/// what the service says about each answer; this section says for how long.
+/// Response cache of a service. RFC 9111 and the `Cache-Control` header of a response determine if the
+/// response may be stored; these settings determine for how long.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Cache {
-    /// How long a stored answer counts as fresh, from 0s to 24h. An answer that states a shorter
-    /// life keeps it. Lowering the value acts at once, also on answers already stored; 0s makes
-    /// every stored answer stale.
+    /// Time that a stored response stays fresh, from 0s to 24h. A shorter lifetime in the response itself
+    /// takes precedence. A lower value takes effect at once, also for stored responses; 0s makes every stored
+    /// response stale.
     #[schemars(extend("x-kubernetes-validations" = duration_rule!("0s" to "24h")))]
     pub ttl: Duration,
 
-    /// For how long after `ttl` an old answer is still served at once while one request fetches a
-    /// new one, from 0s to 24h. Default 0s: never.
+    /// Time after a response became stale during which it is still served at once while one request fetches a
+    /// new response, from 0s to 24h. A shorter `stale-while-revalidate` in the response takes precedence.
+    /// Default 0s: never.
     #[serde(default)]
     #[schemars(extend("x-kubernetes-validations" = duration_rule!("0s" to "24h")))]
     pub stale_while_revalidate: Duration,
 
-    /// For how long after `ttl` an old answer is served when a new one cannot be had (an error or
-    /// a time-out of the handler), from 0s to 24h. Default 0s: never.
+    /// Time after a response became stale during which it is served if the handler fails or times out, from
+    /// 0s to 24h. A shorter `stale-if-error` in the response takes precedence. Default 0s: never.
     #[serde(default)]
     #[schemars(extend("x-kubernetes-validations" = duration_rule!("0s" to "24h")))]
     pub stale_if_error: Duration,
 
-    /// About how many answers are kept in the memory of one replica, from 1 to 1000000. Default
-    /// 10000. An answer of more than 8 KiB counts as several; the least useful ones leave first.
+    /// Approximate number of responses in the memory of one replica, from 1 to 1000000. Default 10000. A
+    /// response larger than 8 KiB counts as several. A full cache evicts the least useful responses first.
     #[serde(default = "default_max_entries")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub max_entries: i64,
@@ -44,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_life_is_enough_of_a_section() {
+    fn only_the_ttl_is_required() {
         let cache: Cache = serde_json::from_str(r#"{"ttl": "5s"}"#).unwrap();
         assert_eq!((cache.ttl, cache.max_entries), (Duration::from_secs(5), 10_000));
         assert!(cache.stale_while_revalidate.is_zero() && cache.stale_if_error.is_zero());

@@ -1,42 +1,42 @@
-//! The compiled policy as it travels from the operator (or from `phase6 up`) to a service.
+//! Compiled policy document, which the operator or `phase6 up` delivers to a service.
 
 use serde::{Deserialize, Serialize};
 
 use crate::Policy;
 
-/// One published revision of a service's policy.
+/// Published revision of a service's policy.
 ///
-/// Revisions of one owner only grow; a service enforces a document when its owner is new or its
-/// revision is higher, whichever way it came.
+/// Revisions of one owner only increase. A service enforces a document if its owner is new or its revision is
+/// higher than the current one, no matter how the document was delivered.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PolicyDocument {
-    /// Identity of the resource that the policy was compiled from.
+    /// UID of the resource that the policy was compiled from.
     pub owner_uid: String,
-    /// The previous revision plus one.
+    /// Revision number, one higher than the previous revision.
     pub revision: u64,
-    /// The resource's generation that it was compiled from.
+    /// Generation of the resource that the policy was compiled from.
     pub generation: i64,
-    /// Fingerprint of `policy`; equal policies have equal fingerprints.
+    /// Hash of `policy`; equal policies have equal hashes.
     pub hash: String,
-    /// When it was published, RFC 3339 in UTC.
+    /// Time of publication, RFC 3339 in UTC.
     pub published_at: String,
-    /// Among how many replicas a shared limit is divided where they have no state in common.
-    #[serde(default = "one")]
+    /// Number of replicas that a shared limit is divided among if they do not share state in Redis.
+    #[serde(default = "default_replicas")]
     pub replicas: u32,
-    /// What to enforce.
+    /// Policy to enforce.
     pub policy: Policy,
 }
 
-const fn one() -> u32 {
+const fn default_replicas() -> u32 {
     1
 }
 
 impl PolicyDocument {
-    /// The key of a document in its `ConfigMap`, and the name of the file that it is mounted as.
+    /// Key of the document in its `ConfigMap`, and name of the file that it is mounted as.
     pub const KEY: &str = "policy.json";
 
-    /// Whether this one takes the place of `current`.
+    /// Returns true if this document replaces `current`.
     pub fn supersedes(&self, current: &Self) -> bool {
         self.owner_uid != current.owner_uid || self.revision > current.revision
     }
@@ -67,19 +67,19 @@ mod tests {
         assert!(document("a", 8).supersedes(&current));
         assert!(!document("a", 7).supersedes(&current));
         assert!(!document("a", 6).supersedes(&current));
-        assert!(document("b", 1).supersedes(&current), "a recreated resource starts over");
+        assert!(document("b", 1).supersedes(&current), "the revisions of a recreated resource start again");
     }
 
     #[test]
-    fn a_document_that_names_no_replicas_is_for_one() {
+    fn replicas_default_to_one() {
         let text = r#"{"ownerUid": "a", "revision": 1, "generation": 1, "hash": "", "publishedAt": "", "policy": {}}"#;
         assert_eq!(serde_json::from_str::<PolicyDocument>(text).unwrap().replicas, 1);
     }
 
     proptest! {
-        /// Else the operator would find its own document changed, and publish it again and again.
+        /// Otherwise the operator would see a difference in its own document and publish it repeatedly.
         #[test]
-        fn any_rate_reads_back_as_it_was_written(sampling_rate in 0.0..1000.0_f64) {
+        fn any_sampling_rate_round_trips(sampling_rate in 0.0..1000.0_f64) {
             let mut document = document("a", 1);
             document.policy.tracing = Tracing { sampling_rate, ..Tracing::default() };
             let text = serde_json::to_string(&document).unwrap();

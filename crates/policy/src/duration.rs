@@ -1,14 +1,14 @@
-//! A span of time as people write it in a policy: `500ms`, `5s`, `1m30s`, `2h`.
+//! Durations in a policy: `500ms`, `5s`, `1m30s`, `2h`.
 //!
-//! The grammar is the part of Go's that Kubernetes users know: one or more numbers, each with a
-//! unit `ms`, `s`, `m` or `h`. What is printed parses back to the same value.
+//! The grammar is a subset of Go's, which Kubernetes users know: one or more numbers, each followed by a unit
+//! `ms`, `s`, `m` or `h`. A displayed duration parses to the same value.
 
 use std::{borrow::Cow, fmt, str::FromStr};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-/// The grammar as a regular expression, for the CEL rules of the fields that hold a duration.
+/// CEL rules of a duration field: the grammar as a regular expression, and the bounds.
 macro_rules! duration_rule {
     ($min:literal to $max:literal) => {
         serde_json::json!([{
@@ -24,32 +24,32 @@ macro_rules! duration_rule {
 }
 pub(crate) use duration_rule;
 
-/// A non-negative span of time with millisecond resolution.
+/// Non-negative duration with a resolution of one millisecond.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Duration(std::time::Duration);
 
-/// The text is not a duration.
+/// Error for a text that is not a duration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a duration such as 500ms, 5s, 1m30s or 2h")]
 pub struct InvalidDuration(pub String);
 
 impl Duration {
-    /// A duration of whole milliseconds.
+    /// Creates a duration from whole milliseconds.
     pub const fn from_millis(millis: u64) -> Self {
         Self(std::time::Duration::from_millis(millis))
     }
 
-    /// A duration of whole seconds.
+    /// Creates a duration from whole seconds.
     pub const fn from_secs(secs: u64) -> Self {
         Self(std::time::Duration::from_secs(secs))
     }
 
-    /// As the standard library's type.
+    /// Returns the duration as the standard library's type.
     pub const fn get(self) -> std::time::Duration {
         self.0
     }
 
-    /// True for `0s`.
+    /// Returns true for `0s`.
     pub const fn is_zero(self) -> bool {
         self.0.is_zero()
     }
@@ -78,7 +78,7 @@ impl FromStr for Duration {
             total_ms += number * scale;
             rest = &tail[unit..];
         }
-        // A century is far above every bound; it only keeps the conversion below exact.
+        // 100 years exceed every bound of a field; the limit only keeps the conversion below exact.
         if text.is_empty() || total_ms > 3_600e3 * 24.0 * 36_525.0 {
             return Err(invalid());
         }
@@ -142,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_what_people_write() {
+    fn parses_every_unit_and_combinations() {
         for (text, millis) in
             [("0s", 0), ("500ms", 500), ("5s", 5_000), ("1m30s", 90_000), ("2h", 7_200_000), ("1.5s", 1_500)]
         {
@@ -151,31 +151,31 @@ mod tests {
     }
 
     #[test]
-    fn only_nothing_is_zero() {
+    fn only_0s_is_zero() {
         assert!(Duration::default().is_zero() && !Duration::from_millis(1).is_zero());
     }
 
     #[test]
-    fn a_century_is_the_longest() {
+    fn accepts_up_to_100_years() {
         assert_eq!("876600h".parse(), Ok(Duration::from_secs(876_600 * 3_600)));
         assert!("876600h1ms".parse::<Duration>().is_err());
     }
 
     #[test]
-    fn shows_itself_as_it_is_written() {
+    fn debug_uses_the_same_grammar() {
         assert_eq!(format!("{:?}", Duration::from_secs(90)), "1m30s");
     }
 
     #[test]
-    fn its_schema_is_a_bounded_text_and_stands_in_its_place() {
+    fn the_schema_is_an_inline_bounded_string() {
         let schema = schemars::schema_for!(Duration).to_value();
         assert_eq!((schema["title"].as_str(), schema["type"].as_str()), (Some("Duration"), Some("string")));
         let section = schemars::schema_for!(crate::Cache).to_value();
-        assert_eq!(section["properties"]["ttl"]["maxLength"], 32, "no reference");
+        assert_eq!(section["properties"]["ttl"]["maxLength"], 32, "inline, not a reference");
     }
 
     #[test]
-    fn refuses_what_is_no_duration() {
+    fn rejects_invalid_durations() {
         for text in ["", "5", "s", "5 s", "-5s", "5sec", "1..5s", ".5s", "5.s", "1e3s", "9999999999h", "NaNs"]
         {
             assert!(text.parse::<Duration>().is_err(), "{text}");
@@ -184,7 +184,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_printed_reads_back(millis in 0_u64..10_000_000_000) {
+        fn display_round_trips(millis in 0_u64..10_000_000_000) {
             let duration = Duration::from_millis(millis);
             prop_assert_eq!(duration.to_string().parse(), Ok(duration));
         }

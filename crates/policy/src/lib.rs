@@ -1,11 +1,11 @@
-//! The words of tuning: what a policy may say about one service, with defaults and bounds.
+//! Policy of a service: settings that can change while it runs, with defaults and bounds.
 //!
-//! Every field's doc comment is what `kubectl explain` shows, so it gives meaning, unit, default
-//! and edge. Bounds are part of the JSON schema; rules between fields are CEL, attached to the
-//! schema, so that the API server and `phase6 explain` run the same ones.
-//!
-//! Deserialising fills every default: a [`Policy`] in hand is the effective one. This crate does
-//! no I/O, reads no clock and knows nothing of HTTP, Kubernetes or Redis.
+//! * `kubectl explain` shows the doc comment of each field, so it states meaning, unit, default, bounds and
+//!   edge cases.
+//! * Bounds are part of the JSON schema. Rules between fields are CEL rules attached to the schema, so the
+//!   API server and `phase6 explain` evaluate the same rules.
+//! * Deserialization fills in every default: a [`Policy`] value is the effective policy.
+//! * This crate does no I/O, reads no clock and does not depend on HTTP, Kubernetes or Redis.
 
 mod breaker;
 mod cache;
@@ -24,15 +24,15 @@ pub use duration::{Duration, InvalidDuration};
 pub use ratelimit::{BackendFailure, Key, Match, Method, Mode, Override, RateLimit, Scope};
 pub use tracing::Tracing;
 
-/// The effective policy of one service: what its layers obey from one moment to the next.
+/// Effective policy of one service.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Policy {
-    /// Response cache; absent: nothing is cached.
+    /// Response cache. Absent: no response is cached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache: Option<Cache>,
 
-    /// Rate limit; absent: nothing is limited.
+    /// Rate limit. Absent: no request is limited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimit>,
 
@@ -40,7 +40,7 @@ pub struct Policy {
     #[serde(default)]
     pub tracing: Tracing,
 
-    /// Circuit breaker around every peer and provider that the service calls.
+    /// Circuit breaker of every peer and provider that the service calls.
     #[serde(default)]
     pub circuit_breaker: CircuitBreaker,
 }

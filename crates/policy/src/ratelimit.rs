@@ -1,10 +1,10 @@
-//! How many requests are admitted, for whom, and what happens when the shared state is gone.
+//! Rate limit settings: buckets, their keys, and behavior while the shared state is unavailable.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Rate limit of a service: a token bucket for every key. A request takes one token; a request
-/// that finds none is refused with 429 and the time after which one will be there.
+/// Rate limit of a service: one token bucket per key. A request takes one token. A request that finds no
+/// token is rejected with status 429 and a `Retry-After` header.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
@@ -20,26 +20,27 @@ use serde::{Deserialize, Serialize};
     },
 ]))]
 pub struct RateLimit {
-    /// Tokens in a full bucket: how many requests of one key are admitted in one burst, from 1 to
-    /// 1000000.
+    /// Tokens in a full bucket, which is the largest burst of requests of one key, from 1 to 1000000.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub capacity: i64,
 
-    /// Tokens that flow into the bucket of each key per second, from 0.001 to 1000000. Fractions
-    /// are allowed: 0.5 is one token every two seconds.
-    // API servers round a bound of a whole number down: 0 would pass the minimum.
+    /// Tokens added to each bucket per second, from 0.001 to 1000000. Fractions are allowed: 0.5 adds one
+    /// token every two seconds.
+    // API servers round the bounds of an integer value down, so the minimum alone would accept 0.
     #[schemars(range(min = 0.001, max = 1_000_000.0), extend("x-kubernetes-validations" = [{
         "rule": "self >= 0.001",
         "message": "must be a number from 0.001 to 1000000",
     }]))]
     pub refill_per_second: f64,
 
-    /// Whose requests share a bucket. Default Client.
+    /// Property of a request that selects its bucket. Client: the owner of the API key, or the client address
+    /// without a key. Ip: the client address; all IPv6 addresses of a /64 network share a bucket. Global: one
+    /// bucket for all requests. Header: the value of the header in `headerName`. Default Client.
     #[serde(default)]
     pub key: Key,
 
-    /// The request header whose value is the key when `key` is Header. A request without it is
-    /// counted under its client address.
+    /// Request header that contains the key if `key` is Header, from 1 to 64 letters, digits and dashes. A
+    /// request without this header is counted by its client address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64), extend("x-kubernetes-validations" = [{
         "rule": "self.matches('^[A-Za-z0-9-]+$')",
@@ -47,111 +48,111 @@ pub struct RateLimit {
     }]))]
     pub header_name: Option<String>,
 
-    /// Whether all replicas of the service draw on one bucket per key (Shared) or each replica has
-    /// its own (`PerReplica`). Default Shared.
+    /// Location of the buckets. Shared: all replicas of the service use one bucket per key. `PerReplica`:
+    /// each replica has a separate bucket per key. Default Shared.
     #[serde(default)]
     pub scope: Scope,
 
-    /// Enforce refuses; Shadow decides and counts but lets every request through; Off does
-    /// nothing. Default Enforce.
+    /// Effect of the limit. Enforce: requests above the limit are rejected. Shadow: decisions are made and
+    /// counted, and every request is admitted. Off: no decisions are made. Default Enforce.
     #[serde(default)]
     pub mode: Mode,
 
-    /// What a shared limit does while the shared state cannot be reached. `LocalShare`: each
-    /// replica goes on with its part of the limit, never more than 1.5 times the limit in total.
-    /// Allow admits everything, Deny refuses everything. Default `LocalShare`.
+    /// Behavior of a shared limit while Redis is unavailable. `LocalShare`: each replica enforces its share
+    /// of the limit; in an outage that affects all replicas they admit at most 1.5 times the limit. Allow:
+    /// every request is admitted. Deny: every request is rejected. Default `LocalShare`.
     #[serde(default)]
     pub on_backend_failure: BackendFailure,
 
-    /// Other limits for single paths or methods. The first one that matches a request decides, with
-    /// a bucket of its own; at most 32.
+    /// Limits for specific paths or methods, at most 32. The first override that matches a request replaces
+    /// the limit above and has separate buckets.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub overrides: Vec<Override>,
 }
 
 impl RateLimit {
-    /// The part of one of `replicas` replicas that have no state in common, so that all of them
-    /// together keep to the limit. A replica admits at least one request in a burst, so more replicas
-    /// than `capacity` admit one each. A limit per replica is not divided.
+    /// Returns the share of one of `replicas` replicas without shared state, such that all of them together
+    /// keep to the limit. The capacity of a share is at least 1, so more replicas than `capacity` admit one
+    /// request each. A limit per replica is not divided.
     #[must_use]
     pub fn share(&self, replicas: u32) -> Self {
         let mut share = self.clone();
         if self.scope == Scope::Shared && replicas > 1 {
-            let part = |capacity: i64, refill: f64| {
+            let divide = |capacity: i64, refill: f64| {
                 ((capacity / i64::from(replicas)).max(1), refill / f64::from(replicas))
             };
-            (share.capacity, share.refill_per_second) = part(self.capacity, self.refill_per_second);
+            (share.capacity, share.refill_per_second) = divide(self.capacity, self.refill_per_second);
             for rule in &mut share.overrides {
-                (rule.capacity, rule.refill_per_second) = part(rule.capacity, rule.refill_per_second);
+                (rule.capacity, rule.refill_per_second) = divide(rule.capacity, rule.refill_per_second);
             }
         }
         share
     }
 }
 
-/// Whose requests share a bucket.
+/// Property of a request that selects its bucket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Key {
-    /// The API key's owner; for a request without one, the client address.
+    /// Owner of the API key; the client address for a request without an API key.
     #[default]
     Client,
-    /// The client address; IPv6 addresses of one /64 network count as one.
+    /// Client address; all IPv6 addresses of a /64 network share a bucket.
     Ip,
-    /// One bucket for everybody.
+    /// One bucket for all requests.
     Global,
-    /// The value of the header named by `headerName`.
+    /// Value of the request header `headerName`.
     Header,
 }
 
-/// Where a bucket lives.
+/// Location of the buckets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Scope {
-    /// One bucket per key for all replicas.
+    /// All replicas use one bucket per key.
     #[default]
     Shared,
-    /// One bucket per key in each replica.
+    /// Each replica has a separate bucket per key.
     PerReplica,
 }
 
-/// What is done with a decision.
+/// Effect of a limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Mode {
-    /// Refuse what is over the limit.
+    /// Reject requests above the limit.
     #[default]
     Enforce,
-    /// Decide and count, let everything through.
+    /// Make and count decisions, and admit every request.
     Shadow,
-    /// Decide nothing.
+    /// Make no decisions.
     Off,
 }
 
-/// What a shared limit does while the shared state cannot be reached.
+/// Behavior of a shared limit while Redis is unavailable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum BackendFailure {
-    /// Each replica enforces its part of the limit.
+    /// Each replica enforces its share of the limit.
     #[default]
     LocalShare,
-    /// Admit everything.
+    /// Admit every request.
     Allow,
-    /// Refuse everything.
+    /// Reject every request.
     Deny,
 }
 
-/// A limit of its own for requests that match.
+/// Limit for requests that match.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Override {
-    /// Which requests.
+    /// Requests that the override applies to.
     #[serde(rename = "match")]
     pub matches: Match,
 
-    /// Tokens in a full bucket, from 1 to 1000000.
+    /// Tokens in a full bucket, which is the largest burst of requests of one key, from 1 to 1000000.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub capacity: i64,
 
-    /// Tokens per second, from 0.001 to 1000000.
-    // API servers round a bound of a whole number down: 0 would pass the minimum.
+    /// Tokens added to each bucket per second, from 0.001 to 1000000.
+    // API servers round the bounds of an integer value down, so the minimum alone would accept 0.
     #[schemars(range(min = 0.001, max = 1_000_000.0), extend("x-kubernetes-validations" = [{
         "rule": "self >= 0.001",
         "message": "must be a number from 0.001 to 1000000",
@@ -159,7 +160,7 @@ pub struct Override {
     pub refill_per_second: f64,
 }
 
-/// Which requests an override is for. What is left out matches everything.
+/// Requests that an override applies to. An absent field matches every request.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [{
@@ -167,8 +168,8 @@ pub struct Override {
     "message": "must name a path, a method or both",
 }]))]
 pub struct Match {
-    /// The request path: exactly this one, or with a final `/*` everything below it, by whole
-    /// segments (`/api/*` matches `/api/v1`, not `/apix`).
+    /// Request path without the query: an exact path, or a prefix of whole segments with a final `/*`
+    /// (`/api/*` matches `/api` and `/api/v1`, not `/apix`). At most 256 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256), extend("x-kubernetes-validations" = [{
         "rule": "self.matches('^(/[^/*?# ]*)*(/[*])?$') && self.startsWith('/')",
@@ -176,15 +177,15 @@ pub struct Match {
     }]))]
     pub path: Option<String>,
 
-    /// The request method.
+    /// Request method.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<Method>,
 }
 
-/// An HTTP request method.
+/// HTTP request method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]
-#[allow(missing_docs, reason = "each is the method of its name")]
+#[allow(missing_docs, reason = "each variant is the HTTP method of that name")]
 pub enum Method {
     Get,
     Head,
@@ -196,7 +197,7 @@ pub enum Method {
 }
 
 impl Method {
-    /// As it stands in a request line.
+    /// Returns the method as in a request line.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Get => "GET",
@@ -211,15 +212,15 @@ impl Method {
 }
 
 impl Match {
-    /// Whether a request with this method and path (no query) is meant.
+    /// Returns true if a request with this method and path (without query) matches.
     pub fn accepts(&self, method: &str, path: &str) -> bool {
-        let path_fits = self.path.as_deref().is_none_or(|wanted| match wanted.strip_suffix("/*") {
+        let path_matches = self.path.as_deref().is_none_or(|pattern| match pattern.strip_suffix("/*") {
             Some(parent) => {
                 path.strip_prefix(parent).is_some_and(|below| below.is_empty() || below.starts_with('/'))
             }
-            None => path == wanted,
+            None => path == pattern,
         });
-        path_fits && self.method.is_none_or(|wanted| wanted.as_str() == method)
+        path_matches && self.method.is_none_or(|expected| expected.as_str() == method)
     }
 }
 
@@ -242,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn replicas_without_common_state_divide_a_shared_limit() {
+    fn replicas_without_shared_state_divide_a_shared_limit() {
         let limit: RateLimit = serde_json::from_str(
             r#"{"capacity": 100, "refillPerSecond": 10, "overrides": [{"match": {}, "capacity": 2, "refillPerSecond": 1}]}"#,
         )
@@ -250,9 +251,9 @@ mod tests {
         assert_eq!(limit.share(1), limit);
         let third = limit.share(3);
         assert_eq!((third.capacity, third.refill_per_second), (33, 10.0 / 3.0));
-        assert_eq!(third.overrides[0].capacity, 1, "one request is always admitted");
-        let own = RateLimit { scope: Scope::PerReplica, ..limit };
-        assert_eq!(own.share(3), own);
+        assert_eq!(third.overrides[0].capacity, 1, "the capacity of a share is at least 1");
+        let per_replica = RateLimit { scope: Scope::PerReplica, ..limit };
+        assert_eq!(per_replica.share(3), per_replica);
     }
 
     #[test]

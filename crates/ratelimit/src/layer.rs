@@ -18,7 +18,7 @@ use std::{
 use foldhash::quality::RandomState;
 use http::{Extensions, Request, Response, StatusCode};
 use phase6_policy::Mode;
-use phase6_redis::Patience;
+use phase6_redis::WaitBudget;
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
@@ -154,7 +154,7 @@ where
                     let begun = tokio::time::Instant::now();
                     let decision = deciding.await;
                     // Further in it waits for less.
-                    request.extensions_mut().insert(Patience::default().after(begun.elapsed()));
+                    request.extensions_mut().insert(WaitBudget::default().after(begun.elapsed()));
                     match shared.act(mode, &rule, decision) {
                         Some(answer) => Ok(answer),
                         None => inner.call(request).await.map(|mut answer| {
@@ -353,8 +353,8 @@ mod tests {
             }
         }
         let further_in = service_fn(|request: Request<()>| async move {
-            let patience = request.extensions().get::<Patience>().unwrap();
-            Ok::<_, Infallible>(Response::new(if patience.left().as_millis() == 15 {
+            let patience = request.extensions().get::<WaitBudget>().unwrap();
+            Ok::<_, Infallible>(Response::new(if patience.remaining().as_millis() == 15 {
                 "15 ms left"
             } else {
                 ""

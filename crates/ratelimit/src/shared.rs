@@ -6,7 +6,7 @@
 //!                                     '-- ask --> queue -> one script call for many keys -> grants -> those who wait
 //! ```
 //!
-//! * A request waits only for a key of which nothing is known here, and at most [`phase6_redis::LIMIT`].
+//! * A request waits only for a key of which nothing is known here, and at most [`phase6_redis::CALL_LIMIT`].
 //! * After a call that failed nobody waits: each bucket does what its policy says of a failure. When Redis is
 //!   back it is told first what was spent meanwhile, and asked for tokens when all replicas have told.
 //! * Keys are bounded: the one that was not asked for longest makes room. What it held comes back when its
@@ -26,7 +26,7 @@ use std::{
 };
 
 use phase6_policy::BackendFailure;
-use phase6_redis::{LIMIT, Redis};
+use phase6_redis::{CALL_LIMIT, Redis};
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 
@@ -186,7 +186,7 @@ impl Inner {
         terms: &Terms,
         mut grant: oneshot::Receiver<Option<Decision>>,
     ) -> Decision {
-        let due = tokio::time::Instant::now() + LIMIT;
+        let due = tokio::time::Instant::now() + CALL_LIMIT;
         loop {
             let told = tokio::time::timeout_at(due, grant).await;
             if let Ok(Ok(Some(decision))) = told {

@@ -1,4 +1,4 @@
-//! The client: a limit on every call, and a probe during outages, which also looks where the server is.
+//! The client: a time limit on every call, and a probe that ends an outage.
 
 use std::{
     fmt,
@@ -8,31 +8,30 @@ use std::{
 
 use parking_lot::Mutex;
 use redis::{Cmd, ErrorKind, FromRedisValue, ScriptInvocation};
-use serde::Serialize;
 
 use crate::{
-    Patience, RedisUrl,
-    find::server_of,
-    link::Link,
-    outage::{Outage, Told},
-    url::Kind,
+    RedisUrl, WaitBudget,
+    connection::Connection,
+    discovery::locate_server,
+    outage::{CallOutcome, OutageDetector},
+    url::Topology,
 };
 
-/// Longest time that a call takes.
-pub const LIMIT: Duration = Duration::from_millis(25);
-/// How often a server that is gone is asked whether it is back.
-const PROBE_EVERY: Duration = Duration::from_millis(100);
-/// How long a connection may take; also the limit of a probe.
+/// Longest duration of a call.
+pub const CALL_LIMIT: Duration = Duration::from_millis(25);
+/// Interval between two probes during an outage, before jitter.
+const PROBE_INTERVAL: Duration = Duration::from_millis(100);
+/// Longest time to establish a connection; also the limit of a probe.
 pub(crate) const CONNECT_LIMIT: Duration = Duration::from_millis(500);
-/// Longest time that a server holds the answer of a command which waits for something to happen.
-pub const HELD: Duration = Duration::from_millis(300);
+/// Longest time that a blocking command (`BLOCK`) may wait on the server.
+pub const BLOCK_LIMIT: Duration = Duration::from_millis(300);
 
-/// Answers of a server that is there and does not serve.
-const NOT_SERVING: [&str; 5] = ["LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN"];
-/// Answers of one that is no longer, or not yet, the server of our keys.
-const ELSEWHERE: [&str; 3] = ["READONLY", "MOVED", "ASK"];
+/// Error codes of a server that is reachable but cannot serve commands now.
+const UNABLE_TO_SERVE: [&str; 5] = ["LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN"];
+/// Error codes of a server that does not own the keys, or no longer accepts writes.
+const WRONG_SERVER: [&str; 3] = ["READONLY", "MOVED", "ASK"];
 
-/// The server that has our keys. Clones are handles to the same connection.
+/// Client of the server that owns the keys of one prefix. Clones share the connection.
 #[derive(Clone)]
 pub struct Redis {
     inner: Arc<Inner>,
@@ -40,242 +39,255 @@ pub struct Redis {
 
 struct Inner {
     url: RedisUrl,
-    /// All keys begin with it, in braces: a cluster keeps them in one place.
+    /// Prefix of every key, in braces as a hash tag: a cluster keeps the keys in one slot.
     prefix: String,
-    /// None while it is not known where the server is.
-    link: Mutex<Option<Link>>,
-    outage: Mutex<(Outage, Option<Instant>)>,
+    /// `None` until the server has been located.
+    connection: Mutex<Option<Connection>>,
+    outage: Mutex<Outage>,
 }
 
-/// Why a command has no answer.
+#[derive(Clone, Copy, Default)]
+struct Outage {
+    detector: OutageDetector,
+    /// Start of the current outage.
+    since: Option<Instant>,
+}
+
+/// Failure of a command.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RedisError {
-    /// The server counts as gone; it was not asked.
-    #[error("Redis is gone; it is asked again by a probe")]
-    Gone,
-    /// It did not answer in time, within [`LIMIT`] at most. The command may have run.
-    #[error("Redis did not answer within {} ms", LIMIT.as_millis())]
-    TooSlow,
-    /// The connection could not be made or broke. The command may have run.
+    /// The command was not sent because of an outage.
+    #[error("Redis is unavailable; a probe is waiting for it to recover")]
+    Unavailable,
+    /// The server did not reply within the remaining wait budget. The command may have run.
+    #[error("Redis did not reply within {} ms", CALL_LIMIT.as_millis())]
+    TimedOut,
+    /// The connection could not be established or was lost, or the server cannot serve commands now. The
+    /// command may have run.
     #[error("connection to Redis failed: {0}")]
-    Broken(String),
-    /// The server does not have our keys, or may not change them. The command did not run.
-    #[error("another Redis server has our keys: {0}")]
-    Elsewhere(String),
-    /// It was answered with an error, or with a value of another type than asked for.
-    #[error("Redis refused the command: {0}")]
-    Refused(String),
+    ConnectionFailed(String),
+    /// The server does not own the keys or is read-only. The command did not run.
+    #[error("Redis server does not own the keys or is read-only: {0}")]
+    WrongServer(String),
+    /// The server replied with an error, or with a value of an unexpected type.
+    #[error("Redis rejected the command: {0}")]
+    Rejected(String),
 }
 
-/// What is known of the server.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct State {
-    /// Its address, without its password.
+/// Address and availability of the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerStatus {
+    /// Address without its password.
     pub address: String,
-    /// Whether it counts as gone.
-    pub gone: bool,
-    /// For how long, in milliseconds.
-    pub gone_for_ms: Option<u64>,
+    /// Time since the current outage began; `None` while the server is available.
+    pub outage: Option<Duration>,
 }
 
 impl Redis {
-    /// The server of the keys that begin with `prefix`, over connections of its own and with its own
-    /// judgement on whether it is gone. Does not connect yet: a service starts without its Redis too.
-    /// Needs a tokio runtime.
+    /// Creates a client for the keys that begin with `prefix`, with separate connections and separate outage
+    /// detection. Does not connect, so a service can start while Redis is down. Requires a tokio runtime.
     ///
     /// # Errors
     ///
-    /// When the client library cannot use the address.
+    /// The client library does not accept the address.
     pub fn new(url: &RedisUrl, prefix: &str) -> Result<Self, RedisError> {
-        // Where there is one server only, nobody need be asked for it.
-        let link = match (&url.kind, url.addresses.first()) {
-            (Kind::Single, Some(address)) => Some(Link::new(url, address.clone())?),
+        // A single server needs no lookup.
+        let connection = match (&url.topology, url.addresses.first()) {
+            (Topology::Single, Some(address)) => Some(Connection::new(url, address.clone())?),
             _ => None,
         };
-        let (url, prefix, link) = (url.clone(), prefix.to_owned(), Mutex::new(link));
-        Ok(Self { inner: Arc::new(Inner { url, prefix, link, outage: Mutex::default() }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                url: url.clone(),
+                prefix: prefix.to_owned(),
+                connection: Mutex::new(connection),
+                outage: Mutex::default(),
+            }),
+        })
     }
 
-    /// What all its keys begin with: names the client in a log, where many have the same server.
-    pub fn keys(&self) -> &str {
+    /// Prefix of all keys; identifies the client in a log when several share a server.
+    pub fn prefix(&self) -> &str {
         &self.inner.prefix
     }
 
-    /// The key of this name.
+    /// Returns the full key for `name`.
     pub fn key(&self, name: impl fmt::Display) -> String {
         format!("{{{}}}:{name}", self.inner.prefix)
     }
 
-    /// Runs a command that the server answers when something happens, within [`HELD`] or somewhat more. On
-    /// a connection of its own, for one caller at a time. It is sent during an outage too, and its failures
-    /// begin one as those of other calls do: a service that nobody asks learns of it by this.
+    /// Runs a blocking command, which the server answers when an event occurs or after [`BLOCK_LIMIT`]. Uses
+    /// a separate connection; supports one caller at a time.
+    ///
+    /// The command is sent during an outage too, and its failures count towards an outage, so an idle service
+    /// detects one as well.
     ///
     /// # Errors
     ///
     /// See [`RedisError`].
-    pub async fn wait<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisError> {
-        let link = self.inner.link();
-        let call = async { Ok(command.query_async(&mut link?.held).await?) };
-        let result = tokio::time::timeout(HELD + 2 * CONNECT_LIMIT, call).await;
-        let result = result.unwrap_or(Err(RedisError::TooSlow));
-        // That these are answered does not say that others are, in time.
+    pub async fn blocking_command<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisError> {
+        let connection = self.inner.connection();
+        let call = async { Ok(command.query_async(&mut connection?.blocking).await?) };
+        let result = tokio::time::timeout(BLOCK_LIMIT + 2 * CONNECT_LIMIT, call).await;
+        let result = result.unwrap_or(Err(RedisError::TimedOut));
+        // A reply to a blocking command does not show that other commands are answered in time.
         if result.is_err() {
-            self.tell(&result);
+            self.record(&result);
         }
         result
     }
 
-    /// Connects now, so that the first calls need not wait for it. A server that is not there in time is
-    /// connected to later.
+    /// Connects now, so that the first calls do not have to. Returns after a bounded time even if the server
+    /// is not reachable; later calls then connect.
     pub async fn warm_up(&self) {
-        self.inner.look().await;
-        self.inner.pings(CONNECT_LIMIT).await;
+        self.inner.locate().await;
+        self.inner.ping(CONNECT_LIMIT).await;
     }
 
-    /// Runs a command.
+    /// Runs a command within [`CALL_LIMIT`].
     ///
     /// # Errors
     ///
     /// See [`RedisError`].
     pub async fn command<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisError> {
-        let link = self.inner.link();
-        self.within(Patience::default(), async { Ok(command.query_async(&mut link?.connection).await?) })
+        let connection = self.inner.connection();
+        self.call(WaitBudget::default(), async { Ok(command.query_async(&mut connection?.commands).await?) })
             .await
     }
 
-    /// Runs a script, which the server may have to be sent first.
+    /// Runs a script within [`CALL_LIMIT`]; loads it into the server first if necessary.
     ///
     /// # Errors
     ///
     /// See [`RedisError`].
     pub async fn script<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, RedisError> {
-        self.script_for(Patience::default(), script).await
+        self.script_within(WaitBudget::default(), script).await
     }
 
-    /// The same for a request that waits for it, and may have waited before. An answer that would have come in
-    /// time for others says nothing about the server if it does not come in time for this one.
+    /// Runs a script within the remaining budget of a request. A timeout of a reduced budget is no evidence
+    /// of an outage: with the full budget the reply might have been in time.
     ///
     /// # Errors
     ///
     /// See [`RedisError`].
-    pub async fn script_for<T: FromRedisValue>(
+    pub async fn script_within<T: FromRedisValue>(
         &self,
-        patience: Patience,
+        budget: WaitBudget,
         script: &ScriptInvocation<'_>,
     ) -> Result<T, RedisError> {
-        let link = self.inner.link();
-        self.within(patience, async { Ok(script.invoke_async(&mut link?.connection).await?) }).await
+        let connection = self.inner.connection();
+        self.call(budget, async { Ok(script.invoke_async(&mut connection?.commands).await?) }).await
     }
 
-    /// What is known of the server.
-    pub fn state(&self) -> State {
-        let (outage, since) = *self.inner.outage.lock();
-        State {
-            address: self.inner.url.to_string(),
-            gone: outage.is_gone(),
-            gone_for_ms: since.map(|since| since.elapsed().as_millis() as u64),
-        }
+    /// Returns the address and availability of the server.
+    pub fn status(&self) -> ServerStatus {
+        let outage = self.inner.outage.lock().since.map(|since| since.elapsed());
+        ServerStatus { address: self.inner.url.to_string(), outage }
     }
 
-    async fn within<T>(
+    async fn call<T>(
         &self,
-        patience: Patience,
+        budget: WaitBudget,
         call: impl Future<Output = Result<T, RedisError>>,
     ) -> Result<T, RedisError> {
-        if self.inner.outage.lock().0.is_gone() {
-            return Err(RedisError::Gone);
+        if self.inner.outage.lock().detector.is_outage() {
+            return Err(RedisError::Unavailable);
         }
-        let Ok(result) = tokio::time::timeout(patience.left(), call).await else {
-            let result = Err(RedisError::TooSlow);
-            if patience == Patience::default() {
-                self.tell(&result);
+        let Ok(result) = tokio::time::timeout(budget.remaining(), call).await else {
+            let result = Err(RedisError::TimedOut);
+            if budget == WaitBudget::default() {
+                self.record(&result);
             }
             return result;
         };
-        self.tell(&result);
+        self.record(&result);
         result
     }
 
-    /// Takes what a call says of the server, and looks for it when it is gone.
-    fn tell<T>(&self, result: &Result<T, RedisError>) {
-        let told = match result {
-            Ok(_) | Err(RedisError::Refused(_)) => Told::Answered,
-            // Reads may still be answered there, and nothing but a look says where the server is now.
-            Err(RedisError::Elsewhere(_)) if self.inner.url.kind != Kind::Single => Told::Elsewhere,
-            Err(_) => Told::Failed,
+    /// Records the outcome of a call; starts the probe if the call begins an outage.
+    fn record<T>(&self, result: &Result<T, RedisError>) {
+        let outcome = match result {
+            Ok(_) | Err(RedisError::Rejected(_)) => CallOutcome::Replied,
+            // Such a server may still answer reads, so only a new lookup finds the right one.
+            Err(RedisError::WrongServer(_)) if self.inner.url.topology != Topology::Single => {
+                CallOutcome::WrongServer
+            }
+            Err(_) => CallOutcome::Failed,
         };
-        if self.inner.call_ended(told) {
+        if self.inner.record(outcome) {
             tokio::spawn(probe(Arc::downgrade(&self.inner)));
         }
     }
 }
 
 impl Inner {
-    fn link(&self) -> Result<Link, RedisError> {
-        let unknown = || RedisError::Broken("nobody has said yet where it is".to_owned());
-        self.link.lock().clone().ok_or_else(unknown)
+    fn connection(&self) -> Result<Connection, RedisError> {
+        let unknown = || RedisError::ConnectionFailed("server address not yet known".to_owned());
+        self.connection.lock().clone().ok_or_else(unknown)
     }
 
-    /// Looks where the server is, and connects to it if it is another one than before.
-    async fn look(&self) {
-        if self.url.kind == Kind::Single {
+    /// Looks up the server and replaces the connection if its address has changed.
+    async fn locate(&self) {
+        if self.url.topology == Topology::Single {
             return;
         }
-        // Any key of ours: they are all in one place.
-        let Some(address) = server_of(&self.url, &format!("{{{}}}", self.prefix), CONNECT_LIMIT).await else {
+        // Any key with the hash tag is in the same slot.
+        let Some(address) = locate_server(&self.url, &format!("{{{}}}", self.prefix), CONNECT_LIMIT).await
+        else {
             return;
         };
-        let named = address.to_string();
-        if self.link.lock().as_ref().is_some_and(|link| link.address == named) {
+        let server = address.to_string();
+        if self.connection.lock().as_ref().is_some_and(|connection| connection.address == server) {
             return;
         }
-        match Link::new(&self.url, address) {
-            Ok(link) => {
-                tracing::info!(redis = %self.url, keys = self.prefix, server = named, "redis is served from here");
-                *self.link.lock() = Some(link);
+        match Connection::new(&self.url, address) {
+            Ok(connection) => {
+                tracing::info!(redis = %self.url, prefix = self.prefix, server, "located the Redis server");
+                *self.connection.lock() = Some(connection);
             }
             Err(error) => {
-                tracing::warn!(redis = %self.url, keys = self.prefix, server = named, %error, "cannot connect to redis");
+                tracing::warn!(redis = %self.url, prefix = self.prefix, server, %error, "failed to connect to Redis");
             }
         }
     }
 
-    fn call_ended(&self, told: Told) -> bool {
-        let mut held = self.outage.lock();
-        let gone = held.0.call_ended(told);
-        if gone {
-            held.1 = Some(Instant::now());
-            tracing::warn!(redis = %self.url, keys = self.prefix, "redis is gone");
+    /// Returns true if this outcome begins an outage.
+    fn record(&self, outcome: CallOutcome) -> bool {
+        let mut outage = self.outage.lock();
+        let began = outage.detector.record(outcome);
+        if began {
+            outage.since = Some(Instant::now());
+            tracing::warn!(redis = %self.url, prefix = self.prefix, "Redis is unavailable");
         }
-        gone
+        began
     }
 
-    async fn pings(&self, limit: Duration) -> bool {
-        let Ok(Link { mut connection, .. }) = self.link() else { return false };
+    async fn ping(&self, limit: Duration) -> bool {
+        let Ok(Connection { mut commands, .. }) = self.connection() else { return false };
         let ping = redis::cmd("PING");
-        let call = ping.query_async::<redis::Value>(&mut connection);
+        let call = ping.query_async::<redis::Value>(&mut commands);
         matches!(tokio::time::timeout(limit, call).await, Ok(Ok(_)))
     }
 
-    fn over(&self) {
-        let mut held = self.outage.lock();
-        held.0.over();
-        let gone_for = held.1.take().map(|since| since.elapsed());
-        tracing::info!(redis = %self.url, keys = self.prefix, ?gone_for, "redis is back");
+    fn end_outage(&self) {
+        let mut outage = self.outage.lock();
+        outage.detector.end();
+        let lasted = outage.since.take().map(|since| since.elapsed());
+        tracing::info!(redis = %self.url, prefix = self.prefix, ?lasted, "Redis is available again");
     }
 }
 
-/// Asks until the server answers, or nobody needs it any more. There is one at a time: the call that
-/// begins an outage starts it, and only it ends the outage.
+/// Probes the server until it replies in time or the last client is dropped.
+///
+/// At most one probe runs: the call that begins an outage spawns it, and only the probe ends the outage.
 async fn probe(inner: Weak<Inner>) {
     loop {
-        tokio::time::sleep(PROBE_EVERY.mul_f64(0.8 + 0.4 * rand::random::<f64>())).await;
+        tokio::time::sleep(PROBE_INTERVAL.mul_f64(0.8 + 0.4 * rand::random::<f64>())).await;
         let Some(inner) = inner.upgrade() else { return };
-        inner.look().await;
-        // The first may have to connect. Whether calls will be answered in time, only the second shows.
-        if inner.pings(CONNECT_LIMIT).await && inner.pings(LIMIT).await {
-            inner.over();
+        inner.locate().await;
+        // The first ping may have to connect; only the second shows that calls are answered in time.
+        if inner.ping(CONNECT_LIMIT).await && inner.ping(CALL_LIMIT).await {
+            inner.end_outage();
             return;
         }
     }
@@ -283,16 +295,16 @@ async fn probe(inner: Weak<Inner>) {
 
 impl From<redis::RedisError> for RedisError {
     fn from(error: redis::RedisError) -> Self {
-        if error.code().is_some_and(|code| ELSEWHERE.contains(&code)) {
-            return Self::Elsewhere(error.to_string());
+        if error.code().is_some_and(|code| WRONG_SERVER.contains(&code)) {
+            return Self::WrongServer(error.to_string());
         }
-        let lost = error.is_io_error()
+        let failed = error.is_io_error()
             || error.is_timeout()
             || error.is_connection_dropped()
             || error.is_connection_refusal()
             || error.is_unrecoverable_error()
             || error.kind() == ErrorKind::AuthenticationFailed
-            || error.code().is_some_and(|code| NOT_SERVING.contains(&code));
-        if lost { Self::Broken(error.to_string()) } else { Self::Refused(error.to_string()) }
+            || error.code().is_some_and(|code| UNABLE_TO_SERVE.contains(&code));
+        if failed { Self::ConnectionFailed(error.to_string()) } else { Self::Rejected(error.to_string()) }
     }
 }

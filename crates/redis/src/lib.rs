@@ -1,33 +1,32 @@
-//! Redis with time limits: no caller waits for a server that is gone.
+//! Redis client with a time limit on every call and fail-fast behavior during an outage.
 //!
 //! ```text
-//! command -> Outage: down? refuse at once -> one multiplexed connection, 25 ms -> answer
-//!               ^                                            |
-//!               '--- a probe asks until it answers again <---'  three failures in a row
+//! command -> OutageDetector: outage? fail at once -> one multiplexed connection, 25 ms -> reply
+//!                  ^                                           |
+//!                  '----- probe, until Redis replies again <---'  three failures in a row
 //! ```
 //!
-//! * A call ends within [`LIMIT`], whatever the server or the network does, and all calls that a request waits
-//!   for together do ([`Patience`]). What waits for something to happen does so on a connection of its own.
-//! * After three failures in a row no call waits at all, until a probe of our own, every 100 ms,
-//!   has had an answer.
-//! * Nothing is sent twice: whether a lost answer belongs to a command that ran is not knowable,
-//!   and only the caller knows whether running it twice does harm.
-//! * What the server refuses (a wrong type, a faulty script) is an error and no outage.
-//! * A client has keys of one prefix, which a cluster keeps in one place. So one server has them all, be it the
-//!   only one, the master that sentinels name, or a node of a cluster; where that is, a probe looks again.
-//! * Addresses are shown without their password.
+//! * A call ends within [`CALL_LIMIT`], whatever the server or the network does. All calls that one request
+//!   waits for share one [`WaitBudget`]. Blocking commands run on a separate connection.
+//! * After three consecutive failures, calls fail immediately until a probe, sent every 100 ms, succeeds.
+//! * No command is sent twice. After a lost reply the client cannot know if the command ran, and only the
+//!   caller knows if running it again is harmful.
+//! * A rejected command (wrong type, faulty script) is an error, not an outage.
+//! * All keys of a client share one prefix in braces, so a Redis Cluster keeps them in one slot. One server
+//!   owns them all: the only server, the master that the sentinels name, or a cluster node. The probe looks
+//!   for that server again during an outage.
+//! * Addresses are displayed without their password.
 //!
-//! The only room that names the Redis client; who needs its words takes them from here.
+//! No other crate depends on the `redis` library; the types that callers need are re-exported here.
 
 mod client;
-mod find;
-mod link;
+mod connection;
+mod discovery;
 mod outage;
-mod patience;
 mod url;
+mod wait_budget;
 
-pub use client::{HELD, LIMIT, Redis, RedisError, State};
-pub use outage::Outage;
-pub use patience::Patience;
+pub use client::{BLOCK_LIMIT, CALL_LIMIT, Redis, RedisError, ServerStatus};
 pub use redis::{Cmd, FromRedisValue, Script, ScriptInvocation, ToRedisArgs, Value, cmd};
 pub use url::RedisUrl;
+pub use wait_budget::WaitBudget;

@@ -1,89 +1,88 @@
-//! Whether the server counts as gone, by how the last calls ended. Pure.
+//! Outage detection from the outcomes of calls. Pure: no I/O, no clock.
 
-/// Failures in a row after which it counts as gone.
-const GONE_AFTER: u32 = 3;
+/// Consecutive failures that begin an outage.
+const FAILURE_THRESHOLD: u32 = 3;
 
-/// What a call says of the server.
+/// Outcome of a call, as evidence about the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Told {
-    /// It is there.
-    Answered,
-    /// Nothing came of it.
+pub(crate) enum CallOutcome {
+    /// The server replied.
+    Replied,
+    /// No reply arrived, or the server cannot serve.
     Failed,
-    /// It is there, and is not the one to ask.
-    Elsewhere,
+    /// The server replied that it does not own the keys or is read-only.
+    WrongServer,
 }
 
-/// Failures in a row.
+/// Counts consecutive failures.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Outage {
+pub(crate) struct OutageDetector {
     failures: u32,
 }
 
-impl Outage {
-    /// Whether callers are to be refused at once.
-    pub fn is_gone(self) -> bool {
-        self.failures >= GONE_AFTER
+impl OutageDetector {
+    /// Returns true during an outage, while calls fail without being sent.
+    pub(crate) fn is_outage(self) -> bool {
+        self.failures >= FAILURE_THRESHOLD
     }
 
-    /// Takes the end of a call; tells whether the server counts as gone from here on.
+    /// Records the outcome of a call. Returns true if this call begins an outage.
     ///
-    /// During an outage nothing is learnt from calls that began before it: only a probe ends it.
-    pub(crate) fn call_ended(&mut self, told: Told) -> bool {
-        if self.is_gone() {
+    /// Ignored during an outage: calls that started before it say nothing new, and only a probe ends it.
+    pub(crate) fn record(&mut self, outcome: CallOutcome) -> bool {
+        if self.is_outage() {
             return false;
         }
-        self.failures = match told {
-            Told::Answered => 0,
-            Told::Failed => self.failures + 1,
-            Told::Elsewhere => GONE_AFTER,
+        self.failures = match outcome {
+            CallOutcome::Replied => 0,
+            CallOutcome::Failed => self.failures + 1,
+            CallOutcome::WrongServer => FAILURE_THRESHOLD,
         };
-        self.is_gone()
+        self.is_outage()
     }
 
-    /// A probe was answered.
-    pub(crate) fn over(&mut self) {
+    /// Ends the outage, after a probe has succeeded.
+    pub(crate) fn end(&mut self) {
         self.failures = 0;
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{CallOutcome::*, *};
 
-    fn turns(answers: &[bool]) -> Vec<bool> {
-        let mut outage = Outage::default();
-        let told = |answered: &bool| if *answered { Told::Answered } else { Told::Failed };
-        answers.iter().map(|answered| outage.call_ended(told(answered))).collect()
+    fn outages_begun(outcomes: &[CallOutcome]) -> Vec<bool> {
+        let mut detector = OutageDetector::default();
+        outcomes.iter().map(|outcome| detector.record(*outcome)).collect()
     }
 
     #[test]
-    fn three_failures_in_a_row_are_an_outage() {
-        assert_eq!(turns(&[false, false, false]), [false, false, true]);
+    fn three_consecutive_failures_begin_an_outage() {
+        assert_eq!(outages_begun(&[Failed, Failed, Failed]), [false, false, true]);
     }
 
     #[test]
-    fn failures_among_answers_are_none() {
-        assert_eq!(turns(&[false, false, true, false, false, true]), [false; 6]);
+    fn a_reply_resets_the_failure_count() {
+        assert_eq!(outages_begun(&[Failed, Failed, Replied, Failed, Failed, Replied]), [false; 6]);
     }
 
     #[test]
     fn an_outage_begins_once_and_only_a_probe_ends_it() {
-        let mut outage = Outage { failures: GONE_AFTER };
-        for late in [Told::Failed, Told::Answered] {
-            assert!(!outage.call_ended(late));
-            assert!(outage.is_gone());
+        let mut detector = OutageDetector { failures: FAILURE_THRESHOLD };
+        for late in [Failed, Replied] {
+            assert!(!detector.record(late));
+            assert!(detector.is_outage());
         }
-        outage.over();
-        assert!(!outage.is_gone());
-        assert!(!outage.call_ended(Told::Failed), "the count begins anew");
+        detector.end();
+        assert!(!detector.is_outage());
+        assert!(!detector.record(Failed), "the count starts again from zero");
     }
 
     #[test]
-    fn a_server_that_sends_us_elsewhere_is_gone_at_once() {
-        let mut outage = Outage::default();
-        assert!(!outage.call_ended(Told::Answered));
-        assert!(outage.call_ended(Told::Elsewhere));
-        assert!(outage.is_gone());
+    fn a_wrong_server_begins_an_outage_at_once() {
+        let mut detector = OutageDetector::default();
+        assert!(!detector.record(Replied));
+        assert!(detector.record(WrongServer));
+        assert!(detector.is_outage());
     }
 }

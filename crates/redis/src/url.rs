@@ -1,65 +1,69 @@
-//! Where Redis is, and of which kind. Never shows its password.
+//! Address and topology of a Redis deployment. Displayed without its password.
 
 use std::{fmt, str::FromStr};
 
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo};
 
-/// What is accepted, for whoever wrote something else.
+/// Accepted forms of a URL, for the error text.
 const ACCEPTED: &str = "accepted: redis://[[user]:password@]host[:port][/database], \
      redis-sentinel://[[user]:password@]sentinel[:port][,...]/master[/database] or \
      redis-cluster://[[user]:password@]host[:port][,...], and rediss for redis with TLS";
-/// Addresses in one URL.
-const MOST_ADDRESSES: usize = 32;
+/// Addresses accepted in one URL.
+const MAX_ADDRESSES: usize = 32;
 
-/// Where Redis is:
+/// Address of a Redis deployment:
 ///
-/// * `redis://[[user]:password@]host[:port][/database]`: one server;
+/// * `redis://[[user]:password@]host[:port][/database]`: one server.
 /// * `redis-sentinel://[[user]:password@]sentinel[:port][,...]/master[/database]`: the server that these
-///   sentinels call the master of that name. User and password are the master's, and shown to a sentinel
-///   that wants some;
-/// * `redis-cluster://[[user]:password@]host[:port][,...]`: a cluster with these among its nodes.
+///   sentinels report as the master of that name. User and password belong to the master; they are sent to a
+///   sentinel only if it requires authentication.
+/// * `redis-cluster://[[user]:password@]host[:port][,...]`: a cluster, by the addresses of some of its nodes.
 ///
-/// `rediss` in the place of `redis` is TLS, with the certificate checked against the system's authorities
-/// or those of `SSL_CERT_FILE`.
+/// `rediss` instead of `redis` selects TLS. Certificates are verified against the system's certificate
+/// authorities, or those in the file named by `SSL_CERT_FILE`.
 #[derive(Clone)]
 pub struct RedisUrl {
-    pub(crate) kind: Kind,
-    /// Those that are asked first: the server, the sentinels, or nodes of the cluster.
+    pub(crate) topology: Topology,
+    /// Addresses in the URL: the server, the sentinels, or nodes of the cluster.
     pub(crate) addresses: Vec<ConnectionAddr>,
-    /// How a server is spoken to, at the first address.
+    /// Connection settings of a server: TLS, credentials, database. Its address is the first of the URL.
     server: ConnectionInfo,
 }
 
-/// How the server that has our keys is found.
+/// Kind of deployment, which determines how the server that owns the keys is found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// It is the only one.
+pub(crate) enum Topology {
+    /// One server.
     Single,
-    /// Sentinels know which one is the master of this name.
-    Sentinel(String),
-    /// Any node of a cluster knows.
+    /// Sentinels report the current master.
+    Sentinel {
+        /// Name of the master.
+        master: String,
+    },
+    /// Every node redirects to the owner of a key.
     Cluster,
 }
 
 impl RedisUrl {
-    /// How to speak to a server at this address.
+    /// Returns the connection settings of a server at this address.
     pub(crate) fn server(&self, address: ConnectionAddr) -> ConnectionInfo {
         self.server.clone().set_addr(address)
     }
 
-    /// How to speak to a sentinel at this address, without showing who asks.
+    /// Returns the connection settings of a sentinel at this address, without credentials.
     pub(crate) fn sentinel(&self, address: ConnectionAddr) -> ConnectionInfo {
         self.server(address).set_redis_settings(RedisConnectionInfo::default())
     }
 
-    /// The same for a sentinel that wants to know. It has no databases.
-    pub(crate) fn known_to_sentinel(&self, address: ConnectionAddr) -> ConnectionInfo {
+    /// Returns the connection settings of a sentinel that requires authentication. A sentinel has no
+    /// databases.
+    pub(crate) fn authenticated_sentinel(&self, address: ConnectionAddr) -> ConnectionInfo {
         let settings = self.server.redis_settings().clone().set_db(0);
         self.server(address).set_redis_settings(settings)
     }
 
-    /// The address of another server of the same kind.
-    pub(crate) fn elsewhere(&self, host: &str, port: u16) -> ConnectionAddr {
+    /// Returns the address of another server of this deployment; it uses TLS if the URL does.
+    pub(crate) fn address_at(&self, host: &str, port: u16) -> ConnectionAddr {
         match self.server.addr() {
             ConnectionAddr::TcpTls { tls_params, .. } => ConnectionAddr::TcpTls {
                 host: host.to_owned(),
@@ -78,38 +82,39 @@ impl RedisUrl {
             return None;
         }
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-        let (kind, database) = match kind {
+        let (topology, database) = match kind {
             "" if scheme == encryption => {
-                let server = checked(text)?;
-                return Some(Self { kind: Kind::Single, addresses: vec![server.addr().clone()], server });
+                let server = parse_server(text)?;
+                let addresses = vec![server.addr().clone()];
+                return Some(Self { topology: Topology::Single, addresses, server });
             }
-            "cluster" if path.is_empty() => (Kind::Cluster, ""),
+            "cluster" if path.is_empty() => (Topology::Cluster, ""),
             "sentinel" => {
                 let (master, database) = path.split_once('/').unwrap_or((path, ""));
-                let well = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-                if master.is_empty() || !master.chars().all(well) {
+                let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+                if master.is_empty() || !master.chars().all(allowed) {
                     return None;
                 }
-                (Kind::Sentinel(master.to_owned()), database)
+                (Topology::Sentinel { master: master.to_owned() }, database)
             }
             _ => return None,
         };
-        let (user, hosts) = authority.rsplit_once('@').map_or(("", authority), |(user, hosts)| (user, hosts));
+        let (user, hosts) = authority.rsplit_once('@').map_or(("", authority), |parts| parts);
         let at = if user.is_empty() { "" } else { "@" };
-        let usual = if kind == Kind::Cluster { 6379 } else { 26379 };
-        let each = hosts.split(',').map(|host| {
-            let named = host.rsplit_once(':').is_some_and(|(_, port)| !port.ends_with(']'));
-            let port = if named { String::new() } else { format!(":{usual}") };
-            checked(&format!("{encryption}://{user}{at}{host}{port}/{database}"))
+        let default_port = if topology == Topology::Cluster { 6379 } else { 26379 };
+        let servers = hosts.split(',').map(|host| {
+            let has_port = host.rsplit_once(':').is_some_and(|(_, port)| !port.ends_with(']'));
+            let port = if has_port { String::new() } else { format!(":{default_port}") };
+            parse_server(&format!("{encryption}://{user}{at}{host}{port}/{database}"))
         });
-        let all = each.collect::<Option<Vec<_>>>().filter(|all| all.len() <= MOST_ADDRESSES)?;
-        let addresses = all.iter().map(|info| info.addr().clone()).collect();
-        Some(Self { kind, addresses, server: all.into_iter().next()? })
+        let servers = servers.collect::<Option<Vec<_>>>().filter(|servers| servers.len() <= MAX_ADDRESSES)?;
+        let addresses = servers.iter().map(|server| server.addr().clone()).collect();
+        Some(Self { topology, addresses, server: servers.into_iter().next()? })
     }
 }
 
-/// One address as the library understands it. A certificate that is not checked proves nothing.
-fn checked(text: &str) -> Option<ConnectionInfo> {
+/// Parses the URL of one server. Rejects `#insecure`, which would disable certificate verification.
+fn parse_server(text: &str) -> Option<ConnectionInfo> {
     let info = text.into_connection_info().ok()?;
     match info.addr() {
         ConnectionAddr::Tcp(..) | ConnectionAddr::TcpTls { insecure: false, .. } => Some(info),
@@ -120,26 +125,27 @@ fn checked(text: &str) -> Option<ConnectionInfo> {
 impl FromStr for RedisUrl {
     type Err = String;
 
-    /// Reads an address.
+    /// Parses a URL.
     ///
     /// # Errors
     ///
-    /// A sentence that says what is accepted. It does not repeat the address, which may hold a
-    /// password.
+    /// The message lists the accepted forms. It does not repeat the URL, which may contain a password.
     fn from_str(text: &str) -> Result<Self, String> {
-        Self::parse(text).ok_or_else(|| format!("no address of a Redis; {ACCEPTED}"))
+        Self::parse(text).ok_or_else(|| format!("invalid Redis URL; {ACCEPTED}"))
     }
 }
 
 impl fmt::Display for RedisUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let tls = if matches!(self.server.addr(), ConnectionAddr::TcpTls { .. }) { "s" } else { "" };
-        let all = self.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        let addresses = self.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         let database = self.server.redis_settings().db();
-        match &self.kind {
-            Kind::Single => write!(f, "redis{tls}://{all}/{database}"),
-            Kind::Sentinel(master) => write!(f, "redis{tls}-sentinel://{all}/{master}/{database}"),
-            Kind::Cluster => write!(f, "redis{tls}-cluster://{all}"),
+        match &self.topology {
+            Topology::Single => write!(f, "redis{tls}://{addresses}/{database}"),
+            Topology::Sentinel { master } => {
+                write!(f, "redis{tls}-sentinel://{addresses}/{master}/{database}")
+            }
+            Topology::Cluster => write!(f, "redis{tls}-cluster://{addresses}"),
         }
     }
 }
@@ -155,8 +161,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_kind_is_read_and_shown_without_its_password() {
-        for (url, shown) in [
+    fn parses_every_topology_and_displays_it_without_the_password() {
+        for (url, displayed) in [
             ("redis://user:secret@10.0.0.7:6380/2", "redis://10.0.0.7:6380/2"),
             ("rediss://:secret@cache.example", "rediss://cache.example:6379/0"),
             ("redis-sentinel://s1,s2:5000/main", "redis-sentinel://s1:26379,s2:5000/main/0"),
@@ -164,15 +170,15 @@ mod tests {
             ("redis-cluster://u:secret@a:1,b", "redis-cluster://a:1,b:6379"),
             ("rediss-cluster://[::1]", "rediss-cluster://::1:6379"),
         ] {
-            let read: RedisUrl = url.parse().unwrap_or_else(|error| panic!("{url}: {error}"));
-            assert_eq!(read.to_string(), shown);
-            assert_eq!(format!("{read:?}"), shown);
+            let parsed: RedisUrl = url.parse().unwrap_or_else(|error| panic!("{url}: {error}"));
+            assert_eq!(parsed.to_string(), displayed);
+            assert_eq!(format!("{parsed:?}"), displayed);
         }
     }
 
     #[test]
-    fn a_wrong_address_is_refused_without_repeating_it() {
-        for wrong in [
+    fn rejects_an_invalid_url_without_repeating_it() {
+        for invalid in [
             "",
             "10.0.0.7",
             "http://secret@x",
@@ -190,19 +196,22 @@ mod tests {
             "redis-cluster://a/2",
             "rediss-cluster://a,:secret@b/#insecure",
         ] {
-            let told = wrong.parse::<RedisUrl>().unwrap_err();
-            assert!(told.contains("accepted: redis://") && !told.contains("secret"), "{wrong}: {told}");
+            let error = invalid.parse::<RedisUrl>().unwrap_err();
+            assert!(error.contains("accepted: redis://") && !error.contains("secret"), "{invalid}: {error}");
         }
     }
 
     #[test]
-    fn what_is_shown_to_a_sentinel_is_nothing_unless_it_asks() {
+    fn a_sentinel_gets_credentials_only_on_the_authenticated_connection() {
         let url: RedisUrl = "redis-sentinel://user:secret@s1/main/3".parse().unwrap();
         let address = url.addresses[0].clone();
-        let shown = url.sentinel(address.clone());
-        assert_eq!((shown.redis_settings().username(), shown.redis_settings().db()), (None, 0));
-        let known = url.known_to_sentinel(address.clone());
-        assert_eq!((known.redis_settings().username(), known.redis_settings().db()), (Some("user"), 0));
+        let anonymous = url.sentinel(address.clone());
+        assert_eq!((anonymous.redis_settings().username(), anonymous.redis_settings().db()), (None, 0));
+        let authenticated = url.authenticated_sentinel(address.clone());
+        assert_eq!(
+            (authenticated.redis_settings().username(), authenticated.redis_settings().db()),
+            (Some("user"), 0)
+        );
         assert_eq!(url.server(address).redis_settings().db(), 3);
     }
 }

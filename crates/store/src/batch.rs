@@ -1,25 +1,28 @@
-//! Reads of single keys, turned into one read for all that come within a tick.
+//! Combines concurrent reads of single keys into one read of many keys.
+//!
+//! The first read of a batch waits one millisecond for others. If the combined read fails, each key is read
+//! alone, so a key that cannot be read does not fail the others.
 
 use std::{collections::HashMap, hash::Hash, pin::Pin, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use crate::StoreError;
+use crate::{StoreError, TransientCondition};
 
-/// How long the first reader waits for others.
-const TICK: Duration = Duration::from_millis(1);
+/// Time that the first read of a batch waits for others.
+const BATCH_WINDOW: Duration = Duration::from_millis(1);
 
-type Loading<K, V> = Pin<Box<dyn Future<Output = Result<HashMap<K, V>, StoreError>> + Send>>;
-type Load<K, V> = dyn Fn(Vec<K>) -> Loading<K, V> + Send + Sync;
-type Answer<V> = Result<Option<V>, Arc<StoreError>>;
+type LoadFuture<K, V> = Pin<Box<dyn Future<Output = Result<HashMap<K, V>, StoreError>> + Send>>;
+type Load<K, V> = dyn Fn(Vec<K>) -> LoadFuture<K, V> + Send + Sync;
+type Loaded<V> = Result<Option<V>, Arc<StoreError>>;
 
-/// A batching reader. Clones share it.
-pub struct Batch<K, V> {
+/// Loads values by key, in batches. Clones share the pending batch.
+pub struct BatchLoader<K, V> {
     inner: Arc<Inner<K, V>>,
 }
 
-impl<K, V> Clone for Batch<K, V> {
+impl<K, V> Clone for BatchLoader<K, V> {
     fn clone(&self) -> Self {
         Self { inner: Arc::clone(&self.inner) }
     }
@@ -28,90 +31,91 @@ impl<K, V> Clone for Batch<K, V> {
 struct Inner<K, V> {
     load: Box<Load<K, V>>,
     max_keys: usize,
-    waiting: Mutex<HashMap<K, Vec<oneshot::Sender<Answer<V>>>>>,
+    pending: Mutex<HashMap<K, Vec<oneshot::Sender<Loaded<V>>>>>,
 }
 
-impl<K, V> Batch<K, V>
+impl<K, V> BatchLoader<K, V>
 where
     K: Clone + Eq + Hash + Send + Sync + 'static,
     V: Clone + Send + Sync + 'static,
 {
-    /// Reads with `load`, at most `max_keys` different keys at a time. A key that `load` leaves
-    /// out does not exist.
+    /// Creates a loader that calls `load` with at most `max_keys` distinct keys. Keys without a value are
+    /// absent from the map that `load` returns.
     pub fn new<F, Fut>(max_keys: usize, load: F) -> Self
     where
         F: Fn(Vec<K>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<HashMap<K, V>, StoreError>> + Send + 'static,
     {
         let load: Box<Load<K, V>> = Box::new(move |keys| Box::pin(load(keys)));
-        Self { inner: Arc::new(Inner { load, max_keys: max_keys.max(1), waiting: Mutex::default() }) }
+        Self { inner: Arc::new(Inner { load, max_keys: max_keys.max(1), pending: Mutex::default() }) }
     }
 
-    /// The value of a key; none if there is none.
+    /// Returns the value of `key`, or `None` if it has none.
     ///
     /// # Errors
     ///
-    /// The read failed. When a read for several keys fails, each is tried alone, so that one
-    /// does not take the others along; not so when the database is unavailable, which each would
-    /// only find out for itself, one after the other.
+    /// The read failed. After a failed read of several keys each key is read alone. The exception is an
+    /// unavailable database: then all pending reads fail at once instead of timing out one after the other.
     pub async fn get(&self, key: K) -> Result<Option<V>, StoreError> {
-        let (tell, told) = oneshot::channel();
+        let (sender, receiver) = oneshot::channel();
         let (first, full) = {
-            let mut waiting = self.inner.waiting.lock();
-            let first = waiting.is_empty();
-            waiting.entry(key).or_default().push(tell);
-            (first, waiting.len() >= self.inner.max_keys)
+            let mut pending = self.inner.pending.lock();
+            let first = pending.is_empty();
+            pending.entry(key).or_default().push(sender);
+            (first, pending.len() >= self.inner.max_keys)
         };
         if full {
             self.clone().flush();
         } else if first {
-            let batch = self.clone();
+            let loader = self.clone();
             tokio::spawn(async move {
-                tokio::time::sleep(TICK).await;
-                batch.flush();
+                tokio::time::sleep(BATCH_WINDOW).await;
+                loader.flush();
             });
         }
-        match told.await {
+        match receiver.await {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => Err(StoreError::Batch(error)),
-            Err(_) => Err(StoreError::Unavailable { what: "reader stopped", source: None }),
+            Err(_) => {
+                Err(StoreError::Unavailable { condition: TransientCondition::LoaderStopped, source: None })
+            }
         }
     }
 
     fn flush(self) {
-        let waiting = std::mem::take(&mut *self.inner.waiting.lock());
-        if waiting.is_empty() {
+        let pending = std::mem::take(&mut *self.inner.pending.lock());
+        if pending.is_empty() {
             return;
         }
         tokio::spawn(async move {
-            let keys: Vec<K> = waiting.keys().cloned().collect();
-            let alone = keys.len() == 1;
-            // The error of everybody who still waits.
-            let mut failed = match (self.inner.load)(keys).await {
-                Ok(found) => {
-                    for (key, readers) in waiting {
-                        tell(readers, &Ok(found.get(&key).cloned()));
+            let keys: Vec<K> = pending.keys().cloned().collect();
+            let single = keys.len() == 1;
+            // An error that fails all remaining reads, without another attempt.
+            let mut failure = match (self.inner.load)(keys).await {
+                Ok(values) => {
+                    for (key, waiters) in pending {
+                        send(waiters, &Ok(values.get(&key).cloned()));
                     }
                     return;
                 }
-                Err(error) => Some(Arc::new(error)).filter(|error| alone || error.is_unavailable()),
+                Err(error) => Some(Arc::new(error)).filter(|error| single || error.is_unavailable()),
             };
-            for (key, readers) in waiting {
-                let answer = match &failed {
+            for (key, waiters) in pending {
+                let loaded = match &failure {
                     Some(error) => Err(Arc::clone(error)),
                     None => (self.inner.load)(vec![key.clone()]).await.map_err(Arc::new),
                 };
-                failed = failed.or_else(|| answer.as_ref().err().filter(|e| e.is_unavailable()).cloned());
-                tell(readers, &answer.map(|found| found.get(&key).cloned()));
+                failure = failure.or_else(|| loaded.as_ref().err().filter(|e| e.is_unavailable()).cloned());
+                send(waiters, &loaded.map(|values| values.get(&key).cloned()));
             }
         });
     }
 }
 
-fn tell<V: Clone>(readers: Vec<oneshot::Sender<Answer<V>>>, answer: &Answer<V>) {
-    for reader in readers {
-        // A reader that went away needs no answer.
-        let _ = reader.send(answer.clone());
+fn send<V: Clone>(waiters: Vec<oneshot::Sender<Loaded<V>>>, loaded: &Loaded<V>) {
+    for waiter in waiters {
+        // A caller that was cancelled has dropped its receiver.
+        let _ = waiter.send(loaded.clone());
     }
 }
 
@@ -121,9 +125,10 @@ mod tests {
 
     use super::*;
 
-    fn doubling(calls: &Arc<AtomicUsize>) -> Batch<u32, u32> {
+    /// Loader of `key * 2`. Key 13 fails, keys 50 to 59 time out, keys from 100 on have no value.
+    fn doubling(calls: &Arc<AtomicUsize>) -> BatchLoader<u32, u32> {
         let calls = Arc::clone(calls);
-        Batch::new(10, move |keys: Vec<u32>| {
+        BatchLoader::new(10, move |keys: Vec<u32>| {
             calls.fetch_add(1, Ordering::SeqCst);
             async move {
                 if keys.contains(&13) {
@@ -137,12 +142,13 @@ mod tests {
         })
     }
 
-    async fn all(batch: &Batch<u32, u32>, keys: &[u32]) -> Vec<Option<Option<u32>>> {
+    /// Reads all keys concurrently; `None` is an error, `Some(None)` a missing value.
+    async fn get_all(loader: &BatchLoader<u32, u32>, keys: &[u32]) -> Vec<Option<Option<u32>>> {
         let reads: Vec<_> = keys
             .iter()
             .map(|key| {
-                let (batch, key) = (batch.clone(), *key);
-                tokio::spawn(async move { batch.get(key).await.ok() })
+                let (loader, key) = (loader.clone(), *key);
+                tokio::spawn(async move { loader.get(key).await.ok() })
             })
             .collect();
         let mut out = Vec::new();
@@ -153,51 +159,54 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn reads_within_a_tick_become_one() {
+    async fn concurrent_reads_share_one_load() {
         let calls = Arc::default();
-        let batch = doubling(&calls);
+        let loader = doubling(&calls);
         assert_eq!(
-            all(&batch, &[1, 2, 3, 2]).await,
+            get_all(&loader, &[1, 2, 3, 2]).await,
             [Some(Some(2)), Some(Some(4)), Some(Some(6)), Some(Some(4))]
         );
         assert_eq!(calls.load(Ordering::SeqCst), 1);
     }
 
     #[tokio::test]
-    async fn a_full_batch_does_not_wait() {
+    async fn a_full_batch_loads_at_once() {
         let calls = Arc::default();
-        let batch = doubling(&calls);
-        all(&batch, &(20..45).collect::<Vec<_>>()).await;
+        let loader = doubling(&calls);
+        get_all(&loader, &(20..45).collect::<Vec<_>>()).await;
         assert_eq!(calls.load(Ordering::SeqCst), 3);
     }
 
-    /// Each of ten keys waited for a connection of its own, one after the other.
+    /// Regression: each of ten keys waited for its own connection timeout, one after the other.
     #[tokio::test]
-    async fn an_outage_is_met_once_and_told_to_all() {
+    async fn an_unavailable_database_fails_all_pending_reads_at_once() {
         let calls = Arc::default();
-        let batch = doubling(&calls);
-        assert_eq!(all(&batch, &[1, 2, 50, 51]).await, [None; 4]);
+        let loader = doubling(&calls);
+        assert_eq!(get_all(&loader, &[1, 2, 50, 51]).await, [None; 4]);
         assert_eq!(calls.load(Ordering::SeqCst), 1);
-        all(&batch, &[13, 50, 51, 52, 53]).await;
-        let tried = calls.load(Ordering::SeqCst) - 1;
-        assert!(tried <= 3, "all, perhaps 13 alone, the first that meets the outage: {tried}");
+        get_all(&loader, &[13, 50, 51, 52, 53]).await;
+        let loads = calls.load(Ordering::SeqCst) - 1;
+        assert!(loads <= 3, "the batch, possibly key 13 alone, the first key that times out: {loads}");
     }
 
-    /// A bug was answered with 503 and never seen.
+    /// Regression: a programming error was reported as 503 and went unnoticed.
     #[tokio::test]
-    async fn an_error_keeps_its_kind() {
-        let batch = doubling(&Arc::default());
-        assert!(batch.get(50).await.unwrap_err().is_unavailable());
-        let bug = batch.get(13).await.unwrap_err();
+    async fn a_batched_error_keeps_its_kind() {
+        let loader = doubling(&Arc::default());
+        assert!(loader.get(50).await.unwrap_err().is_unavailable());
+        let bug = loader.get(13).await.unwrap_err();
         assert!(!bug.is_unavailable());
         let cause = std::error::Error::source(&bug).unwrap();
         assert!(cause.to_string().contains("statement failed"), "{cause}");
     }
 
-    /// In the original one failing batch rejected all its members, and falsy results became null.
+    /// In the original, one failing batch failed all of its reads, and falsy results became null.
     #[tokio::test]
-    async fn one_failing_key_fails_alone_and_zero_is_a_value() {
-        let batch = doubling(&Arc::default());
-        assert_eq!(all(&batch, &[0, 13, 5, 200]).await, [Some(Some(0)), None, Some(Some(10)), Some(None)]);
+    async fn a_failing_key_fails_alone_and_zero_is_a_value() {
+        let loader = doubling(&Arc::default());
+        assert_eq!(
+            get_all(&loader, &[0, 13, 5, 200]).await,
+            [Some(Some(0)), None, Some(Some(10)), Some(None)]
+        );
     }
 }

@@ -1,21 +1,22 @@
-//! Records in SQL: SQLite on a laptop, PostgreSQL in a cluster, one schema for both.
+//! SQL storage: SQLite on a developer's machine, PostgreSQL in a cluster, one schema for both.
 //!
 //! ```text
-//! sql("... $1 ...").bind(x).all(&store) -> pool (bounded, timed) -> rows | StoreError
+//! sql("... $1 ...").bind(x).all(&store) -> pool (bounded, time limit) -> rows | StoreError
 //!                                              |
-//!                                              '-> statements that took long, with a hint
+//!                                              '-> slow statements, with a hint
 //! ```
 //!
-//! * [`Store`] connects, migrates and shows what its pool does.
-//! * [`Statement`] runs with a time limit; what takes long is remembered without its values.
-//! * [`Batch`] turns reads of single keys into one read for all that come within a tick.
-//! * [`StoreError`] says whether trying again later can help.
+//! * [`Store`] connects, migrates the schema and reports the state of its connection pool.
+//! * [`Statement`] runs within a time limit; slow statements are recorded without their values.
+//! * [`BatchLoader`] combines concurrent reads of single keys into one read.
+//! * [`StoreError`] distinguishes transient failures from permanent ones.
 //!
-//! The common SQL is what both databases understand: `$1` placeholders, `BIGINT`, `TEXT`,
+//! Statements use the SQL that both databases understand: `$1` placeholders, `BIGINT`, `TEXT`,
 //! `DOUBLE PRECISION`, `ON CONFLICT`, `RETURNING`; sums are cast to `BIGINT`.
 
 mod batch;
 mod error;
+mod plan;
 mod slow;
 mod statement;
 mod store;
@@ -23,9 +24,9 @@ mod store;
 pub mod testing;
 mod url;
 
-pub use batch::Batch;
-pub use error::StoreError;
-pub use slow::{SlowStatement, normalise};
+pub use batch::BatchLoader;
+pub use error::{StoreError, TransientCondition};
+pub use slow::SlowStatement;
 pub use sqlx::{Row, any::AnyRow};
 pub use statement::{Statement, Tx, sql};
 pub use store::{Migration, PoolLimits, PoolSnapshot, Store};

@@ -1,4 +1,4 @@
-//! One SQL statement with its values, and where it can run.
+//! SQL statements with bound values, run against a store or within a transaction.
 
 use std::{borrow::Cow, time::Instant};
 
@@ -10,9 +10,9 @@ use sqlx::{
 
 use crate::{Store, StoreError, store::STATEMENT_LIMIT};
 
-/// A statement in the common SQL of both databases, with `$1`, `$2` ... for values.
+/// Creates a statement from SQL that both databases understand, with `$1`, `$2` ... as placeholders.
 ///
-/// The text must be written by us: values go into [`Statement::bind`], never into the text.
+/// The text must not contain untrusted input; pass values to [`Statement::bind`] instead.
 pub fn sql(text: impl Into<Cow<'static, str>>) -> Statement {
     let text: Cow<'static, str> = text.into();
     let query = match &text {
@@ -22,32 +22,32 @@ pub fn sql(text: impl Into<Cow<'static, str>>) -> Statement {
     Statement { text, query }
 }
 
-/// A statement with its values.
+/// A statement with bound values.
 #[must_use = "a statement does nothing until it runs"]
 pub struct Statement {
     text: Cow<'static, str>,
     query: Query<'static, Any, AnyArguments>,
 }
 
-/// A transaction; rolled back unless it is committed.
+/// A transaction; dropping it without a commit rolls it back.
 pub struct Tx {
     pub(crate) inner: sqlx::Transaction<'static, Any>,
     pub(crate) store: Store,
 }
 
 impl Tx {
-    /// Makes everything in it durable.
+    /// Commits the transaction.
     ///
     /// # Errors
     ///
-    /// Nothing of it is kept.
+    /// The commit failed; the transaction is rolled back.
     pub async fn commit(self) -> Result<(), StoreError> {
-        limited(self.inner.commit()).await
+        with_limit(self.inner.commit()).await
     }
 }
 
 impl Statement {
-    /// The value of the next placeholder.
+    /// Binds the value of the next placeholder.
     pub fn bind<T>(mut self, value: T) -> Self
     where
         T: 'static + Send + Encode<'static, Any> + Type<Any>,
@@ -56,74 +56,76 @@ impl Statement {
         self
     }
 
-    /// All rows, read.
+    /// Reads all rows.
     ///
     /// # Errors
     ///
     /// See [`StoreError`].
     pub async fn all(self, store: &Store) -> Result<Vec<AnyRow>, StoreError> {
-        store.watched(&self.text, self.query.fetch_all(store.reading())).await
+        store.timed(&self.text, self.query.fetch_all(store.read_pool())).await
     }
 
-    /// The first row if there is one, read.
+    /// Reads the first row, if there is one.
     ///
     /// # Errors
     ///
     /// See [`StoreError`].
     pub async fn first(self, store: &Store) -> Result<Option<AnyRow>, StoreError> {
-        store.watched(&self.text, self.query.fetch_optional(store.reading())).await
+        store.timed(&self.text, self.query.fetch_optional(store.read_pool())).await
     }
 
-    /// Writes; gives the number of rows changed.
+    /// Writes; returns the number of affected rows.
     ///
     /// # Errors
     ///
     /// See [`StoreError`].
     pub async fn run(self, store: &Store) -> Result<u64, StoreError> {
-        let done = store.watched(&self.text, self.query.execute(store.writing())).await?;
+        let done = store.timed(&self.text, self.query.execute(store.write_pool())).await?;
         Ok(done.rows_affected())
     }
 
-    /// Writes and gives the rows that the statement returns.
+    /// Writes; returns the rows of the `RETURNING` clause.
     ///
     /// # Errors
     ///
     /// See [`StoreError`].
     pub async fn returning(self, store: &Store) -> Result<Vec<AnyRow>, StoreError> {
-        store.watched(&self.text, self.query.fetch_all(store.writing())).await
+        store.timed(&self.text, self.query.fetch_all(store.write_pool())).await
     }
 
-    /// All rows, in a transaction.
+    /// Reads all rows within a transaction.
     ///
     /// # Errors
     ///
     /// See [`StoreError`].
     pub async fn all_in(self, tx: &mut Tx) -> Result<Vec<AnyRow>, StoreError> {
-        tx.store.watched(&self.text, self.query.fetch_all(&mut *tx.inner)).await
+        tx.store.timed(&self.text, self.query.fetch_all(&mut *tx.inner)).await
     }
 
-    /// The first row if there is one, in a transaction.
+    /// Reads the first row, if there is one, within a transaction.
     ///
     /// # Errors
     ///
     /// See [`StoreError`].
     pub async fn first_in(self, tx: &mut Tx) -> Result<Option<AnyRow>, StoreError> {
-        tx.store.watched(&self.text, self.query.fetch_optional(&mut *tx.inner)).await
+        tx.store.timed(&self.text, self.query.fetch_optional(&mut *tx.inner)).await
     }
 
-    /// Writes, in a transaction; gives the number of rows changed.
+    /// Writes within a transaction; returns the number of affected rows.
     ///
     /// # Errors
     ///
     /// See [`StoreError`].
     pub async fn run_in(self, tx: &mut Tx) -> Result<u64, StoreError> {
-        let done = tx.store.watched(&self.text, self.query.execute(&mut *tx.inner)).await?;
+        let done = tx.store.timed(&self.text, self.query.execute(&mut *tx.inner)).await?;
         Ok(done.rows_affected())
     }
 }
 
-/// Runs database work within the time limit.
-pub(crate) async fn limited<T>(work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, StoreError> {
+/// Awaits `work` for at most [`STATEMENT_LIMIT`].
+pub(crate) async fn with_limit<T>(
+    work: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, StoreError> {
     match tokio::time::timeout(STATEMENT_LIMIT, work).await {
         Ok(result) => Ok(result?),
         Err(_) => Err(StoreError::timed_out()),
@@ -131,15 +133,15 @@ pub(crate) async fn limited<T>(work: impl Future<Output = Result<T, sqlx::Error>
 }
 
 impl Store {
-    /// Runs `work` within the time limit and remembers the statement if it took long.
-    pub(crate) async fn watched<T>(
+    /// Runs `work` within the time limit and records its duration.
+    pub(crate) async fn timed<T>(
         &self,
         text: &str,
         work: impl Future<Output = Result<T, sqlx::Error>>,
     ) -> Result<T, StoreError> {
         let started = Instant::now();
-        let result = limited(work).await;
-        self.took(text, started.elapsed());
+        let result = with_limit(work).await;
+        self.record_duration(text, started.elapsed());
         result
     }
 }

@@ -1,4 +1,4 @@
-//! The connection to the records: pool, migrations, and what it shows of itself.
+//! The store: a connection pool with migrations, transactions and statistics.
 
 use std::{
     sync::{
@@ -11,34 +11,34 @@ use std::{
 use jiff::Timestamp;
 use serde::Serialize;
 use sqlx::{
-    AnyConnection, AnyPool, AssertSqlSafe, Connection, Executor, Row, SqlSafeStr,
-    any::{AnyPoolOptions, AnyRow},
+    AnyConnection, AnyPool, Connection, Executor, SqlSafeStr,
+    any::AnyPoolOptions,
     migrate::{self, MigrationType, Migrator},
 };
 
 use crate::{
-    DatabaseUrl, StoreError,
-    slow::{SlowLog, SlowStatement, hint},
-    statement::{Tx, limited},
+    DatabaseUrl, StoreError, TransientCondition, plan,
+    slow::{SlowLog, SlowStatement, normalize},
+    statement::{Tx, with_limit},
 };
 
-/// Longest time for one statement, waiting for a connection included.
+/// Longest duration of a statement, including the wait for a connection.
 pub(crate) const STATEMENT_LIMIT: Duration = Duration::from_secs(10);
-/// Longest time for the look at a plan.
+/// Longest time to explain a slow statement.
 const PLAN_LIMIT: Duration = Duration::from_secs(5);
 
-/// Bounds of a pool.
+/// Limits of a connection pool.
 #[derive(Clone, Debug)]
 pub struct PoolLimits {
-    /// Most connections.
+    /// Maximum number of connections, at least 1.
     pub max_connections: u32,
-    /// Longest wait for a free one.
+    /// Longest wait for a free connection.
     pub acquire_timeout: Duration,
-    /// A connection that was not used for so long is closed.
+    /// Idle time after which a connection is closed.
     pub idle_timeout: Duration,
-    /// A connection is renewed after so long.
+    /// Age at which a connection is replaced.
     pub max_lifetime: Duration,
-    /// A statement that takes longer is remembered as slow.
+    /// Duration from which on a statement is recorded as slow.
     pub slow_statement: Duration,
 }
 
@@ -54,19 +54,19 @@ impl Default for PoolLimits {
     }
 }
 
-/// One step of a schema. What was carried out once may never change.
+/// One step of a schema. A step that has been applied anywhere must not change.
 #[derive(Clone, Copy, Debug)]
 pub struct Migration {
-    /// Steps are carried out in the order of their versions.
+    /// Version; steps are applied in ascending order.
     pub version: i64,
-    /// What it is for.
+    /// Short description.
     pub name: &'static str,
-    /// Statements in the common SQL of both databases.
+    /// Statements in the SQL that both databases understand.
     pub sql: &'static str,
 }
 
 impl Migration {
-    fn prepared(&self) -> migrate::Migration {
+    fn to_sqlx(self) -> migrate::Migration {
         migrate::Migration::new(
             self.version,
             self.name.into(),
@@ -77,7 +77,7 @@ impl Migration {
     }
 }
 
-/// Records in one database. Clones share one pool.
+/// Connection to one database. Clones share the pool.
 #[derive(Clone)]
 pub struct Store {
     inner: Arc<Inner>,
@@ -86,59 +86,76 @@ pub struct Store {
 struct Inner {
     url: DatabaseUrl,
     limits: PoolLimits,
-    reading: AnyPool,
-    /// SQLite has one writer at a time: a pool of one is a fair queue for it. The same pool as
-    /// `reading` for PostgreSQL.
-    writing: AnyPool,
+    read_pool: AnyPool,
+    /// For SQLite a pool of one connection: it allows one writer at a time, and the pool is a fair queue for
+    /// it. For PostgreSQL the same pool as `read_pool`.
+    write_pool: AnyPool,
     slow: SlowLog,
     statements: AtomicU64,
 }
 
-/// What a pool does.
+/// State of a connection pool.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PoolSnapshot {
-    /// `sqlite` or `postgres`.
+    /// Database engine: `sqlite` or `postgres`.
     pub kind: &'static str,
-    /// Connections open.
+    /// Number of open connections.
     pub pool_size: u32,
-    /// Those of them in use.
+    /// Number of connections in use.
     pub active_count: u32,
-    /// Those of them free.
+    /// Number of idle connections.
     pub available_connections: u32,
-    /// Most connections.
+    /// Maximum number of connections.
     pub max_connections: u32,
-    /// Share of the most connections in use, from 0 to 1.
+    /// Connections in use relative to the maximum, from 0 to 1.
     pub utilization: f64,
     /// Longest wait for a connection, in milliseconds.
     pub acquire_timeout_ms: u64,
-    /// Statements run since the start.
+    /// Number of statements run since the start.
     pub statements: u64,
-    /// Statements that took long, slowest first.
+    /// Slow statements, slowest first.
     pub slow_statements: Vec<SlowStatement>,
 }
 
+/// Number of open and idle connections of a pool.
+#[derive(Clone, Copy)]
+struct ConnectionCounts {
+    open: u32,
+    idle: u32,
+}
+
+impl ConnectionCounts {
+    fn of(pool: &AnyPool) -> Self {
+        let open = pool.size();
+        // The pool reads the two numbers one after the other, so the idle count can be larger.
+        Self { open, idle: u32::try_from(pool.num_idle()).unwrap_or(open).min(open) }
+    }
+}
+
 impl Store {
-    /// Connects; a SQLite file and its folder are made when missing.
+    /// Connects to the database. Creates a missing SQLite file and its folders.
     ///
     /// # Errors
     ///
     /// The database cannot be reached, or the file cannot be written.
     pub async fn connect(url: &DatabaseUrl, limits: PoolLimits) -> Result<Self, StoreError> {
-        let due = Instant::now() + limits.acquire_timeout;
+        let deadline = Instant::now() + limits.acquire_timeout;
         loop {
-            match Self::connect_once(url, limits.clone()).await {
-                // Several programs that start with one new file are in each other's way while the file
-                // is set up; SQLite does not wait in every case.
-                Err(StoreError::Unavailable { what: "busy", .. }) if Instant::now() < due => {
+            match Self::try_connect(url, limits.clone()).await {
+                // Several programs that start with one new file contend for it while they set it up, and
+                // SQLite's busy timeout does not cover every such case.
+                Err(StoreError::Unavailable { condition: TransientCondition::Busy, .. })
+                    if Instant::now() < deadline =>
+                {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
-                met => return met,
+                result => return result,
             }
         }
     }
 
-    async fn connect_once(url: &DatabaseUrl, limits: PoolLimits) -> Result<Self, StoreError> {
+    async fn try_connect(url: &DatabaseUrl, limits: PoolLimits) -> Result<Self, StoreError> {
         sqlx::any::install_default_drivers();
         if let DatabaseUrl::Sqlite(path) = url
             && let Some(folder) = path.parent()
@@ -161,88 +178,84 @@ impl Store {
                     })
                 })
         };
-        first_contact(url, limits.acquire_timeout).await?;
-        let (reading, writing) = match url {
+        check_usable(url, limits.acquire_timeout).await?;
+        let (read_pool, write_pool) = match url {
             DatabaseUrl::Sqlite(_) => {
-                let writing = limited(options(1).connect(&address)).await?;
-                (limited(options(limits.max_connections.max(1)).connect(&address)).await?, writing)
+                let write_pool = with_limit(options(1).connect(&address)).await?;
+                (with_limit(options(limits.max_connections.max(1)).connect(&address)).await?, write_pool)
             }
             DatabaseUrl::Postgres(_) => {
-                let pool = limited(options(limits.max_connections.max(1)).connect(&address)).await?;
+                let pool = with_limit(options(limits.max_connections.max(1)).connect(&address)).await?;
                 (pool.clone(), pool)
             }
         };
         let inner = Inner {
             url: url.clone(),
             limits,
-            reading,
-            writing,
+            read_pool,
+            write_pool,
             slow: SlowLog::default(),
             statements: AtomicU64::new(0),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Brings the tables of `owner` up to date. Each owner keeps its own list of what was done, so
-    /// several can share a database.
+    /// Applies the pending migrations of `owner`. Each owner has a separate table of applied migrations, so
+    /// several owners can share a database.
     ///
     /// # Errors
     ///
-    /// A migration failed, or one that was done has been changed since.
+    /// A migration failed, or an applied migration has changed.
     pub async fn migrate(&self, owner: &str, migrations: &[Migration]) -> Result<(), StoreError> {
-        let mut migrations = Migrator::with_migrations(migrations.iter().map(Migration::prepared).collect());
-        migrations.dangerous_set_table_name(format!("phase6_migrations_{owner}"));
-        migrations.run(&self.inner.writing).await?;
+        let migrations = migrations.iter().copied().map(Migration::to_sqlx).collect();
+        let mut migrator = Migrator::with_migrations(migrations);
+        migrator.dangerous_set_table_name(format!("phase6_migrations_{owner}"));
+        migrator.run(&self.inner.write_pool).await?;
         Ok(())
     }
 
-    /// Begins a transaction that will write.
+    /// Begins a transaction that writes.
     ///
     /// # Errors
     ///
     /// See [`StoreError`].
     pub async fn begin(&self) -> Result<Tx, StoreError> {
         let begin = match self.inner.url {
-            // A deferred transaction that first reads can fail when it begins to write.
+            // A deferred transaction that reads first can fail when it starts to write.
             DatabaseUrl::Sqlite(_) => "BEGIN IMMEDIATE",
             DatabaseUrl::Postgres(_) => "BEGIN",
         };
-        let inner = limited(self.inner.writing.begin_with(begin)).await?;
+        let inner = with_limit(self.inner.write_pool.begin_with(begin)).await?;
         Ok(Tx { inner, store: self.clone() })
     }
 
-    /// Whether the database answers.
+    /// Checks that the database answers.
     ///
     /// # Errors
     ///
-    /// It does not.
+    /// The database does not answer.
     pub async fn ping(&self) -> Result<(), StoreError> {
         crate::sql("SELECT 1").first(self).await.map(drop)
     }
 
-    /// What the pool does.
+    /// Returns the state of the pool.
     pub fn snapshot(&self) -> PoolSnapshot {
-        let Inner { url, limits, reading, writing, slow, statements } = &*self.inner;
-        // The two numbers of a pool are read one after the other, so idle can seem larger.
-        let counts = |pool: &AnyPool| {
-            let size = pool.size();
-            (size, u32::try_from(pool.num_idle()).unwrap_or(size).min(size))
-        };
-        let (mut size, mut idle) = counts(reading);
+        let Inner { url, limits, read_pool, write_pool, slow, statements } = &*self.inner;
+        let ConnectionCounts { mut open, mut idle } = ConnectionCounts::of(read_pool);
         let mut max = limits.max_connections.max(1);
         if matches!(url, DatabaseUrl::Sqlite(_)) {
-            let (writer, free) = counts(writing);
-            size += writer;
-            idle += free;
+            let writer = ConnectionCounts::of(write_pool);
+            open += writer.open;
+            idle += writer.idle;
             max += 1;
         }
-        let active = size.saturating_sub(idle);
+        let active = open.saturating_sub(idle);
         PoolSnapshot {
             kind: match url {
                 DatabaseUrl::Sqlite(_) => "sqlite",
                 DatabaseUrl::Postgres(_) => "postgres",
             },
-            pool_size: size,
+            pool_size: open,
             active_count: active,
             available_connections: idle,
             max_connections: max,
@@ -253,95 +266,67 @@ impl Store {
         }
     }
 
-    /// Waits for statements that run, then closes every connection. New statements are refused at
-    /// once, also those that wait for a connection.
+    /// Closes the pool: waits for running statements and fails new ones, including those that wait for a
+    /// connection.
     pub async fn close(&self) {
-        self.inner.reading.close().await;
-        self.inner.writing.close().await;
+        self.inner.read_pool.close().await;
+        self.inner.write_pool.close().await;
     }
 
-    pub(crate) fn reading(&self) -> &AnyPool {
-        &self.inner.reading
+    pub(crate) fn read_pool(&self) -> &AnyPool {
+        &self.inner.read_pool
     }
 
-    pub(crate) fn writing(&self) -> &AnyPool {
-        &self.inner.writing
+    pub(crate) fn write_pool(&self) -> &AnyPool {
+        &self.inner.write_pool
     }
 
-    /// Takes note of how long a statement took.
-    pub(crate) fn took(&self, text: &str, took: Duration) {
+    /// Counts a statement. Logs and explains it if it was slow for the first time.
+    pub(crate) fn record_duration(&self, text: &str, duration: Duration) {
         self.inner.statements.fetch_add(1, Ordering::Relaxed);
-        if took >= self.inner.limits.slow_statement && self.inner.slow.note(text, took, Timestamp::now()) {
-            tracing::warn!(
-                statement = crate::normalise(text),
-                took_ms = took.as_millis() as u64,
-                "slow statement"
-            );
-            let (store, text) = (self.clone(), text.to_owned());
-            tokio::spawn(async move {
-                // Only a hint: without a plan there is none.
-                if let Ok(Ok(plan)) = tokio::time::timeout(PLAN_LIMIT, store.plan(&text)).await
-                    && let Some(hint) = hint(&text, &plan)
-                {
-                    store.inner.slow.hint(&text, hint);
-                }
-            });
+        if duration < self.inner.limits.slow_statement
+            || !self.inner.slow.record(text, duration, Timestamp::now())
+        {
+            return;
         }
-    }
-
-    /// The lines of a statement's plan, for no values in particular.
-    async fn plan(&self, text: &str) -> Result<Vec<String>, sqlx::Error> {
-        let run = |text: String| AssertSqlSafe(text).into_sql_str();
-        match self.inner.url {
-            DatabaseUrl::Sqlite(_) => {
-                let rows =
-                    sqlx::query(run(format!("EXPLAIN QUERY PLAN {text}"))).fetch_all(self.reading()).await?;
-                rows.iter().map(|row| row.try_get("detail")).collect()
+        tracing::warn!(statement = normalize(text), took_ms = duration.as_millis() as u64, "slow statement");
+        let (store, text) = (self.clone(), text.to_owned());
+        tokio::spawn(async move {
+            let explain = plan::explain(&store.inner.url, store.read_pool(), &text);
+            // A statement that cannot be explained has no hint.
+            if let Ok(Ok(plan)) = tokio::time::timeout(PLAN_LIMIT, explain).await
+                && let Some(hint) = plan::hint(&text, &plan)
+            {
+                store.inner.slow.set_hint(&text, hint);
             }
-            DatabaseUrl::Postgres(_) => {
-                let values = (1..).take_while(|n| text.contains(&format!("${n}"))).map(|_| "NULL");
-                let values = values.collect::<Vec<_>>().join(", ");
-                let arguments = if values.is_empty() { values } else { format!("({values})") };
-                let mut tx = self.reading().begin().await?;
-                for setup in [
-                    "SET LOCAL plan_cache_mode = force_generic_plan".to_owned(),
-                    format!("PREPARE phase6_plan AS {text}"),
-                ] {
-                    sqlx::raw_sql(run(setup)).execute(&mut *tx).await?;
-                }
-                let explain = sqlx::raw_sql(run(format!("EXPLAIN EXECUTE phase6_plan{arguments}")));
-                let rows: Result<Vec<AnyRow>, _> = explain.fetch_all(&mut *tx).await;
-                sqlx::raw_sql("DEALLOCATE phase6_plan").execute(&mut *tx).await?;
-                tx.rollback().await?;
-                rows?.iter().map(|row| row.try_get(0)).collect()
-            }
-        }
+        });
     }
 }
 
-/// Connects once without a pool: a pool that cannot connect only says that it found no connection,
-/// and hides why.
-async fn first_contact(url: &DatabaseUrl, limit: Duration) -> Result<(), StoreError> {
-    let meeting = async {
+/// Opens and closes one connection without a pool. A pool that cannot connect reports only that it has no
+/// free connection and hides the cause.
+async fn check_usable(url: &DatabaseUrl, limit: Duration) -> Result<(), StoreError> {
+    let check = async {
         let mut connection = AnyConnection::connect(&url.connect_string()).await?;
         if matches!(url, DatabaseUrl::Sqlite(_)) {
-            prove_writable(&mut connection).await?;
+            check_writable(&mut connection).await?;
         }
         connection.close().await
     };
-    match tokio::time::timeout(limit, meeting).await {
-        Ok(met) => Ok(met?),
+    match tokio::time::timeout(limit, check).await {
+        Ok(result) => Ok(result?),
         Err(_) => Err(StoreError::timed_out()),
     }
 }
 
-/// Opening a read-only file succeeds, and so does beginning to write it; only writing does not.
-async fn prove_writable(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
+/// Writes to a SQLite file and rolls back. Opening a read-only file and beginning to write it both succeed;
+/// only the write fails.
+async fn check_writable(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
     connection.execute(sqlx::raw_sql(SQLITE_SETUP)).await?;
     connection.execute(sqlx::raw_sql("BEGIN IMMEDIATE; PRAGMA user_version = 1; ROLLBACK")).await.map(drop)
 }
 
-/// Readers never wait for the writer; what is committed is on disk.
+/// Settings of a SQLite connection: readers never wait for the writer, and a commit is on disk.
 const SQLITE_SETUP: &str = "
     PRAGMA journal_mode = WAL;
     PRAGMA synchronous = FULL;
@@ -350,7 +335,7 @@ const SQLITE_SETUP: &str = "
     PRAGMA cache_size = -1024;
 ";
 
-/// The server's own limits, in case the client is gone.
+/// Settings of a PostgreSQL connection: server-side limits, which apply even if the client disappears.
 const POSTGRES_SETUP: &str = "
     SET statement_timeout = '10s';
     SET lock_timeout = '5s';
@@ -362,29 +347,29 @@ const POSTGRES_SETUP: &str = "
 mod tests {
     use super::*;
 
-    /// It was found out by the first record that somebody wanted to write. Here the file is opened
-    /// read-only, because the permissions of a file do not bind who runs tests as root.
+    /// Regression: a read-only file was noticed only by the first write. The test opens the file read-only,
+    /// because file permissions do not apply to root.
     #[tokio::test]
-    async fn a_file_that_can_only_be_read_is_not_taken_for_one_that_can_be_written() {
+    async fn detects_a_read_only_file() {
         sqlx::any::install_default_drivers();
         let folder = tempfile::tempdir().unwrap();
         let url = DatabaseUrl::file(folder.path().join("test.db"));
         Store::connect(&url, PoolLimits::default()).await.unwrap().close().await;
         let read_only = url.connect_string().replace("mode=rwc", "mode=ro");
         let mut connection = AnyConnection::connect(&read_only).await.unwrap();
-        let error = StoreError::from(prove_writable(&mut connection).await.unwrap_err());
+        let error = StoreError::from(check_writable(&mut connection).await.unwrap_err());
         assert_eq!(error.to_string(), "database unavailable: read-only");
     }
 
-    /// An error with all its causes.
+    /// Text of an error and all of its causes.
     fn chain(error: &StoreError) -> String {
         let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
         causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
     }
 
-    /// Each of these was "no free connection", after three seconds.
+    /// Regression: each of these was reported as "no free connection", after three seconds.
     #[tokio::test]
-    async fn what_is_wrong_with_a_database_is_told_by_its_cause() {
+    async fn a_failed_connect_reports_its_cause() {
         let folder = tempfile::tempdir().unwrap();
         let corrupt = folder.path().join("corrupt.db");
         std::fs::write(&corrupt, "this is no database, ".repeat(100)).unwrap();
@@ -393,15 +378,17 @@ mod tests {
             (DatabaseUrl::file(folder.path()), "unable to open database file"),
             ("postgres://nobody@127.0.0.1:1/none".parse().unwrap(), "refused"),
         ] {
-            let Err(error) = Store::connect(&url, PoolLimits::default()).await else { panic!("{url} works") };
-            let told = chain(&error);
-            assert!(told.contains(cause) && !told.contains("no free connection"), "{url}: {told}");
+            let Err(error) = Store::connect(&url, PoolLimits::default()).await else {
+                panic!("connected to {url}")
+            };
+            let text = chain(&error);
+            assert!(text.contains(cause) && !text.contains("no free connection"), "{url}: {text}");
         }
     }
 
-    /// Each sets the file up, and setting up a new one takes it for itself.
+    /// Each store sets the file up, which requires an exclusive lock on a new file.
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-    async fn many_can_start_with_one_new_file() {
+    async fn concurrent_stores_can_open_one_new_file() {
         for _ in 0..5 {
             let folder = tempfile::tempdir().unwrap();
             let url = DatabaseUrl::file(folder.path().join("test.db"));

@@ -1,55 +1,58 @@
-//! Databases for tests: one of its own for each test.
+//! Empty databases for tests, one per test.
 //!
-//! A PostgreSQL server is named by `PHASE6_TEST_POSTGRES`; `cargo xtask test` starts one. Tests that
-//! need it are marked `#[ignore]` with that reason.
+//! PostgreSQL databases are created on the server named by `PHASE6_TEST_POSTGRES`, which `cargo xtask test`
+//! starts. Tests that need it are marked `#[ignore]`.
 
 use crate::{DatabaseUrl, PoolLimits, Store, sql};
 
-/// Which database a test is run against.
+/// Database engine that a test runs against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A file in a folder of its own.
+    /// A file in a temporary folder.
     Sqlite,
-    /// A database of its own on the test server.
+    /// A database on the test server.
     Postgres,
 }
 
 /// An empty database.
-pub struct Fresh {
-    /// Where it is.
+pub struct TestDatabase {
+    /// Address of the database.
     pub url: DatabaseUrl,
-    /// Removed when dropped.
+    /// Temporary folder of a SQLite file; removed on drop.
     _folder: Option<tempfile::TempDir>,
 }
 
-/// Makes an empty database.
-///
-/// # Panics
-///
-/// It cannot be made, or `PHASE6_TEST_POSTGRES` names no server.
-pub async fn fresh(kind: Kind) -> Fresh {
-    if kind == Kind::Sqlite {
-        let folder = tempfile::tempdir().expect("a folder for a test");
-        let url = DatabaseUrl::file(folder.path().join("deep/er/test.db"));
-        return Fresh { url, _folder: Some(folder) };
+impl TestDatabase {
+    /// Creates an empty database.
+    ///
+    /// # Panics
+    ///
+    /// The database cannot be created, or `PHASE6_TEST_POSTGRES` is unset.
+    pub async fn create(kind: Kind) -> Self {
+        if kind == Kind::Sqlite {
+            let folder = tempfile::tempdir().expect("a temporary folder");
+            // The folders of the file do not exist yet: connecting creates them.
+            let url = DatabaseUrl::file(folder.path().join("nested/folder/test.db"));
+            return Self { url, _folder: Some(folder) };
+        }
+        let server = std::env::var("PHASE6_TEST_POSTGRES").expect("PHASE6_TEST_POSTGRES names a server");
+        let url = |name: &str| format!("{server}/{name}").parse::<DatabaseUrl>().expect("a database URL");
+        let admin = Store::connect(&url("postgres"), PoolLimits::default()).await.expect("a test server");
+        let name = format!("test_{:x}_{:032x}", std::process::id(), random());
+        sql(format!("CREATE DATABASE {name}")).run(&admin).await.expect("permission to create databases");
+        admin.close().await;
+        Self { url: url(&name), _folder: None }
     }
-    let server = std::env::var("PHASE6_TEST_POSTGRES").expect("PHASE6_TEST_POSTGRES names a server");
-    let url = |name: &str| format!("{server}/{name}").parse::<DatabaseUrl>().expect("an address");
-    let admin = Store::connect(&url("postgres"), PoolLimits::default()).await.expect("a test server");
-    let name = format!("test_{:x}", std::process::id()) + &format!("_{:032x}", unique());
-    sql(format!("CREATE DATABASE {name}")).run(&admin).await.expect("a database for a test");
-    admin.close().await;
-    Fresh { url: url(&name), _folder: None }
 }
 
-fn unique() -> u128 {
+fn random() -> u128 {
     use std::hash::{BuildHasher, RandomState};
     let now = std::time::SystemTime::now();
     let hash = || u128::from(RandomState::new().hash_one(now));
     hash() << 64 | hash()
 }
 
-/// Runs each function against both databases, as tests of their names.
+/// Defines each function as two tests of its name: `sqlite::NAME` and `postgres::NAME`.
 #[macro_export]
 macro_rules! on_both_databases {
     ($($name:ident),* $(,)?) => {

@@ -1,23 +1,23 @@
-//! Where the records are. Shown without the password.
+//! Database addresses. Displayed without credentials.
 
 use std::{fmt, path::Path, str::FromStr};
 
-/// Which database, and where.
+/// Address of a database.
 #[derive(Clone, PartialEq, Eq)]
 pub enum DatabaseUrl {
-    /// A file; its folder is made when missing.
+    /// A SQLite file; missing folders are created.
     Sqlite(std::path::PathBuf),
-    /// A server.
+    /// A database on a PostgreSQL server, as a URL.
     Postgres(String),
 }
 
-/// The text is not an address of a database.
+/// Error for a text that is not a database URL.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("database URL is not usable; accepted: sqlite://PATH of a file, or postgres://USER@HOST/NAME")]
+#[error("invalid database URL; accepted: sqlite://PATH of a file, or postgres://USER@HOST/NAME")]
 pub struct InvalidUrl;
 
 impl DatabaseUrl {
-    /// A SQLite file.
+    /// Returns the address of a SQLite file.
     pub fn file(path: impl AsRef<Path>) -> Self {
         Self::Sqlite(path.as_ref().to_owned())
     }
@@ -25,7 +25,7 @@ impl DatabaseUrl {
     pub(crate) fn connect_string(&self) -> String {
         match self {
             Self::Sqlite(path) => {
-                // A path may hold what means something in a URL.
+                // These characters have a meaning in a URL.
                 let path = path.display().to_string();
                 let path = path.replace('%', "%25").replace('?', "%3F").replace('#', "%23");
                 format!("sqlite://{path}?mode=rwc")
@@ -41,7 +41,7 @@ impl FromStr for DatabaseUrl {
     fn from_str(text: &str) -> Result<Self, InvalidUrl> {
         if let Some(path) = text.strip_prefix("sqlite://").or_else(|| text.strip_prefix("sqlite:")) {
             let path = path.split('?').next().unwrap_or_default();
-            // In memory every connection of a pool would have records of its own.
+            // In memory, every connection of a pool would have a separate database.
             let in_memory = path.starts_with(":memory:") || text.contains("mode=memory");
             return if path.is_empty() || in_memory { Err(InvalidUrl) } else { Ok(Self::file(path)) };
         }
@@ -56,7 +56,7 @@ impl fmt::Display for DatabaseUrl {
             Self::Sqlite(path) => write!(f, "sqlite://{}", path.display()),
             Self::Postgres(url) => {
                 let rest = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest);
-                // Credentials stand before the last `@` of the authority, options may hold more.
+                // Credentials precede the last `@` of the authority; the query may contain more of them.
                 let authority_end = rest.find(['/', '?']).unwrap_or(rest.len());
                 let (authority, path) = rest.split_at(authority_end);
                 let host = authority.rsplit('@').next().unwrap_or_default();
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_both_kinds_and_refuses_others() {
+    fn parses_urls_of_both_databases_and_rejects_others() {
         assert_eq!("sqlite://a/b.db".parse(), Ok(DatabaseUrl::file("a/b.db")));
         assert_eq!("sqlite:///a/b.db".parse(), Ok(DatabaseUrl::file("/a/b.db")));
         assert!("postgres://u@h/d".parse::<DatabaseUrl>().is_ok());
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn never_shows_credentials() {
+    fn never_displays_credentials() {
         let url: DatabaseUrl = "postgres://user:p%40ss@db:5432/phase6?password=hidden".parse().unwrap();
         assert_eq!(url.to_string(), "postgres://db:5432/phase6");
         assert_eq!(format!("{url:?}"), "postgres://db:5432/phase6");

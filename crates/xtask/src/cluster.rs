@@ -17,7 +17,7 @@ use std::{
 
 use crate::run::{root, succeed};
 
-pub(crate) use tools::available;
+pub(crate) use tools::{available, build as build_tools};
 
 pub(crate) const USAGE: &str = "usage: cargo xtask cluster COMMAND
 

@@ -45,8 +45,3 @@ pub(crate) fn run() -> Result<(), String> {
     println!("{NEXT}");
     Ok(())
 }
-
-/// Removes what it installed; the cluster and the definition stay.
-pub(crate) fn remove(cluster: &Cluster) -> Result<(), String> {
-    succeed(cluster.command("helm")?.args(["uninstall", "phase6", "--wait"]))
-}

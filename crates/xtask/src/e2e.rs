@@ -1,15 +1,24 @@
 //! `cargo xtask e2e`: the product on a real cluster.
 
-use std::{path::PathBuf, process::Command};
+use std::{
+    io::{BufRead, BufReader},
+    process::{Command, Stdio},
+};
 
 use crate::{
     cluster::Cluster,
     image,
-    run::{cargo, succeed},
+    run::{cargo, succeed, this_program},
 };
 
-/// The images of a test cluster, made and known to its nodes: the product's, and by what variable the
-/// suite is told of each.
+/// Output of the suite.
+pub(crate) struct Output {
+    pub(crate) text: String,
+    pub(crate) success: bool,
+}
+
+/// Makes the images of a test cluster and loads them into its nodes. Returns the references of the images by
+/// the variables that name them to the suite.
 pub(crate) fn load_images(cluster: &Cluster) -> Result<Vec<(&'static str, String)>, String> {
     image::build()?;
     let images = [
@@ -25,45 +34,55 @@ pub(crate) fn load_images(cluster: &Cluster) -> Result<Vec<(&'static str, String
     Ok(images.into_iter().map(|(variable, image)| (variable, image.reference)).collect())
 }
 
-/// Runs the suite with this machine's cluster, which is started if need be and left running.
+/// Runs the suite on this machine's cluster, which is started if need be and left running.
 pub(crate) fn run(filters: &[&str]) -> Result<(), String> {
-    succeed(&mut prepared(&Cluster::of_this_machine(), filters)?)
+    succeed(&mut prepare(&Cluster::of_this_machine(), filters)?)
 }
 
-/// Runs the suite at its full count, which takes longer than CI may.
+/// Runs the suite at its full count, which takes longer than CI allows.
 pub(crate) fn prove() -> Result<(), String> {
-    succeed(prepared(&Cluster::of_this_machine(), &[])?.env("PHASE6_E2E_FULL", "1"))
+    succeed(prepare(&Cluster::of_this_machine(), &[])?.env("PHASE6_E2E_FULL", "1"))
 }
 
-/// The suite with everything that it needs, ready to be started.
-pub(crate) fn prepared(cluster: &Cluster, filters: &[&str]) -> Result<Command, String> {
+/// Runs the suite, prints its output as it comes, and returns it.
+pub(crate) fn run_all(cluster: &Cluster) -> Result<Output, String> {
+    let mut suite = prepare(cluster, &[])?;
+    let mut process = suite
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|error| format!("failed to start the suite: {error}"))?;
+    let stdout = process.stdout.take().ok_or("the suite has no output")?;
+    let mut text = String::new();
+    for line in BufReader::new(stdout).lines() {
+        let line = line.map_err(|error| format!("failed to read the output of the suite: {error}"))?;
+        println!("{line}");
+        text += &line;
+        text.push('\n');
+    }
+    let status = process.wait().map_err(|error| format!("failed to wait for the suite: {error}"))?;
+    Ok(Output { text, success: status.success() })
+}
+
+/// Starts the cluster, loads the images, and returns the command of the suite.
+fn prepare(cluster: &Cluster, filters: &[&str]) -> Result<Command, String> {
     cluster.up()?;
     let images = load_images(cluster)?;
-    // Built outside, where the registry can be reached.
+    // Built here, because the network of the cluster has no way to a registry.
     succeed(&mut suite(&["--no-run"]))?;
-    let this = this_program()?;
     let inner = suite(&[]);
     let mut command = cluster.command(&inner.get_program().to_string_lossy())?;
     command.args(inner.get_args()).arg("--").args(filters);
     command
         .envs(images)
         .env("PHASE6_E2E", "1")
-        .env("PHASE6_E2E_CONTROL", this)
+        .env("PHASE6_E2E_CONTROL", this_program()?)
         .env("PHASE6_E2E_OPERATOR", image::built("phase6-operator"))
         .env("CARGO_NET_OFFLINE", "true");
     Ok(command)
 }
 
-/// This program. Where building the tests has replaced it by a newer one, Linux says so in its path.
-fn this_program() -> Result<PathBuf, String> {
-    let path =
-        std::env::current_exe().map_err(|error| format!("cannot tell where this program is: {error}"))?;
-    let text = path.to_string_lossy();
-    Ok(text.strip_suffix(" (deleted)").map_or_else(|| path.clone(), PathBuf::from))
-}
-
-/// Runs the suite with another cluster. Its images must be where that cluster finds them, and
-/// `PHASE6_E2E_CONTROL` may name a program that stops its parts.
+/// Runs the suite on another cluster. Its images must be where that cluster finds them, and
+/// `PHASE6_E2E_CONTROL` may name a program that stops its components.
 pub(crate) fn run_with(kubeconfig: &str, filters: &[&str]) -> Result<(), String> {
     image::build()?;
     let mut command = suite(&[]);

@@ -1,12 +1,17 @@
-//! `cargo xtask fuzz`: what reads strangers' bytes, under any bytes, for a minute each.
+//! `cargo xtask fuzz`: the parsers of untrusted input, fuzzed by libFuzzer on the stable toolchain.
 //!
-//! libFuzzer on the stable toolchain: the compiler counts which edges of the code an input reaches, and what
-//! reaches new ones is kept and changed further. Overflows and failed assertions are failures too. `fuzz/`
-//! holds the targets, what each of them begins with, and words that it may use.
+//! The compiler counts which edges of the code an input reaches; inputs that reach new ones are kept and
+//! mutated further. Overflows and failed assertions are failures too. `fuzz/` has the targets, their corpus
+//! and their dictionaries.
+//!
+//! The long run instruments every library. The quick run, which is a part of `cargo xtask test`, instruments
+//! our own crates only and shares all others with the release build.
 
 use std::{
     collections::BTreeSet,
+    ffi::OsString,
     fs::File,
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::Command,
     sync::Mutex,
@@ -14,23 +19,22 @@ use std::{
 };
 
 use crate::{
-    run::{cargo, root, succeed},
+    run::{cargo, root, succeed, this_program},
     servers::provide,
 };
 
-/// Each in `fuzz/targets`.
+/// The targets, each a file of `fuzz/targets`.
 const TARGETS: [&str; 6] = ["cache_key", "http_head", "policy", "redis_reply", "trace_header", "yaml"];
-/// So long is each of them run.
-const USUALLY: Duration = Duration::from_mins(1);
-/// So many at a time.
-const AT_ONCE: usize = 2;
-
-/// What an input may take. The slowest ones of a sound target are far from it.
+/// Time for each target of a long run.
+const LONG: Duration = Duration::from_mins(1);
+/// Targets that run at a time.
+const PARALLEL: usize = 2;
+/// Bounds of an input: bytes, seconds, and megabytes of memory.
 const BOUNDS: [&str; 3] = ["-max_len=4096", "-timeout=10", "-rss_limit_mb=1024"];
 
-/// Counters at edges, a table of them, and what is compared with what: what `cargo fuzz` asks for, without the
-/// address sanitizer, which takes a nightly toolchain and looks for what code without `unsafe` cannot do.
-const FLAGS: [&str; 8] = [
+/// Compiler flags that count edges and record comparisons, as `cargo fuzz` sets them. Without the address
+/// sanitizer, which needs a nightly toolchain and searches for errors that code without `unsafe` cannot make.
+const FLAGS: [&str; 7] = [
     "--cfg",
     "fuzzing",
     "-Cpasses=sancov-module",
@@ -38,85 +42,130 @@ const FLAGS: [&str; 8] = [
     "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",
     "-Cllvm-args=-sanitizer-coverage-pc-table",
     "-Cllvm-args=-sanitizer-coverage-trace-compares",
-    "-Ccodegen-units=1",
 ];
+/// Flags that a release build lacks: a fuzzer needs every check.
+const CHECKS: [&str; 2] = ["-Cdebug-assertions=on", "-Coverflow-checks=on"];
 
-/// For how long, and which targets: `[--seconds N] [TARGET...]`.
+/// Variable that makes this program a wrapper of the compiler.
+const WRAPPER: &str = "PHASE6_FUZZ_WRAPPER";
+
+/// Runs the long form: `[--seconds N] [TARGET...]`.
 pub(crate) fn run(options: &[&str]) -> Result<(), String> {
-    let (time, targets) = asked(options)?;
-    let programs = build(&targets)?;
-    let queue = Mutex::new(targets.iter());
-    let told = Mutex::new(Vec::new());
-    std::thread::scope(|scope| {
-        for _ in 0..AT_ONCE {
-            scope.spawn(|| {
-                loop {
-                    let next = queue.lock().ok().and_then(|mut queue| queue.next());
-                    let Some(target) = next else { return };
-                    let line = fuzz(&programs, target, time);
-                    if let Ok(mut told) = told.lock() {
-                        told.push((*target, line));
-                    }
-                }
-            });
-        }
-    });
-    let mut told = told.into_inner().map_err(|_| "a target has no result")?;
-    told.sort_unstable();
-    for (target, line) in &told {
-        match line {
-            Ok(line) => println!("{target}: {line}"),
-            Err(line) => println!("{target}: FAILED: {line}"),
-        }
-    }
-    let failed = targets.len() - told.iter().filter(|(_, line)| line.is_ok()).count();
-    if failed == 0 { Ok(()) } else { Err(format!("{failed} of {} targets failed", targets.len())) }
+    let (time, targets) = parse(options)?;
+    let programs = build_instrumented(&targets)?;
+    fuzz_all(&programs, &targets, time)
 }
 
-fn asked<'a>(options: &[&'a str]) -> Result<(Duration, BTreeSet<&'a str>), String> {
+/// Runs every target for `time`, with only our own crates instrumented.
+pub(crate) fn run_quick(time: Duration) -> Result<(), String> {
+    let programs = build_quick()?;
+    fuzz_all(&programs, &TARGETS.into_iter().collect(), time)
+}
+
+fn parse<'a>(options: &[&'a str]) -> Result<(Duration, BTreeSet<&'a str>), String> {
     let (time, names) = match options {
         ["--seconds", seconds, names @ ..] => {
-            let accepted = seconds.parse().ok().filter(|seconds| *seconds > 0);
-            let seconds = accepted
-                .ok_or_else(|| format!("--seconds {seconds}: accepted is a whole number from 1 on"))?;
-            (Duration::from_secs(seconds), names)
+            let number = seconds.parse().ok().filter(|seconds| *seconds > 0);
+            let number = number.ok_or_else(|| format!("--seconds {seconds}; accepted: an integer from 1"))?;
+            (Duration::from_secs(number), names)
         }
-        names => (USUALLY, names),
+        names => (LONG, names),
     };
-    if let Some(wrong) = names.iter().find(|name| !TARGETS.contains(name)) {
-        return Err(format!("target {wrong}: accepted are {}", TARGETS.join(", ")));
+    if let Some(unknown) = names.iter().find(|name| !TARGETS.contains(name)) {
+        return Err(format!("unknown target {unknown}; accepted: {}", TARGETS.join(", ")));
     }
     let targets = if names.is_empty() { &TARGETS } else { names };
     Ok((time, targets.iter().copied().collect()))
 }
 
-/// Builds targets; the folder of their programs.
-fn build(targets: &BTreeSet<&str>) -> Result<PathBuf, String> {
+/// Builds targets with every library instrumented. Returns the folder of their programs.
+fn build_instrumented(targets: &BTreeSet<&str>) -> Result<PathBuf, String> {
     // libFuzzer itself is C++.
     provide("c++", "g++")?;
     println!("building the targets (some minutes on two cores)");
     let host = host()?;
     let folder = root().join("target/fuzz");
-    let mut build = cargo(&["build", "--locked", "--quiet", "--manifest-path", "fuzz/Cargo.toml"]);
-    // With a target named, programs that run during the build are built without these flags.
-    build.args(["--target", &host, "--target-dir"]).arg(&folder);
+    let mut build = cargo(&["build", "--locked", "--quiet", "--profile", "fuzz", "--package", "phase6-fuzz"]);
+    // A named target keeps these flags away from programs that run during the build.
+    build.args(["--features", "targets", "--target", &host, "--target-dir"]).arg(&folder);
     for target in targets {
         build.args(["--bin", target]);
     }
     build.env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join("\x1f"));
     succeed(&mut build)?;
-    Ok(folder.join(host).join("debug"))
+    Ok(folder.join(host).join("fuzz"))
 }
 
-/// What the compiler builds for if nobody says otherwise.
+/// Builds all targets as part of the release build, with this program as the wrapper of the compiler for our
+/// own crates.
+fn build_quick() -> Result<PathBuf, String> {
+    provide("c++", "g++")?;
+    let mut build = cargo(&["build", "--locked", "--quiet", "--release", "--workspace"]);
+    build.args(["--features", "phase6-fuzz/targets,phase6-cli/cluster"]);
+    for target in TARGETS {
+        build.args(["--bin", target]);
+    }
+    build.env("RUSTC_WORKSPACE_WRAPPER", this_program()?).env(WRAPPER, "1");
+    succeed(&mut build)?;
+    Ok(root().join("target/release"))
+}
+
+/// Becomes the compiler with the flags of the fuzzer, if cargo called this program as a wrapper of it.
+pub(crate) fn wrap_compiler(arguments: &[OsString]) {
+    if std::env::var_os(WRAPPER).is_none() {
+        return;
+    }
+    let [_, compiler, arguments @ ..] = arguments else { return };
+    // Questions about the compiler come without a crate.
+    let compiles = arguments.iter().any(|argument| argument == "--crate-name");
+    let mut command = Command::new(compiler);
+    command.args(arguments);
+    if compiles && !arguments.iter().any(|argument| argument == "build_script_build") {
+        command.args(FLAGS).args(CHECKS);
+    }
+    let error = command.exec();
+    eprintln!("failed to start the compiler: {error}");
+    std::process::exit(1);
+}
+
+/// Returns the target triple of the compiler's host.
 fn host() -> Result<String, String> {
     let output = Command::new("rustc").arg("-vV").output().map_err(|error| format!("rustc: {error}"))?;
-    let told = String::from_utf8_lossy(&output.stdout);
-    let host = told.lines().find_map(|line| line.strip_prefix("host: "));
-    host.map(str::to_owned).ok_or_else(|| "rustc does not say what it builds for".to_owned())
+    let version = String::from_utf8_lossy(&output.stdout);
+    let host = version.lines().find_map(|line| line.strip_prefix("host: "));
+    host.map(str::to_owned).ok_or_else(|| "rustc -vV names no host".to_owned())
 }
 
-/// Runs one target; what to tell of it.
+fn fuzz_all(programs: &Path, targets: &BTreeSet<&str>, time: Duration) -> Result<(), String> {
+    let queue = Mutex::new(targets.iter());
+    let results = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..PARALLEL {
+            scope.spawn(|| {
+                loop {
+                    let next = queue.lock().ok().and_then(|mut queue| queue.next());
+                    let Some(target) = next else { return };
+                    let result = fuzz(programs, target, time);
+                    if let Ok(mut results) = results.lock() {
+                        results.push((*target, result));
+                    }
+                }
+            });
+        }
+    });
+    let mut results = results.into_inner().map_err(|_| "a target has no result")?;
+    results.sort_unstable();
+    for (target, result) in &results {
+        match result {
+            Ok(line) => println!("{target}: {line}"),
+            Err(line) => println!("{target}: FAILED: {line}"),
+        }
+    }
+    let failed = targets.len() - results.iter().filter(|(_, result)| result.is_ok()).count();
+    if failed == 0 { Ok(()) } else { Err(format!("{failed} of {} targets failed", targets.len())) }
+}
+
+/// Runs one target. Returns a line about what it reached, or about the input that failed.
 fn fuzz(programs: &Path, target: &str, time: Duration) -> Result<String, String> {
     let folder = |name: &str| root().join("target/fuzz").join(name).join(target);
     let (corpus, found) = (folder("corpus"), folder("found"));
@@ -133,40 +182,38 @@ fn fuzz(programs: &Path, target: &str, time: Duration) -> Result<String, String>
     command.arg(format!("-artifact_prefix={}/", found.display()));
     command.arg(format!("-max_total_time={}", time.as_secs())).stderr(output);
     let status = command.status().map_err(|error| format!("{}: {error}", program.display()))?;
-    let said = std::fs::read_to_string(&log).map_err(|error| format!("{}: {error}", log.display()))?;
+    let log_text = std::fs::read_to_string(&log).map_err(|error| format!("{}: {error}", log.display()))?;
     if status.success() {
-        return summary(&said);
+        return summary(&log_text);
     }
     Err(match failing_input(&found) {
-        Some(input) => {
-            format!("{} (shown again by `{} {0}`)", input.display(), program.display())
-        }
+        Some(input) => format!("{0} (reproduce: `{1} {0}`)", input.display(), program.display()),
         None => format!("{status}, see {}", log.display()),
     })
 }
 
-/// The input that a failed run has left.
+/// Returns the input that a failed run has saved.
 fn failing_input(folder: &Path) -> Option<PathBuf> {
     let files = std::fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path());
     files.into_iter().find(|file| file.file_name().is_some_and(|name| name != "log"))
 }
 
-/// What a run that went well has to show: `#N INITED cov: N ...` to `#N DONE cov: N ... corp: N/Nb ...`.
+/// Summarizes the log of a run: `#N INITED cov: N ...` to `#N DONE cov: N ... corp: N/Nb ...`. A run that
+/// counts no coverage is an error: its mutations are blind.
 fn summary(log: &str) -> Result<String, String> {
-    let figures = |word: &str| {
-        let mut words = log.lines().rev().find_map(|line| {
+    let figures = |event: &str| {
+        let (inputs, mut words) = log.lines().rev().find_map(|line| {
             let mut words = line.split_ascii_whitespace();
             let inputs = words.next()?.strip_prefix('#')?;
-            (words.next()? == word).then_some((inputs, words))
+            (words.next()? == event).then_some((inputs, words))
         })?;
-        let coverage = words.1.find(|name| *name == "cov:").and_then(|_| words.1.next());
-        Some((words.0, coverage?.parse::<u64>().ok()?))
+        let coverage = words.find(|name| *name == "cov:").and_then(|_| words.next());
+        Some((inputs, coverage?.parse::<u64>().ok()?))
     };
-    // Without it any change is as good as any other, and nothing is found.
-    let uncounted = "it does not count what its inputs reach";
+    let uncounted = "it counts no coverage";
     let (_, before) = figures("INITED").ok_or(uncounted)?;
     let (inputs, after) = figures("DONE").ok_or(uncounted)?;
-    Ok(format!("{inputs} inputs, edges reached: {before} by what it began with, {after} in the end"))
+    Ok(format!("{inputs} inputs, edges covered: {before} by the corpus, {after} at the end"))
 }
 
 #[cfg(test)]
@@ -174,21 +221,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn options_say_which_targets_and_for_how_long() {
-        let (time, targets) = asked(&[]).unwrap();
-        assert_eq!((time, targets.len()), (USUALLY, 6));
-        let (time, targets) = asked(&["--seconds", "5", "yaml", "policy", "yaml"]).unwrap();
+    fn options_select_targets_and_time() {
+        let (time, targets) = parse(&[]).unwrap();
+        assert_eq!((time, targets.len()), (LONG, 6));
+        let (time, targets) = parse(&["--seconds", "5", "yaml", "policy", "yaml"]).unwrap();
         assert_eq!((time.as_secs(), targets.into_iter().collect::<Vec<_>>()), (5, vec!["policy", "yaml"]));
         assert_eq!(
-            asked(&["json"]),
-            Err("target json: accepted are cache_key, http_head, policy, redis_reply, trace_header, yaml"
+            parse(&["json"]),
+            Err("unknown target json; accepted: cache_key, http_head, policy, redis_reply, trace_header, yaml"
                 .into())
         );
-        assert!(asked(&["--seconds", "0"]).unwrap_err().contains("from 1 on"));
+        assert!(parse(&["--seconds", "0"]).unwrap_err().contains("from 1"));
     }
 
     #[test]
-    fn every_target_is_run() {
+    fn every_target_is_listed() {
         let files = std::fs::read_dir(root().join("fuzz/targets")).unwrap();
         let mut names: Vec<_> = files.map(|file| file.unwrap().path()).collect();
         names.sort();
@@ -197,11 +244,11 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_counts_no_coverage_is_no_success() {
+    fn a_run_without_coverage_is_an_error() {
         let log = "#5\tINITED cov: 40 ft: 50 corp: 4/9b exec/s: 0 rss: 48Mb\n#9\tNEW    cov: 41 ft: 9\n\
                    #3550\tDONE   cov: 172 ft: 234 corp: 10/29Kb lim: 758 exec/s: 27 rss: 55Mb\nDone 3550 runs";
-        let told = "3550 inputs, edges reached: 40 by what it began with, 172 in the end";
-        assert_eq!(summary(log), Ok(told.to_owned()));
+        let line = "3550 inputs, edges covered: 40 by the corpus, 172 at the end";
+        assert_eq!(summary(log), Ok(line.to_owned()));
         assert!(summary("#5\tINITED exec/s: 0\n#3550\tDONE   corp: 1/1b exec/s: 27").is_err());
         assert!(summary("").is_err());
     }

@@ -26,10 +26,15 @@ pub(crate) fn run() -> Result<(), String> {
     Ok(())
 }
 
-/// Builds all programs that go into images, in one go: then they share what they are built from.
+/// Makes the release build: the programs of the images, and the program whose instructions are counted. One
+/// build of the whole workspace, so that libraries have one set of features and are built once.
 pub(crate) fn build() -> Result<(), String> {
-    let programs = ["--bin", "phase6", "--bin", "phase6-operator", "--bin", "load"];
-    succeed(cargo(&["build", "--release", "--locked", "--quiet", "--workspace"]).args(programs))
+    let mut build = cargo(&["build", "--release", "--locked", "--quiet", "--workspace"]);
+    build.args(["--features", "phase6-cli/cluster"]);
+    for program in ["phase6", "phase6-operator", "load", "instructions"] {
+        build.args(["--bin", program]);
+    }
+    succeed(&mut build)
 }
 
 /// Where a program is that was built.

@@ -13,10 +13,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::{
-    run::{cargo, root, succeed},
-    servers::provide,
-};
+use crate::{image, run::root, servers::provide};
 
 /// So much more fails, so much less is to be accepted.
 const TOLERATED: f64 = 0.05;
@@ -35,8 +32,8 @@ pub(crate) enum Purpose {
 
 pub(crate) fn run(purpose: Purpose) -> Result<(), String> {
     provide("valgrind", "valgrind")?;
-    // With the whole workspace, as the image's programs are: what they share is built once.
-    succeed(&mut cargo(&["build", "--release", "--locked", "--workspace", "--bin", "instructions"]))?;
+    // Part of the release build that images and fuzz targets share.
+    image::build()?;
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
     let program = target.join("release/instructions");
     let cores = output(&mut Command::new(&program))?;

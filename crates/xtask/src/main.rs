@@ -1,22 +1,21 @@
-//! What developers run: `cargo xtask COMMAND`.
+//! Developers' commands: `cargo xtask COMMAND`.
 //!
-//! * `test`: everything, with the servers that tests need.
-//! * `bench`: every benchmark; writes the table in `docs/performance.md`. `bench --smoke` only shows
-//!   that they run.
-//! * `cluster`: a real Kubernetes to test on.
+//! * `test`: every check and test, with the servers and the cluster that they need.
+//! * `bench`: every benchmark; writes the table in `docs/performance.md`.
+//! * `cluster`: a real Kubernetes for tests.
 //! * `e2e`, `prove`: the product on that cluster.
-//! * `chaos`: services under load while all kinds of things happen to their Redis.
-//! * `simulate`: limits, breakers and flights in many worlds and the cache through many sequences, each of which a seed gives
-//!   again.
-//! * `fuzz`: what reads strangers' bytes, under any bytes.
-//! * `instructions`: what a call of each core costs, held against what was accepted.
-//! * `mutants`: the cores, changed in one place at a time, held against their tests.
-//! * `demo`: a fleet on it, to play with.
-//! * `image`: the product's image, without Docker.
-//! * `crd`: writes the generated files anew: the definition of the custom resource, and the reference pages.
+//! * `chaos`: services under load while their Redis fails in every way.
+//! * `simulate`: limits, breakers, shared fills and the cache in many seeded worlds.
+//! * `fuzz`: the parsers of untrusted input.
+//! * `instructions`: instructions per call of each core, compared with the accepted counts.
+//! * `mutants`: mutation tests of the cores.
+//! * `demo`: a fleet on a cluster, to play with.
+//! * `image`: the image of the product, without Docker.
+//! * `crd`: the generated files: definition, reference pages, example fleet.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for a terminal")]
 
+mod background;
 mod bench;
 mod chaos;
 mod cluster;
@@ -38,39 +37,42 @@ use std::process::{ExitCode, Stdio};
 const USAGE: &str = "usage: cargo xtask COMMAND
 
   test [--without-cluster]
-         run every test, with PostgreSQL and Redis servers and a Kubernetes of its own
-  demo   from nothing to a fleet on a cluster to play with
-  bench  measure, and write the table in docs/performance.md; --smoke: only see that it runs
+         run every check and test, with PostgreSQL, Redis and a Kubernetes of its own
+  test --changed [REVISION]
+         run the checks and tests of the packages that the changes since REVISION (default HEAD) can break
+  demo   start a cluster and install the demo fleet
+  bench  measure, and write the table in docs/performance.md; --smoke only shows that the benchmarks run
   cluster COMMAND
-         a Kubernetes to test on; without COMMAND, what it can do
+         manage a Kubernetes for tests; without COMMAND, list the commands
   e2e [--kubeconfig FILE] [NAME...]
-         the product on a real cluster: this machine's, or another one
-  prove  the same at its full count, which takes longer
+         run the product on this machine's cluster, or on another one
+  prove  run the same at its full count, which takes longer
   chaos [--rounds N]
-         services under load while their Redis is killed, frozen, emptied, slow...; 50 rounds of each
+         run services under load while their Redis is killed, frozen, emptied or slowed down; 50 rounds each
   simulate [limits|breaker|flights|cache] [--seeds N] [--from SEED]
-         limits in many worlds: replicas that start, die and are cut off, a network that loses, clocks that
-         step; 10,000 worlds. A breaker in many more, under callers whose answers come late or never, edits
-         and a clock that jumps, held against its model; 100,000. Replicas that want one answer, which is
-         made once; 10,000. The cache through many sequences of requests, each answer held against a model
-         of RFC 9111; 1,000,000 sequences. What breaks a rule is printed with its seed, and --seeds 1 with
-         the part's name replays it
+         simulate limits (10,000 worlds of replicas that start, die and lose messages, and of clocks that
+         step), breakers (100,000 worlds, compared with a model), shared fills (10,000 worlds of replicas that
+         want one response), and the cache (1,000,000 sequences, compared with a model of RFC 9111). A failure
+         prints its seed; --seeds 1 --from SEED with the name of the part replays it
   fuzz [--seconds N] [TARGET...]
-         what reads strangers' bytes, under any bytes; 60 seconds each. An input that fails is named
+         fuzz the parsers of untrusted input, 60 seconds each
   instructions [--accept]
-         count what a call of each core costs; more than was accepted fails
+         count the instructions of each core; more than accepted is a failure
   mutants [FILE...]
-         change the cores, or these files of them, in one place at a time: tests have to notice
-  image  make the product's image as an archive, without Docker
-  crd    write the generated files: the definition of the resource, and the reference pages
+         run mutation tests of the cores, or of these files
+  image  make the image of the product as an archive, without Docker
+  crd    write the generated files
 ";
 
 fn main() -> ExitCode {
+    fuzz::wrap_compiler(&std::env::args_os().collect::<Vec<_>>());
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match words.as_slice() {
-        ["test"] => test::run(test::Extent::Whole),
-        ["test", "--without-cluster"] => test::run(test::Extent::WithoutCluster),
+        ["test"] => test::run(test::Scope::Whole),
+        ["test", "--without-cluster"] => test::run(test::Scope::WithoutCluster),
+        ["test", "--changed"] => test::run_changed("HEAD"),
+        ["test", "--changed", revision] => test::run_changed(revision),
         ["bench"] => bench::run(bench::Effort::Measure),
         ["bench", "--smoke"] => bench::run(bench::Effort::Smoke),
         ["cluster", ..] => cluster::run(&arguments[1..]),
@@ -80,7 +82,7 @@ fn main() -> ExitCode {
         ["chaos"] => chaos::run(chaos::ROUNDS),
         ["chaos", "--rounds", rounds] => match rounds.parse() {
             Ok(rounds) => chaos::run(rounds),
-            Err(_) => Err(format!("--rounds {rounds}: accepted is a whole number")),
+            Err(_) => Err(format!("--rounds {rounds}; accepted: an integer")),
         },
         ["simulate", "limits", options @ ..] => seeds(options).and_then(simulate::limits),
         ["simulate", "breaker", options @ ..] => seeds(options).and_then(simulate::breaker),
@@ -116,13 +118,12 @@ fn main() -> ExitCode {
 fn seeds(options: &[&str]) -> Result<simulate::Seeds, String> {
     let mut seeds = simulate::Seeds::default();
     for option in options.chunks(2) {
-        let number = |number: &str| {
-            number.parse().map_err(|_| format!("{}: accepted is a whole number", option.join(" ")))
-        };
+        let number =
+            |number: &str| number.parse().map_err(|_| format!("{}; accepted: an integer", option.join(" ")));
         match option {
             ["--from", from] => seeds.from = number(from)?,
             ["--seeds", count] => seeds.count = Some(number(count)?),
-            other => return Err(format!("{}: accepted are --seeds N and --from SEED", other.join(" "))),
+            other => return Err(format!("{}; accepted: --seeds N and --from SEED", other.join(" "))),
         }
     }
     Ok(seeds)

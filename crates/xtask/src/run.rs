@@ -52,3 +52,11 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())
 }
+
+/// Returns the path of this program. Linux marks the path of a program that a build has replaced.
+pub(crate) fn this_program() -> Result<PathBuf, String> {
+    let path =
+        std::env::current_exe().map_err(|error| format!("the path of this program is unknown: {error}"))?;
+    let text = path.to_string_lossy();
+    Ok(text.strip_suffix(" (deleted)").map_or_else(|| path.clone(), PathBuf::from))
+}

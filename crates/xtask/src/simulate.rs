@@ -1,7 +1,7 @@
-//! `cargo xtask simulate`: limits and breakers in many worlds and the cache through many sequences, each of which a
-//! seed gives again.
+//! `cargo xtask simulate`: limits, breakers and shared fills in many simulated worlds, and the cache through
+//! many sequences of requests. A seed replays each of them.
 //!
-//! The tests are those that `cargo test` runs for fewer seeds.
+//! The tests are those that `cargo xtask test` runs with fewer seeds.
 
 use std::process::Command;
 
@@ -9,55 +9,58 @@ use crate::run::{cargo, succeed};
 
 /// Worlds of a long run.
 const WORLDS: u64 = 10_000;
-/// Worlds of callers whose breaker is held against its model.
+/// Worlds of callers behind a breaker that is compared with its model.
 const CALLERS: u64 = 100_000;
-/// Sequences of requests that the cache is held against its model for.
+/// Sequences of requests for which the cache is compared with its oracle.
 const SEQUENCES: u64 = 1_000_000;
 
-/// Which seeds.
+/// Range of seeds.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Seeds {
-    /// The first one.
+    /// First seed.
     pub(crate) from: u64,
-    /// How many; none: those of a long run.
+    /// Number of seeds; `None`: that of a long run.
     pub(crate) count: Option<u64>,
 }
 
 impl Seeds {
-    fn of(self, mut command: Command, usual: u64) -> Command {
-        let count = self.count.unwrap_or(usual);
+    fn apply(self, mut command: Command, default: u64) -> Command {
+        let count = self.count.unwrap_or(default);
         command.args(["--", "--nocapture"]);
         command.env("PHASE6_FIRST_SEED", self.from.to_string()).env("PHASE6_SEEDS", count.to_string());
         command
     }
 }
 
-/// Worlds of replicas that share limits.
+/// Simulates replicas that share limits.
 pub(crate) fn limits(seeds: Seeds) -> Result<(), String> {
     let tests = ["test", "--locked", "--package", "phase6-ratelimit", "--test", "replicas", "in_every_world"];
-    succeed(&mut seeds.of(cargo(&tests), WORLDS))
+    succeed(&mut seeds.apply(cargo(&tests), WORLDS))
 }
 
-/// Callers of a peer behind a breaker.
+/// Simulates callers of a peer behind a breaker.
 pub(crate) fn breaker(seeds: Seeds) -> Result<(), String> {
     let tests = ["test", "--locked", "--package", "phase6-breaker", "--test", "callers", "in_every_world"];
-    succeed(&mut seeds.of(cargo(&tests), CALLERS))
+    succeed(&mut seeds.apply(cargo(&tests), CALLERS))
 }
 
-/// Replicas that want an answer which none of them has.
+/// Simulates replicas that want one response which none of them has.
 pub(crate) fn flights(seeds: Seeds) -> Result<(), String> {
     let tests = ["test", "--locked", "--package", "phase6-cache", "--test", "flights", "in_every_world"];
-    succeed(&mut seeds.of(cargo(&tests), WORLDS))
+    succeed(&mut seeds.apply(cargo(&tests), WORLDS))
 }
 
-/// Sequences of requests to the cache.
+/// Compares the cache with its oracle. A million sequences take a minute in an optimized build, and six in
+/// another one.
 pub(crate) fn cache(seeds: Seeds) -> Result<(), String> {
-    succeed(&mut sequences(seeds))
-}
-
-/// The same as a command. A million is a matter of a minute for an optimised build, of six for another one.
-pub(crate) fn sequences(seeds: Seeds) -> Command {
     let tests =
         ["test", "--release", "--locked", "--package", "phase6-cache", "--test", "sequences", "in_every"];
-    seeds.of(cargo(&tests), SEQUENCES)
+    succeed(&mut seeds.apply(cargo(&tests), SEQUENCES))
+}
+
+/// Returns the same as a command, in the build that the other tests use.
+pub(crate) fn sequences(count: u64) -> Command {
+    let seeds = Seeds { from: 0, count: Some(count) };
+    let tests = ["test", "--locked", "--workspace", "--test", "sequences", "in_every"];
+    seeds.apply(cargo(&tests), SEQUENCES)
 }

@@ -1,215 +1,139 @@
-//! `cargo xtask test`: everything there is to pass.
+//! `cargo xtask test`: every check and every test, in one run that ends with `N passed, N failed`.
+//!
+//! Long forms run by hand: `prove` and `chaos` (more rounds), `simulate` (more seeds), `fuzz` (more time, with
+//! instrumented libraries), `bench` (measurements) and `mutants`.
 
-use std::{
-    io::{BufRead, BufReader},
-    process::{Command, Stdio},
-    time::Instant,
-};
+mod changed;
+mod executables;
+pub(crate) mod report;
 
+use std::{process::Command, time::Duration};
+
+use self::report::{Counts, Report};
 use crate::{
-    chaos,
+    background::{self, Background},
+    bench, chaos,
     cluster::{self, Cluster},
-    collector, demo, e2e,
-    run::{cargo, succeed},
+    demo, e2e, fuzz, image, instructions,
+    run::cargo,
     servers, simulate,
 };
 
-/// Whether the product is tested on a cluster as well.
+/// Time for each target of the fuzzer.
+const FUZZ: Duration = Duration::from_secs(20);
+/// Sequences of requests that the cache is compared with its oracle for.
+const SEQUENCES: u64 = 100_000;
+
+/// Scope of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Extent {
-    /// It is.
+pub(crate) enum Scope {
+    /// Everything.
     Whole,
-    /// It is not, and somebody said so.
+    /// Everything that needs no cluster.
     WithoutCluster,
 }
 
-/// What has passed and what has not.
-#[derive(Default)]
-struct Tally {
-    passed: u32,
-    failed: u32,
-    names: Vec<String>,
+/// Runs every check and every test of the scope.
+pub(crate) fn run(scope: Scope) -> Result<(), String> {
+    let mut report = Report::default();
+    let collector = background::collector();
+    if scope == Scope::Whole {
+        cluster::available()?;
+    }
+    let tools = (scope == Scope::Whole).then(background::cluster_tools);
+    provide_tools()?;
+    report.check("format", cargo(&["fmt", "--all", "--check"]));
+    // A workspace of its own.
+    report.check("format of peers", cargo(&["fmt", "--manifest-path", "tests/peers/Cargo.toml", "--check"]));
+    report.check("lints", lints(&["--workspace".into()]));
+    // What `cargo run -- up` builds: without the client of the cluster.
+    report.check("default features", cargo(&["check", "--locked", "--quiet", "-p", "phase6-cli"]));
+    tests(&mut report, &["--workspace".into()], collector)?;
+    report.check("cache sequences", simulate::sequences(SEQUENCES));
+    report.step("benchmarks run", || bench::run(bench::Effort::Smoke));
+    report.step("release build", image::build);
+    report.step("instructions", || instructions::run(instructions::Purpose::Judge));
+    report.step("fuzzing", || fuzz::run_quick(FUZZ));
+    match tools {
+        Some(tools) => cluster(&mut report, tools),
+        None => println!("skipped: the tests on a cluster (--without-cluster)"),
+    }
+    println!("{report}");
+    report.verdict()
 }
 
-/// Runs format check, lints and every test, those that need servers or a cluster included. Ends with
-/// one line `N passed, N failed`.
-pub(crate) fn run(extent: Extent) -> Result<(), String> {
-    let postgres = servers::postgres()?;
-    let redis = servers::redis()?;
+/// Runs the checks and tests of the packages that the changes since `revision` can break. For the inner loop.
+pub(crate) fn run_changed(revision: &str) -> Result<(), String> {
+    let packages = changed::packages(revision)?;
+    if packages.is_empty() {
+        println!("nothing has changed since {revision}");
+        return Ok(());
+    }
+    println!("affected: {}", packages.iter().map(String::as_str).collect::<Vec<_>>().join(", "));
+    let selection: Vec<String> =
+        packages.into_iter().flat_map(|package| ["--package".to_owned(), package]).collect();
+    let mut report = Report::default();
+    let collector = background::collector();
+    provide_tools()?;
+    report.check("format", cargo(&["fmt", "--all", "--check"]));
+    report.check("lints", lints(&selection));
+    tests(&mut report, &selection, collector)?;
+    println!("{report}");
+    report.verdict()
+}
+
+/// Installs the programs that tests start.
+fn provide_tools() -> Result<(), String> {
     servers::provide("curl", "curl")?;
     servers::provide("promtool", "prometheus")?;
-    chaos::network()?;
-    let collector = collector::build()?;
-    let mut tally = Tally::default();
-    tally.check("format", cargo(&["fmt", "--all", "--check"]));
-    // Workspaces of their own.
-    for manifest in ["fuzz/Cargo.toml", "tests/peers/Cargo.toml"] {
-        tally.check(manifest, cargo(&["fmt", "--manifest-path", manifest, "--check"]));
-    }
-    tally.check(
-        "lints",
-        cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--quiet", "--", "-D", "warnings"]),
-    );
-    // Whole-system tests run the program itself.
-    tally.check("build", cargo(&["build", "--workspace", "--locked", "--quiet"]));
-    let mut tests = cargo(&["test", "--workspace", "--locked", "--no-fail-fast", "--", "--include-ignored"]);
-    tests.env("PHASE6_TEST_POSTGRES", &postgres.url).env("PHASE6_TEST_REDIS", &redis.url);
-    tests.env("PHASE6_TEST_COLLECTOR", &collector);
-    tally.tests("tests", tests)?;
-    // Beside the benchmarks: both want an optimised build.
-    tally.tests("the cache in many sequences", simulate::sequences(simulate::Seeds::default()))?;
-    tally.check("benchmarks run", cargo(&["xtask", "bench", "--smoke"]));
-    tally.check("instructions", cargo(&["xtask", "instructions"]));
-    tally.check("any bytes", cargo(&["xtask", "fuzz"]));
-    // The cluster brings its own.
-    drop((postgres, redis));
-    match extent {
-        Extent::Whole => tally.cluster(),
-        Extent::WithoutCluster => println!("not run: the tests on a cluster (--without-cluster)"),
-    }
-    for name in &tally.names {
-        println!("failed: {name}");
-    }
-    println!("{} passed, {} failed", tally.passed, tally.failed);
-    tally.verdict()
+    chaos::provide_tools()
 }
 
-impl Tally {
-    fn check(&mut self, name: &str, mut command: Command) {
-        match timed(name, || succeed(&mut command)) {
-            Ok(()) => self.passed += 1,
-            Err(_) => self.fail(name),
-        }
-    }
-
-    /// Runs the product on a cluster, which is gone afterwards unless it ran before.
-    fn cluster(&mut self) {
-        if let Err(why) = cluster::available() {
-            println!("the tests on a cluster did not run: {why}; --without-cluster leaves them out");
-            self.fail("a cluster to test on");
-            return;
-        }
-        let cluster = Cluster::of_this_machine();
-        let ran_before = cluster.runs();
-        match timed("the demo", || demo::run().and_then(|()| demo::remove(&cluster))) {
-            Ok(()) => self.passed += 1,
-            Err(error) => {
-                println!("{error}");
-                self.fail("the demo");
-            }
-        }
-        let result =
-            e2e::prepared(&cluster, &[]).and_then(|suite| self.tests("the product on a cluster", suite));
-        if let Err(error) = result {
-            println!("{error}");
-            self.fail("the product on a cluster");
-        }
-        if !ran_before && let Err(error) = cluster.down() {
-            println!("{error}");
-            self.fail("nothing is left of the cluster");
-        }
-    }
-
-    fn fail(&mut self, name: &str) {
-        self.failed += 1;
-        self.names.push(name.to_owned());
-    }
-
-    /// Runs tests, shows what they say, and counts.
-    fn tests(&mut self, name: &str, mut command: Command) -> Result<(), String> {
-        let before = self.failed;
-        let status = timed(name, || {
-            let mut process = command
-                .stdout(Stdio::piped())
-                .spawn()
-                .map_err(|error| format!("cannot start cargo: {error}"))?;
-            let output = process.stdout.take().ok_or("cargo has no output")?;
-            for line in BufReader::new(output).lines() {
-                let line = line.map_err(|error| error.to_string())?;
-                println!("{line}");
-                self.read(&line);
-            }
-            process.wait().map_err(|error| error.to_string())
-        })?;
-        self.end(status.success(), before);
-        Ok(())
-    }
-
-    /// The tests have ended; `before` them so many had failed.
-    fn end(&mut self, success: bool, before: u32) {
-        // A test program that does not compile, or dies, counts as a failure too.
-        if !success && self.failed == before {
-            self.fail("cargo test");
-        }
-    }
-
-    fn verdict(&self) -> Result<(), String> {
-        if self.failed == 0 { Ok(()) } else { Err("not everything passed".into()) }
-    }
-
-    fn read(&mut self, line: &str) {
-        if let Some(name) = line.strip_prefix("test ").and_then(|line| line.strip_suffix(" ... FAILED")) {
-            self.names.push(name.to_owned());
-        }
-        // test result: ok. 3 passed; 0 failed; 0 ignored; ...
-        if let Some(counts) = line.strip_prefix("test result: ") {
-            let count = |word: &str| {
-                let (before, _) = counts.split_once(word)?;
-                before.trim_end().rsplit(' ').next()?.parse::<u32>().ok()
-            };
-            self.passed += count("passed").unwrap_or(0);
-            self.failed += count("failed").unwrap_or(0);
-        }
-    }
+fn lints(selection: &[String]) -> Command {
+    let mut command = cargo(&["clippy", "--all-targets", "--locked", "--quiet"]);
+    command.args(selection).args(["--", "-D", "warnings"]);
+    command
 }
 
-/// Says what begins, does it, and says how long it took: CI has an hour.
-fn timed<T>(name: &str, part: impl FnOnce() -> T) -> T {
-    println!("checking: {name}");
-    let begun = Instant::now();
-    let result = part();
-    println!("took {} s: {name}", begun.elapsed().as_secs());
-    result
+/// Builds and runs the test programs, with PostgreSQL, Redis and a collector.
+fn tests(
+    report: &mut Report,
+    selection: &[String],
+    collector: Background<std::path::PathBuf>,
+) -> Result<(), String> {
+    // Tests of the whole system start the program itself.
+    report.check("build", cargo(&["build", "--workspace", "--locked", "--quiet"]));
+    let Some(executables) = report.step("build of the tests", || executables::build(selection)) else {
+        return Ok(());
+    };
+    let collector = report.timed("wait for the collector", |_| collector.join())?;
+    let (postgres, redis) = (servers::postgres()?, servers::redis()?);
+    report.timed("tests", |report| {
+        executables::run(report, executables, |command| {
+            command.env("PHASE6_TEST_POSTGRES", &postgres.url).env("PHASE6_TEST_REDIS", &redis.url);
+            command.env("PHASE6_TEST_COLLECTOR", &collector);
+        });
+    });
+    Ok(())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn results_are_counted_from_what_the_tests_say() {
-        let mut tally = Tally::default();
-        for line in [
-            "running 3 tests",
-            "test a::works ... ok",
-            "test b::does_not ... FAILED",
-            "test result: FAILED. 12 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.1s",
-            "test result: ok. 30 passed; 0 failed; 2 ignored; 0 measured; 0 filtered out; finished in 0.1s",
-        ] {
-            tally.read(line);
+/// Runs the product on a cluster, which is removed afterwards unless it ran before.
+fn cluster(report: &mut Report, tools: Background<()>) {
+    let Some(()) = report.step("wait for Kubernetes", || tools.join()) else { return };
+    let cluster = Cluster::of_this_machine();
+    let ran_before = cluster.runs();
+    // The suite begins with the release that the demo leaves.
+    if report.step("demo", demo::run).is_some() {
+        let suite = report.timed("product on a cluster", |report| {
+            let output = e2e::run_all(&cluster)?;
+            report.add(Counts::read(&output.text, output.success, "the suite"));
+            Ok::<_, String>(())
+        });
+        if let Err(error) = suite {
+            report.step("product on a cluster", || Err::<(), _>(error));
         }
-        assert_eq!((tally.passed, tally.failed, tally.names), (42, 1, vec!["b::does_not".to_owned()]));
     }
-
-    /// The original's scripts ended well whatever had failed.
-    #[test]
-    fn any_failure_makes_the_whole_a_failure() {
-        let verdict = |line: &str, success: bool| {
-            let mut tally = Tally::default();
-            tally.read(line);
-            tally.end(success, 0);
-            tally.verdict()
-        };
-        let well = "test result: ok. 3 passed; 0 failed; 0 ignored";
-        let badly = "test result: FAILED. 2 passed; 1 failed; 0 ignored";
-        assert_eq!(verdict(well, true), Ok(()));
-        assert!(verdict(badly, false).is_err());
-        assert!(verdict(badly, true).is_err(), "whatever cargo says");
-        assert!(verdict(well, false).is_err(), "cargo failed without counting a failure");
-        assert!(verdict("error: could not compile", false).is_err());
-        let mut tally = Tally::default();
-        tally.fail("lints");
-        tally.end(true, tally.failed);
-        assert!(tally.verdict().is_err(), "a check that came before");
+    if !ran_before {
+        report.step("removal of the cluster", || cluster.down());
     }
 }

@@ -31,6 +31,8 @@ pub struct BuildOptions {
     pub service_monitors: bool,
     /// Labels by which a Prometheus selects `ServiceMonitor`s.
     pub monitor_labels: BTreeMap<String, String>,
+    /// Longest time in which a terminating pod still accepts connections, in seconds.
+    pub stop_notice: u16,
 }
 
 /// One key of a Secret.

@@ -38,14 +38,11 @@ const DATABASE_WAIT: i32 = 60;
 // Phases of a terminating pod, one after another, in seconds.
 /// The pod still accepts connections while the cluster learns that it is terminating.
 const PRE_STOP: i64 = 2;
-/// The pod is not ready, and responses ask callers to reconnect. The phase ends early once no connection is
-/// left. A connection still idle at its end is closed, and a caller that just then reuses it loses a request:
-/// hence longer than the 90 seconds for which most clients keep an idle connection.
-const NOTICE: i64 = 95;
+// Then it is not ready, and responses ask callers to reconnect, for `BuildOptions::stop_notice`.
 /// Requests in progress finish. Equals `GRACE` of `phase6 serve`.
 const DRAIN: i64 = 25;
-/// Time after which Kubernetes kills the pod: longer than all phases.
-const TERMINATION_GRACE: i64 = PRE_STOP + NOTICE + DRAIN + 5;
+/// Margin between the last phase and the end of the pod's grace period.
+const MARGIN: i64 = 5;
 
 pub(super) fn deployment(resource: &Phase6Service, options: &BuildOptions) -> Object {
     let name = resource.name_any();
@@ -53,7 +50,7 @@ pub(super) fn deployment(resource: &Phase6Service, options: &BuildOptions) -> Ob
         service_account_name: Some(name.clone()),
         // The variables of every Service in the namespace are not used, and could shadow those set here.
         enable_service_links: Some(false),
-        termination_grace_period_seconds: Some(TERMINATION_GRACE),
+        termination_grace_period_seconds: Some(PRE_STOP + i64::from(options.stop_notice) + DRAIN + MARGIN),
         image_pull_secrets: pull_secrets(options),
         security_context: Some(PodSecurityContext {
             run_as_non_root: Some(true),
@@ -136,7 +133,7 @@ fn container(resource: &Phase6Service, options: &BuildOptions) -> Container {
             format!("--policy-object={}", config_map_name(&resource.name_any())),
             format!("--api-keys={ACCESS_PATH}/{API_KEYS}"),
             format!("--data={DATA_PATH}"),
-            format!("--notice={NOTICE}"),
+            format!("--notice={}", options.stop_notice),
             format!("--wait={DATABASE_WAIT}"),
         ]),
         env: Some(environment(resource, options)),

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use self::harness::Harness;
 use super::*;
 use crate::{
+    context::RESYNC,
     election::Leadership,
     fixtures::{
         NAMESPACE, Reply, Scenario, apply, apply_as, create_event, delete, look_up, not_found, repeat_event,

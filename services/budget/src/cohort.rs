@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use jiff::Timestamp;
-use phase6_chassis::store::{Batch, Row, Store, StoreError, sql};
+use phase6_chassis::store::{BatchLoader, Row, Store, StoreError, sql};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -27,7 +27,7 @@ const MOST_EXPORTED: i64 = 1000;
 #[derive(Clone)]
 pub struct Cohorts {
     store: Store,
-    totals: Batch<String, Vec<Total>>,
+    totals: BatchLoader<String, Vec<Total>>,
 }
 
 /// One provider's part of a cohort.
@@ -129,7 +129,7 @@ impl Cohorts {
     /// The cohorts in `store`.
     pub fn new(store: Store) -> Self {
         let reading = store.clone();
-        let totals = Batch::new(100, move |cohorts: Vec<String>| read_totals(reading.clone(), cohorts));
+        let totals = BatchLoader::new(100, move |cohorts: Vec<String>| read_totals(reading.clone(), cohorts));
         Self { store, totals }
     }
 

@@ -492,7 +492,11 @@ async fn the_description_lists_every_endpoint() {
         }
     }
     let schemas = &description["components"]["schemas"];
-    assert!(schemas["PolicyResponse"]["allOf"].is_array(), "the one of /policyz: {}", schemas["PolicyResponse"]);
+    assert!(
+        schemas["PolicyResponse"]["allOf"].is_array(),
+        "the one of /policyz: {}",
+        schemas["PolicyResponse"]
+    );
     assert!(schemas["ProviderPolicyAnswer"]["properties"]["policy"].is_object());
     let burst = &description["paths"]["/api/v1/providers/burst"]["post"]["responses"]["200"]["content"];
     assert!(burst["text/event-stream"].is_object() && burst["application/json"].is_object(), "{burst}");

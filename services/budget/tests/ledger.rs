@@ -18,11 +18,11 @@ use phase6_budget::{
 };
 use phase6_store::{
     PoolLimits, Row, Store, on_both_databases, sql,
-    testing::{Fresh, Kind, fresh},
+    testing::{Kind, TestDatabase},
 };
 
-async fn store(kind: Kind) -> (Store, Fresh) {
-    let fresh = fresh(kind).await;
+async fn store(kind: Kind) -> (Store, TestDatabase) {
+    let fresh = TestDatabase::create(kind).await;
     let store = Store::connect(&fresh.url, PoolLimits::default()).await.unwrap();
     store.migrate("budget", SERVICE.needs.store.unwrap()).await.unwrap();
     (store, fresh)

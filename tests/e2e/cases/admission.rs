@@ -10,7 +10,7 @@ use phase6_manifest::check;
 use serde_json::{Value, json};
 
 use crate::{
-    fleet::{Fleet, SOON, condition},
+    fleet::{Fleet, SOON, apply_definition, condition},
     kubernetes::until,
 };
 
@@ -183,7 +183,7 @@ pub async fn a_malformed_object_that_is_stored_stalls_nobody_else(fleet: &Fleet)
     // A value that no rule allows, and one of another type.
     store("malformed", json!({"service": "budget", "tracing": {"samplingRate": 7}})).await;
     store("untyped", json!({"service": "budget", "cache": {"ttl": 5}, "rateLimit": "none"})).await;
-    fleet.apply_definition().await;
+    apply_definition().await;
 
     let stalled = until("the status says what is wrong", Duration::from_secs(30), || async {
         let resource = fleet.resource("malformed").await;

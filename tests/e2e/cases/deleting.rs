@@ -18,7 +18,8 @@ async fn left(fleet: &Fleet) -> Vec<String> {
     let named = items.iter().map(|item| {
         format!("{}/{}", item["kind"].as_str().unwrap(), item["metadata"]["name"].as_str().unwrap())
     });
-    named.filter(|name| name != "ServiceAccount/default" && name != "ConfigMap/kube-root-ca.crt").collect()
+    let of_namespace = ["ServiceAccount/default", "ConfigMap/kube-root-ca.crt", "Service/kubernetes"];
+    named.filter(|name| !of_namespace.contains(&name.as_str())).collect()
 }
 
 pub async fn what_a_resource_brought_goes_with_it(fleet: &Fleet) {
@@ -39,7 +40,7 @@ pub async fn uninstalling_leaves_only_definitions_and_resources(fleet: &Fleet) {
     });
     fleet.apply(&own).await;
     fleet.settle("mine").await;
-    run("helm", &["uninstall", "p6", "--namespace", &fleet.namespace]).await;
+    run("helm", &["uninstall", &fleet.release, "--namespace", &fleet.namespace]).await;
     until("all but what the remaining resource brought is gone", SOON, || async {
         let left = left(fleet).await;
         left.iter().all(|name| name.contains("mine")).then_some(())

@@ -8,14 +8,15 @@ use phase6_tests::{
 };
 
 use crate::{
-    fleet::{Fleet, values},
+    fleet::{Fleet, apply_definition, values},
     kubernetes::try_run,
 };
 
 /// From nothing to a retuned limit, by the commands that the README gives, then those of the
 /// operators' guide. What they print is what stands below them, numbers and names of pods aside.
 pub async fn people_can_follow_the_documents(fleet: &Fleet) {
-    let uninstalled = try_run("helm", &["uninstall", "p6", "--namespace", &fleet.namespace, "--wait"]).await;
+    let uninstalled =
+        try_run("helm", &["uninstall", &fleet.release, "--namespace", &fleet.namespace, "--wait"]).await;
     uninstalled.unwrap();
     try_run("kubectl", &["delete", "-f", &root().join("crds").to_string_lossy()]).await.unwrap();
     // A kubeconfig whose usual namespace is this one, as a reader would have chosen it.
@@ -54,7 +55,7 @@ pub async fn people_can_follow_the_documents(fleet: &Fleet) {
     assert!(followed >= 10, "{followed} commands");
     // The suite's own release again.
     let _ = try_run("helm", &["uninstall", "phase6", "--namespace", &fleet.namespace, "--wait"]).await;
-    fleet.apply_definition().await;
+    apply_definition().await;
     fleet.helm_install().await;
 }
 

@@ -6,7 +6,7 @@ use serde_json::json;
 use phase6_tests::{root, services};
 
 use crate::{
-    fleet::{Fleet, SOON, values},
+    fleet::{Fleet, SOON, apply_definition, values},
     kubernetes::{run, try_run, until},
 };
 
@@ -100,7 +100,7 @@ pub async fn the_chart_is_well_formed_and_renders_what_it_did(_fleet: &Fleet) {
         "  phase6-fleet.json: |\n    {\n",
         "  phase6-operator.json: |\n    {\n",
         "kind: PrometheusRule",
-        "\nspec:\n  # When to call somebody",
+        "\nspec:\n  # Prometheus alerting rules",
         "\n  groups:\n    - name: phase6-services\n",
         "kind: PodMonitor\nmetadata:\n  name: phase6-operator\n",
     ] {
@@ -120,7 +120,6 @@ pub async fn the_chart_is_well_formed_and_renders_what_it_did(_fleet: &Fleet) {
 pub async fn one_namespace_is_enough(fleet: &Fleet) {
     let only = format!("operator.watchNamespaces={{{}}}", fleet.namespace);
     fleet.helm_upgrade(&["--set", &only]).await;
-    fleet.kubectl(&["rollout", "status", "deployment/phase6-operator", "--timeout=120s"]).await;
     let roles = run("kubectl", &["get", "clusterroles", "-o", "name"]).await;
     assert!(!roles.contains("phase6"), "{roles}");
     fleet.patch("meta", json!({"tracing": {"samplingRate": 0.44}})).await;
@@ -132,18 +131,16 @@ pub async fn one_namespace_is_enough(fleet: &Fleet) {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), elsewhere.to_string()).unwrap();
     let path = file.path().to_string_lossy().into_owned();
-    run("kubectl", &["apply", "--namespace", "default", "-f", &path]).await;
+    run("kubectl", &["create", "namespace", "phase6-elsewhere"]).await;
+    run("kubectl", &["apply", "--namespace", "phase6-elsewhere", "-f", &path]).await;
     // An edit that is brought about here shows that there was time to see the other one.
     fleet.patch("meta", json!({"tracing": {"samplingRate": 0.45}})).await;
     fleet.settle("meta").await;
-    let status =
-        run("kubectl", &["get", "p6", "elsewhere", "--namespace", "default", "-o", "jsonpath={.status}"])
-            .await;
-    assert_eq!(status, "");
-    run("kubectl", &["delete", "--namespace", "default", "-f", &path]).await;
+    let status = ["get", "p6", "elsewhere", "--namespace", "phase6-elsewhere", "-o", "jsonpath={.status}"];
+    assert_eq!(run("kubectl", &status).await, "");
+    run("kubectl", &["delete", "namespace", "phase6-elsewhere"]).await;
     a_release_without_the_demo_takes_the_stores_that_it_is_told_of(fleet).await;
     fleet.helm_install().await;
-    fleet.kubectl(&["rollout", "status", "deployment/phase6-operator", "--timeout=120s"]).await;
 }
 
 /// Beside the other release, whose operator looks after its own namespace only, and whose stores it uses.
@@ -234,7 +231,7 @@ pub async fn a_definition_is_upgraded_under_running_resources(fleet: &Fleet) {
     })
     .await;
     let before = fleet.pods("coach").await;
-    fleet.apply_definition().await;
+    apply_definition().await;
     until("the field is known", SOON, || async {
         fleet.try_kubectl(&["patch", "p6", "coach", "--type=merge", "-p", &edit]).await.ok()?;
         let resource = fleet.resource("coach").await;

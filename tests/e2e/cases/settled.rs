@@ -64,8 +64,8 @@ pub async fn nothing_is_written_once_everything_is_as_it_should_be(fleet: &Fleet
     .await;
     let written = writes(fleet).await;
     assert!(before.len() >= 8 * 8, "{before:?}");
-    // Longer than the operator waits before it looks again at what is settled.
-    tokio::time::sleep(Duration::from_secs(65)).await;
+    // Time in which the operator looks twice at what is settled.
+    tokio::time::sleep(fleet.resync * 2 + Duration::from_secs(5)).await;
     assert_eq!(versions(fleet).await, before);
     assert_eq!(writes(fleet).await.to_bits(), written.to_bits(), "not even writes that change nothing");
 }

@@ -10,14 +10,14 @@ use serde_json::json;
 
 use crate::{
     fleet::{Fleet, is_true},
-    kubernetes::{get, run, try_run, until},
+    kubernetes::{get, run, until},
 };
 
-const NAMESPACE: &str = "phase6-e2e-many";
+/// Namespace of its resources.
+pub const NAMESPACE: &str = "phase6-e2e-many";
 
 pub async fn many_resources_reach_their_state(fleet: &Fleet) {
     let count = if std::env::var_os("PHASE6_E2E_FULL").is_some() { 1000 } else { 100 };
-    let _ = try_run("kubectl", &["create", "namespace", NAMESPACE]).await;
     let mut text = String::new();
     for i in 0..count {
         let resource = json!({

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use phase6_redis::{HELD, RedisError, cmd};
+use phase6_redis::{BLOCK_LIMIT, RedisError, cmd};
 
 use super::{
     LOG_LIFE, Shared,
@@ -36,7 +36,7 @@ pub(super) async fn run(shared: Weak<Shared>) {
             match result {
                 Ok(()) => {
                     if told != Some(true) {
-                        tracing::info!(keys = shared.redis.keys(), "the cache is shared");
+                        tracing::info!(prefix = shared.redis.prefix(), "the cache is shared");
                     }
                     (connected, told) = (true, Some(true));
                     Duration::ZERO
@@ -46,7 +46,7 @@ pub(super) async fn run(shared: Weak<Shared>) {
                     shared.waiting.give_up();
                     if told != Some(false) {
                         tracing::warn!(
-                            keys = shared.redis.keys(),
+                            prefix = shared.redis.prefix(),
                             %error,
                             "the cache is not shared; answers are kept for a second"
                         );
@@ -67,7 +67,7 @@ impl Shared {
         if let Some(at) = known {
             let mut same = cmd("XRANGE");
             same.arg(self.log_key()).arg(at.to_string()).arg(at.to_string());
-            if !self.redis.wait::<Vec<Logged>>(&same).await?.is_empty() {
+            if !self.redis.blocking_command::<Vec<Logged>>(&same).await?.is_empty() {
                 return self.listen().await;
             }
         }
@@ -79,13 +79,13 @@ impl Shared {
             log = self.page(None).await?;
         }
         let Some((first, ..)) = log.first().and_then(logged) else {
-            return Err(RedisError::Refused("the log of the shared cache is not readable".to_owned()));
+            return Err(RedisError::Rejected("the log of the shared cache is not readable".to_owned()));
         };
         // Also at the start: what was stored before the log was read is not known to be good.
         self.hear(Invalidation::All);
         if let Some(at) = known {
             tracing::warn!(
-                keys = self.redis.keys(),
+                prefix = self.redis.prefix(),
                 "what other replicas forgot meanwhile is not known; the cache was emptied"
             );
             if first <= at {
@@ -108,9 +108,9 @@ impl Shared {
         let at = self.history.lock().as_ref().map_or(Place::default(), History::at);
         let asked = self.now_ms();
         let mut read = cmd("XREAD");
-        read.arg("COUNT").arg(PAGE).arg("BLOCK").arg(HELD.as_millis() as u64);
+        read.arg("COUNT").arg(PAGE).arg("BLOCK").arg(BLOCK_LIMIT.as_millis() as u64);
         read.arg("STREAMS").arg(self.log_key()).arg(at.to_string());
-        let news = self.redis.wait::<Option<Vec<(String, Vec<Logged>)>>>(&read).await?;
+        let news = self.redis.blocking_command::<Option<Vec<(String, Vec<Logged>)>>>(&read).await?;
         let news: Vec<Logged> = news.into_iter().flatten().flat_map(|(_, news)| news).collect();
         self.take(&news);
         if news.len() < PAGE {
@@ -123,7 +123,7 @@ impl Shared {
         let from = after.map_or_else(|| "-".to_owned(), |last| format!("({last}"));
         let mut range = cmd("XRANGE");
         range.arg(self.log_key()).arg(from).arg("+").arg("COUNT").arg(PAGE);
-        self.redis.wait(&range).await
+        self.redis.blocking_command(&range).await
     }
 
     /// Takes news in their order; memory hears of them first.

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, LazyLock};
 
-use phase6_redis::{Patience, RedisError, Script};
+use phase6_redis::{RedisError, Script, WaitBudget};
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
@@ -70,7 +70,7 @@ impl Shared {
                     let word = tokio::time::timeout(LASTS, word).await.ok();
                     self.waiting.leave(&name);
                     // That wait was for another replica, not for Redis.
-                    patience = Patience::default();
+                    patience = WaitBudget::default();
                     // Whoever lost touch would hear of no other one either.
                     search.waited(word.map(|word| word.unwrap_or(Word::Landed)))
                 }
@@ -91,9 +91,9 @@ impl Shared {
         asked: &Asked<'_>,
         name: &str,
         wanted: Wanted,
-        patience: Patience,
+        patience: WaitBudget,
     ) -> Option<Read> {
-        if patience.is_spent() {
+        if patience.is_exhausted() {
             return None;
         }
         // Before the read: what is carried out meanwhile is judged again by the caller.
@@ -110,7 +110,7 @@ impl Shared {
             .key(self.waiting_key(name));
         call.arg(at.to_string()).arg(NEWS).arg(u8::from(takes_anyway));
         call.arg(if may_take { &*self.origin } else { "" }).arg(LASTS.as_millis() as u64);
-        let answer = self.redis.script_for::<Told>(patience, &call).await;
+        let answer = self.redis.script_within::<Told>(patience, &call).await;
         let own_duty = || Some(Box::new(OnDuty::taken(self, name.to_owned())) as Box<_>);
         let (bytes, left_ms, news, taken) = match answer {
             Ok(answer) => answer,
@@ -118,7 +118,8 @@ impl Shared {
                 self.failed();
                 self.waiting.leave(name);
                 // The call may have run, and others wait for what this replica does not know that it owes them.
-                let may_have_run = may_take && !matches!(error, RedisError::Gone | RedisError::Elsewhere(_));
+                let may_have_run =
+                    may_take && !matches!(error, RedisError::Unavailable | RedisError::WrongServer(_));
                 return may_have_run.then(|| Read { ticket: own_duty(), ..Read::default() });
             }
         };

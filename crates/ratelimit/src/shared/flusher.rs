@@ -114,7 +114,7 @@ impl Inner {
             Ok(answers) if answers.len() == asked.len() => {
                 if self.contact.answered(now) {
                     tracing::info!(
-                        keys = self.redis.keys(),
+                        prefix = self.redis.prefix(),
                         "limits are shared again as soon as all replicas have told what they used"
                     );
                 }
@@ -126,7 +126,7 @@ impl Inner {
                     let error =
                         other.err().map_or_else(|| "another number of answers".to_owned(), |e| e.to_string());
                     tracing::warn!(
-                        keys = self.redis.keys(),
+                        prefix = self.redis.prefix(),
                         error,
                         "limits cannot be shared; each replica goes on as its policy says"
                     );

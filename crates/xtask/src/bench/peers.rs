@@ -3,6 +3,7 @@
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use super::{Effort, Row};
 use crate::{
@@ -12,6 +13,37 @@ use crate::{
 
 const ROUNDS: &str = "15";
 
+/// Fingerprint of the peers' lock file and sources when they were last built. Their libraries take minutes to
+/// build, so the test run builds them only when one of these has changed.
+const FINGERPRINT: &str = "tests/peers/built.sha256";
+
+fn fingerprint() -> Result<String, String> {
+    let mut digest = Sha256::new();
+    for file in [
+        "Cargo.toml",
+        "Cargo.lock",
+        "src/main.rs",
+        "src/caches.rs",
+        "src/limits.rs",
+        "src/shared.rs",
+        "src/traces.rs",
+    ] {
+        let path = root().join("tests/peers").join(file);
+        digest.update(std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?);
+    }
+    Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn read_fingerprint() -> String {
+    std::fs::read_to_string(root().join(FINGERPRINT)).unwrap_or_default().trim().to_owned()
+}
+
+fn write_fingerprint(fingerprint: &str) -> Result<(), String> {
+    let path = root().join(FINGERPRINT);
+    println!("tests/peers has changed and builds; commit {FINGERPRINT}");
+    std::fs::write(&path, format!("{fingerprint}\n")).map_err(|error| format!("{}: {error}", path.display()))
+}
+
 pub(super) fn run(effort: Effort) -> Result<Vec<Row>, String> {
     let manifest = root().join("tests/peers/Cargo.toml");
     let target = root().join("target/peers");
@@ -20,7 +52,12 @@ pub(super) fn run(effort: Effort) -> Result<Vec<Row>, String> {
         command.arg("--manifest-path").arg(&manifest).env("CARGO_TARGET_DIR", &target);
         command
     };
-    // limitador's client of Redis wants OpenSSL.
+    let fingerprint = fingerprint()?;
+    if effort == Effort::Smoke && read_fingerprint() == fingerprint {
+        println!("tests/peers has not changed since it was last built");
+        return Ok(vec![]);
+    }
+    // limitador's Redis client needs OpenSSL.
     servers::provide("pkg-config", "pkg-config")?;
     if !Command::new("pkg-config").args(["--exists", "openssl"]).status().is_ok_and(|status| status.success())
     {
@@ -28,7 +65,7 @@ pub(super) fn run(effort: Effort) -> Result<Vec<Row>, String> {
     }
     if effort == Effort::Smoke {
         succeed(&mut with(&["check", "--locked", "--quiet"]))?;
-        return Ok(vec![]);
+        return write_fingerprint(&fingerprint).map(|()| vec![]);
     }
     succeed(&mut with(&["build", "--locked", "--release"]))?;
     let redis = servers::redis()?;

@@ -1,13 +1,13 @@
-//! What a cluster needs beyond Kubernetes' own programs: names, and metrics for autoscaling.
+//! What a cluster needs beyond Kubernetes' own programs: names of Services, and metrics for autoscaling.
 
 use std::path::PathBuf;
 
 use super::{Cluster, tools};
 use crate::{oci::Image, run::root};
 
-/// Installs what is missing, and waits until it serves.
+/// Installs the add-ons that are missing, and waits until they serve.
 pub(super) fn install(cluster: &Cluster) -> Result<(), String> {
-    // kind brings its own CoreDNS.
+    // kind has a CoreDNS.
     let names: &[&str] = match cluster {
         Cluster::Kind(_) => &["metrics-server"],
         Cluster::Local(_) => &["coredns", "metrics-server"],
@@ -17,8 +17,8 @@ pub(super) fn install(cluster: &Cluster) -> Result<(), String> {
     if found.is_ok_and(|output| output.status.success()) {
         return Ok(());
     }
+    cluster.load_image(&image("addons", &["coredns", "metrics-server"])?)?;
     for name in names {
-        cluster.load_image(&image(name)?)?;
         let manifest = root().join("tests/cluster/addons").join(format!("{name}.yaml"));
         cluster.kubectl(&["apply", "-f", &manifest.to_string_lossy()])?;
     }
@@ -29,18 +29,21 @@ pub(super) fn install(cluster: &Cluster) -> Result<(), String> {
     Ok(())
 }
 
-/// An image of one program and nothing else.
-pub(super) fn image(name: &str) -> Result<PathBuf, String> {
-    let program = tools::provide(name)?;
-    // The file that the name leads to bears its version.
-    let real = program.canonicalize().map_err(|error| format!("{}: {error}", program.display()))?;
-    let archive =
-        real.with_file_name(format!("{}.tar", real.file_name().unwrap_or_default().to_string_lossy()));
+/// Makes an image of one program, which is called by `names`.
+pub(super) fn image(image: &str, names: &[&str]) -> Result<PathBuf, String> {
+    let program = tools::provide(names[0])?;
+    let program = program.canonicalize().map_err(|error| format!("{}: {error}", program.display()))?;
+    let archive = program.with_extension("tar");
     if archive.is_file() {
         return Ok(archive);
     }
-    let path = format!("/{name}");
-    let image = Image::new(&format!("localhost/phase6-test/{name}:1")).entrypoint(&[&path]);
-    image.file(&path, &program)?.write(&archive)?;
+    let path = format!("/{image}");
+    let mut made = Image::new(&format!("localhost/phase6-test/{image}:1"))
+        .entrypoint(&[&format!("/{}", names[0])])
+        .file(&path, &program)?;
+    for name in names.iter().filter(|name| **name != image) {
+        made = made.link(&format!("/{name}"), &path);
+    }
+    made.write(&archive)?;
     Ok(archive)
 }

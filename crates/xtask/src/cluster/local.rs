@@ -64,9 +64,7 @@ impl Local {
         if !is_root() {
             return Err("a cluster without Docker needs root: namespaces, mounts and containerd".into());
         }
-        for tool in ["kubelet", "pause", "coredns", "metrics-server", "helm"] {
-            tools::provide(tool)?;
-        }
+        tools::build()?;
         for (program, package) in [
             ("containerd", "containerd"),
             ("runc", "runc"),
@@ -111,7 +109,7 @@ impl Local {
         components::controllers(&holder, &state)?;
         components::containers(&holder, &state)?;
         wait("containerd", &holder, || self.containers(&["version"]).is_ok())?;
-        self.load_image(&super::addons::image("pause")?)?;
+        self.load_image(&super::addons::image("pause", &["pause"])?)?;
         components::node(&holder, &state)?;
         wait("the node", &holder, || {
             let output = self.command("kubectl").map(|mut kubectl| {

@@ -1,140 +1,146 @@
-//! The programs of a test cluster: built by Go into one folder, where they stay.
+//! The programs of a test cluster: built by Go from one module into one folder, where they stay.
 //!
-//! Versions are pinned here and in `tests/cluster/go.mod`. A program that is there is not built
-//! again unless its version changes, because the version is part of the file's name.
+//! Versions are pinned in `tests/cluster/go.mod`. Its sums are part of the folder's name, so programs are
+//! built again only when a version changes.
 
 use std::{
     path::{Path, PathBuf},
     process::Command,
 };
 
-use crate::run::{find, root, succeed};
+use sha2::{Digest, Sha256};
 
-/// A program that is built as its own module releases it.
-struct Released {
-    name: &'static str,
-    package: &'static str,
-    version: &'static str,
-}
+use crate::{
+    background::idle,
+    run::{find, root, succeed},
+};
 
-const RELEASED: [Released; 4] = [
-    Released { name: "coredns", package: "github.com/coredns/coredns", version: "v1.15.0" },
-    Released {
-        name: "metrics-server",
-        package: "sigs.k8s.io/metrics-server/cmd/metrics-server",
-        version: "v0.9.0",
-    },
-    Released { name: "helm", package: "helm.sh/helm/v4/cmd/helm", version: "v4.3.1" },
-    Released { name: "kind", package: "sigs.k8s.io/kind", version: "v0.33.0" },
-];
-
-/// The Kubernetes of `tests/cluster/go.mod`. The lowest that we support is 1.33; kubelets from 1.35
-/// on refuse cgroup v1 and containerd 1.x, which is what a machine without Docker may have.
+/// The Kubernetes of `tests/cluster/go.mod`. The lowest supported version is 1.33; kubelets from 1.35 on
+/// refuse cgroup v1 and containerd 1.x, which a machine without Docker may have.
 const KUBERNETES: (&str, &str, &str) = ("1", "34", "4");
 
-/// The names that the one program of `tests/cluster` is called as.
-const PARTS: [&str; 7] = [
-    "etcd",
-    "kube-apiserver",
-    "kube-controller-manager",
-    "kube-proxy",
-    "kube-scheduler",
-    "kubectl",
-    "kubelet",
+/// kind is built as its own module releases it, and only where there is a Docker engine.
+const KIND: &str = "sigs.k8s.io/kind@v0.33.0";
+
+/// A Go program, and the names that it is called by.
+struct Multicall {
+    /// Package below `tests/cluster`.
+    package: &'static str,
+    names: &'static [&'static str],
+}
+
+const PROGRAMS: [Multicall; 3] = [
+    Multicall {
+        package: "kubernetes",
+        names: &[
+            "etcd",
+            "helm",
+            "kube-apiserver",
+            "kube-controller-manager",
+            "kube-proxy",
+            "kube-scheduler",
+            "kubectl",
+            "kubelet",
+        ],
+    },
+    Multicall { package: "addons", names: &["coredns", "metrics-server"] },
+    Multicall { package: "pause", names: &["pause"] },
 ];
 
-/// Where the programs are.
+/// Folder of the programs.
 pub(crate) fn folder() -> PathBuf {
     root().join("target/cluster/tools")
 }
 
-/// Whether a cluster can be had here at all, and if not, what to install.
+/// Fails if this machine can run no test cluster; the error says what to install.
 pub(crate) fn available() -> Result<(), String> {
     if find("go").is_some() || super::kind::docker_answers() {
         return Ok(());
     }
-    Err("a test cluster needs Go 1.24 or newer, or a Docker engine that answers, and neither is here".into())
+    Err("a test cluster needs Go 1.24 or newer, or a Docker engine; neither is here".into())
 }
 
-/// Sees to it that the program `name` is in [`folder`], and tells where.
-pub(super) fn provide(name: &str) -> Result<PathBuf, String> {
-    let link = folder().join(name);
-    if PARTS.contains(&name) {
-        kubernetes()?;
-    } else if name == "pause" {
-        if !link.is_file() {
-            build("pause", "-s -w", &link, "./pause")?;
-        }
-    } else {
-        let released = RELEASED.iter().find(|released| released.name == name);
-        release(released.ok_or_else(|| format!("there is no program {name}"))?)?;
+/// Builds all programs, at idle priority, unless they are up to date.
+pub(crate) fn build() -> Result<(), String> {
+    if super::kind::docker_answers() {
+        kind()?;
     }
-    Ok(link)
-}
-
-fn kubernetes() -> Result<(), String> {
-    let (major, minor, patch) = KUBERNETES;
-    let name = format!("kubernetes-v{major}.{minor}.{patch}");
-    let program = folder().join(&name);
-    if !program.is_file() {
-        println!("building Kubernetes v{major}.{minor}.{patch} (about five minutes on two cores)");
-        // Helm refuses a server that does not know its version.
-        let version = "k8s.io/component-base/version";
-        let flags = format!(
-            "-s -w -X {version}.gitVersion=v{major}.{minor}.{patch} -X {version}.gitMajor={major} \
-             -X {version}.gitMinor={minor}"
-        );
-        build("Kubernetes", &flags, &program, ".")?;
-    }
-    PARTS.iter().try_for_each(|part| point(part, &name))
-}
-
-/// Builds a package of `tests/cluster`.
-fn build(what: &str, flags: &str, program: &Path, package: &str) -> Result<(), String> {
-    let unfinished = program.with_extension("unfinished");
-    let mut go = go();
-    go.current_dir(root().join("tests/cluster"));
-    go.args(["build", "-trimpath", "-buildvcs=false", "-ldflags", flags, "-o"]).arg(&unfinished).arg(package);
-    succeed(&mut go).map_err(|error| format!("cannot build {what}: {error}"))?;
-    std::fs::rename(&unfinished, program).map_err(|error| format!("cannot keep {what}: {error}"))
-}
-
-fn release(released: &Released) -> Result<(), String> {
-    let Released { name, package, version } = released;
-    let kept = format!("{name}-{version}");
-    if !folder().join(&kept).is_file() {
-        println!("building {name} {version}");
-        let made = folder().join("made");
+    let built = folder().join(format!("built-{}", version()?));
+    if !built.is_dir() {
+        println!("building Kubernetes, its add-ons and Helm (about six minutes on two cores)");
+        let unfinished = folder().join("unfinished");
+        let _ = std::fs::remove_dir_all(&unfinished);
+        std::fs::create_dir_all(&unfinished)
+            .map_err(|error| format!("failed to create {}: {error}", unfinished.display()))?;
         let mut go = go();
-        go.args([
-            "install",
-            "-trimpath",
-            "-buildvcs=false",
-            "-ldflags",
-            "-s -w",
-            &format!("{package}@{version}"),
-        ]);
-        succeed(go.env("GOBIN", &made)).map_err(|error| format!("cannot build {name}: {error}"))?;
-        std::fs::rename(made.join(name), folder().join(&kept))
-            .map_err(|error| format!("cannot keep {name}: {error}"))?;
+        go.current_dir(root().join("tests/cluster"));
+        go.args(["build", "-trimpath", "-buildvcs=false", "-ldflags", &linker_flags(), "-o"]);
+        go.arg(&unfinished).args(PROGRAMS.map(|program| format!("./{}", program.package)));
+        succeed(&mut go).map_err(|error| format!("failed to build the test cluster: {error}"))?;
+        std::fs::rename(&unfinished, &built)
+            .map_err(|error| format!("failed to rename {}: {error}", unfinished.display()))?;
     }
-    point(name, &kept)
+    for program in &PROGRAMS {
+        for name in program.names {
+            link(name, &built.join(program.package))?;
+        }
+    }
+    Ok(())
 }
 
-/// Makes `name` lead to the program `kept` in the same folder.
-fn point(name: &str, kept: &str) -> Result<(), String> {
+/// Returns the path of the program called `name`, which is built if need be.
+pub(super) fn provide(name: &str) -> Result<PathBuf, String> {
+    if name == "kind" {
+        return kind();
+    }
+    build()?;
+    Ok(folder().join(name))
+}
+
+/// Returns a fingerprint of the sources and of every version that they are built from.
+fn version() -> Result<String, String> {
+    let mut digest = Sha256::new();
+    let sources = root().join("tests/cluster");
+    for file in ["go.mod", "go.sum", "kubernetes/main.go", "addons/main.go", "pause/main.go"] {
+        let path = sources.join(file);
+        digest.update(std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?);
+    }
+    Ok(digest.finalize().iter().take(6).map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Helm refuses a server that does not report its version.
+fn linker_flags() -> String {
+    let (major, minor, patch) = KUBERNETES;
+    let version = "k8s.io/component-base/version";
+    format!(
+        "-s -w -X {version}.gitVersion=v{major}.{minor}.{patch} -X {version}.gitMajor={major} \
+         -X {version}.gitMinor={minor}"
+    )
+}
+
+fn kind() -> Result<PathBuf, String> {
+    let program = folder().join("kind");
+    if !program.is_file() {
+        succeed(go().args(["install", "-trimpath", KIND]).env("GOBIN", folder()))
+            .map_err(|error| format!("failed to build kind: {error}"))?;
+    }
+    Ok(program)
+}
+
+/// Makes `name` in the folder a link to `program`.
+fn link(name: &str, program: &Path) -> Result<(), String> {
     let link = folder().join(name);
-    if std::fs::read_link(&link).is_ok_and(|target| target == Path::new(kept)) {
+    if std::fs::read_link(&link).is_ok_and(|target| target == program) {
         return Ok(());
     }
     let _ = std::fs::remove_file(&link);
-    std::os::unix::fs::symlink(kept, &link).map_err(|error| format!("cannot link {name}: {error}"))
+    std::os::unix::fs::symlink(program, &link).map_err(|error| format!("failed to link {name}: {error}"))
 }
 
 fn go() -> Command {
     let _ = std::fs::create_dir_all(folder());
-    let mut go = Command::new("go");
-    // One static program each, whatever C libraries this machine has.
+    let mut go = idle("go");
+    // Static programs, whatever C libraries this machine has.
     go.env("CGO_ENABLED", "0");
     go
 }

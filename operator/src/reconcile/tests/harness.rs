@@ -158,6 +158,7 @@ where
 
 fn options() -> BuildOptions {
     BuildOptions {
+        stop_notice: 95,
         image: "registry.example/phase6:1.0.0".into(),
         pull_policy: None,
         pull_secrets: vec![],

@@ -1,6 +1,6 @@
-//! Against a real Redis: what callers see of it, and of its absence.
+//! Client behavior against a real Redis server, while it is available and during outages.
 //!
-//! Connections go through a relay of the test's own, which can be frozen and cut.
+//! Connections pass through a relay that can freeze or cut them.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use phase6_redis::{LIMIT, Redis, RedisError, Script, cmd};
+use phase6_redis::{CALL_LIMIT, Redis, RedisError, Script, cmd};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -21,13 +21,14 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// How the wire is.
+/// State of the relayed connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wire {
-    Whole,
-    /// Bytes stay where they are; connections stay open.
+    /// Bytes pass.
+    Open,
+    /// Connections stay open and no bytes pass.
     Frozen,
-    /// Connections break, and new ones are closed at once.
+    /// Existing connections are closed, and so is every new one.
     Cut,
 }
 
@@ -35,7 +36,7 @@ enum Wire {
 struct Relay {
     address: SocketAddr,
     wire: Arc<watch::Sender<Wire>>,
-    /// Connections that found the wire cut.
+    /// Number of connections refused while cut.
     refused: Arc<AtomicUsize>,
     accepting: JoinHandle<()>,
 }
@@ -46,20 +47,20 @@ impl Relay {
         let server = url.trim_start_matches("redis://").trim_end_matches('/').to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let wire = Arc::new(watch::Sender::new(Wire::Whole));
+        let wire = Arc::new(watch::Sender::new(Wire::Open));
         let refused = Arc::new(AtomicUsize::new(0));
-        let (of_wire, count) = (Arc::clone(&wire), Arc::clone(&refused));
+        let (state, count) = (Arc::clone(&wire), Arc::clone(&refused));
         let accepting = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                if *of_wire.borrow() == Wire::Cut {
+                if *state.borrow() == Wire::Cut {
                     count.fetch_add(1, Ordering::SeqCst);
                     continue;
                 }
                 let server = TcpStream::connect(&server).await.unwrap();
                 let (from_client, to_client) = client.into_split();
                 let (from_server, to_server) = server.into_split();
-                tokio::spawn(pass(from_client, to_server, of_wire.subscribe()));
-                tokio::spawn(pass(from_server, to_client, of_wire.subscribe()));
+                tokio::spawn(forward(from_client, to_server, state.subscribe()));
+                tokio::spawn(forward(from_server, to_client, state.subscribe()));
             }
         });
         Self { address, wire, refused, accepting }
@@ -69,19 +70,19 @@ impl Relay {
         Redis::new(&format!("redis://{}", self.address).parse().unwrap(), "test").unwrap()
     }
 
-    fn is(&self, wire: Wire) {
+    fn set(&self, wire: Wire) {
         self.wire.send_replace(wire);
     }
 }
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        self.is(Wire::Cut);
+        self.set(Wire::Cut);
         self.accepting.abort();
     }
 }
 
-async fn pass(
+async fn forward(
     mut from: impl AsyncReadExt + Unpin,
     mut to: impl AsyncWriteExt + Unpin,
     mut wire: watch::Receiver<Wire>,
@@ -91,7 +92,7 @@ async fn pass(
         let state = *wire.borrow_and_update();
         tokio::select! {
             changed = wire.changed() => if changed.is_err() { return },
-            read = from.read(&mut bytes), if state == Wire::Whole => match read {
+            read = from.read(&mut bytes), if state == Wire::Open => match read {
                 Ok(read @ 1..) if to.write_all(&bytes[..read]).await.is_ok() => {}
                 _ => return,
             },
@@ -104,29 +105,33 @@ async fn ping(redis: &Redis) -> Result<String, RedisError> {
     redis.command(&cmd("PING")).await
 }
 
-/// Until the client says that the server is back.
-async fn back(redis: &Redis) -> Duration {
-    let asked = Instant::now();
-    while redis.state().gone {
-        assert!(asked.elapsed() < Duration::from_secs(10), "never came back");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    asked.elapsed()
+fn in_outage(redis: &Redis) -> bool {
+    redis.status().outage.is_some()
 }
 
-/// Calls until the client gives the server up; what the callers were told.
-async fn until_gone(redis: &Redis) -> Vec<RedisError> {
-    let mut told = Vec::new();
-    while !redis.state().gone {
-        assert!(told.len() < 10, "{told:?}");
-        told.push(ping(redis).await.unwrap_err());
+/// Waits until the outage ends; returns the time waited.
+async fn wait_for_recovery(redis: &Redis) -> Duration {
+    let started = Instant::now();
+    while in_outage(redis) {
+        assert!(started.elapsed() < Duration::from_secs(10), "the outage did not end");
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    told
+    started.elapsed()
+}
+
+/// Calls until an outage begins; returns the errors of those calls.
+async fn call_until_outage(redis: &Redis) -> Vec<RedisError> {
+    let mut errors = Vec::new();
+    while !in_outage(redis) {
+        assert!(errors.len() < 10, "{errors:?}");
+        errors.push(ping(redis).await.unwrap_err());
+    }
+    errors
 }
 
 #[tokio::test]
 #[ignore = "needs Redis: cargo xtask test"]
-async fn commands_and_scripts_are_answered() {
+async fn runs_commands_and_scripts() {
     let relay = Relay::start().await;
     let redis = relay.client();
     assert_eq!(ping(&redis).await.unwrap(), "PONG");
@@ -140,100 +145,102 @@ async fn commands_and_scripts_are_answered() {
 
 #[tokio::test]
 #[ignore = "needs Redis: cargo xtask test"]
-async fn a_refused_command_is_no_outage() {
+async fn a_rejected_command_is_not_an_outage() {
     let relay = Relay::start().await;
     let redis = relay.client();
     for _ in 0..5 {
-        let refused = redis.command::<String>(&cmd("NONSENSE")).await.unwrap_err();
-        assert!(matches!(&refused, RedisError::Refused(why) if why.contains("NONSENSE")), "{refused}");
+        let error = redis.command::<String>(&cmd("NONSENSE")).await.unwrap_err();
+        assert!(matches!(&error, RedisError::Rejected(text) if text.contains("NONSENSE")), "{error}");
     }
     assert_eq!(ping(&redis).await.unwrap(), "PONG");
 }
 
 #[tokio::test]
 #[ignore = "needs Redis: cargo xtask test"]
-async fn a_frozen_server_is_waited_for_three_times_and_then_not_at_all() {
+async fn three_calls_wait_for_a_frozen_server_and_later_calls_fail_at_once() {
     let relay = Relay::start().await;
     let redis = relay.client();
     ping(&redis).await.unwrap();
-    relay.is(Wire::Frozen);
-    assert_eq!(until_gone(&redis).await, [RedisError::TooSlow, RedisError::TooSlow, RedisError::TooSlow]);
-    let asked = Instant::now();
+    relay.set(Wire::Frozen);
+    assert_eq!(
+        call_until_outage(&redis).await,
+        [RedisError::TimedOut, RedisError::TimedOut, RedisError::TimedOut]
+    );
+    let started = Instant::now();
     for _ in 0..1000 {
-        assert_eq!(ping(&redis).await, Err(RedisError::Gone));
+        assert_eq!(ping(&redis).await, Err(RedisError::Unavailable));
     }
-    assert!(asked.elapsed() < LIMIT * 10, "a thousand refusals took {:?}", asked.elapsed());
-    relay.is(Wire::Whole);
-    back(&redis).await;
+    assert!(started.elapsed() < CALL_LIMIT * 10, "1,000 failed calls took {:?}", started.elapsed());
+    relay.set(Wire::Open);
+    wait_for_recovery(&redis).await;
     assert_eq!(ping(&redis).await.unwrap(), "PONG");
 }
 
 #[tokio::test]
 #[ignore = "needs Redis: cargo xtask test"]
-async fn a_server_that_comes_back_is_used_again_within_2_s() {
+async fn an_outage_ends_within_2_s_of_the_servers_return() {
     let relay = Relay::start().await;
     let redis = relay.client();
     ping(&redis).await.unwrap();
     for _ in 0..3 {
-        relay.is(Wire::Cut);
-        until_gone(&redis).await;
-        assert!(redis.state().gone_for_ms.is_some());
-        // A probe that finds nothing goes on.
+        relay.set(Wire::Cut);
+        call_until_outage(&redis).await;
+        // A failed probe is followed by another.
         let before = relay.refused.load(Ordering::SeqCst);
         let due = Instant::now() + Duration::from_secs(10);
         while relay.refused.load(Ordering::SeqCst) < before + 2 {
-            assert!(Instant::now() < due, "it is not asked any more");
+            assert!(Instant::now() < due, "the probe has stopped");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        assert!(redis.state().gone);
-        relay.is(Wire::Whole);
-        let took = back(&redis).await;
+        assert!(in_outage(&redis));
+        relay.set(Wire::Open);
+        let took = wait_for_recovery(&redis).await;
         assert!(took < Duration::from_secs(2), "{took:?}");
         assert_eq!(ping(&redis).await.unwrap(), "PONG");
-        assert_eq!(redis.state().gone_for_ms, None);
+        assert!(!in_outage(&redis));
     }
 }
 
 #[tokio::test]
-async fn without_a_server_a_client_is_made_and_its_calls_fail_quickly() {
-    // Bound and dropped: a port that nobody listens on.
+async fn a_client_without_a_server_can_be_created_and_its_calls_fail_fast() {
+    // The listener is dropped, so nothing listens on its port.
     let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let redis = Redis::new(&format!("redis://:secret@{address}").parse().unwrap(), "test").unwrap();
-    let told = until_gone(&redis).await;
-    assert_eq!(told.len(), 3);
-    for error in &told {
+    let errors = call_until_outage(&redis).await;
+    assert_eq!(errors.len(), 3);
+    for error in &errors {
         assert!(!error.to_string().contains("secret"), "{error}");
     }
-    assert_eq!(ping(&redis).await, Err(RedisError::Gone));
-    assert_eq!(redis.state().address, format!("redis://{address}/0"));
+    assert_eq!(ping(&redis).await, Err(RedisError::Unavailable));
+    assert_eq!(redis.status().address, format!("redis://{address}/0"));
 }
 
 #[tokio::test]
 #[ignore = "needs Redis: cargo xtask test"]
-async fn nobody_probes_for_a_client_that_was_dropped() {
+async fn the_probe_ends_when_the_last_client_is_dropped() {
     let relay = Relay::start().await;
     let redis = relay.client();
-    relay.is(Wire::Cut);
-    until_gone(&redis).await;
+    relay.set(Wire::Cut);
+    call_until_outage(&redis).await;
     drop(redis);
-    // Two pauses of a probe and its limit; a probe that went on would show in the task count.
+    // The probe is a task: it shows in the task count until it ends.
     let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
     let due = Instant::now() + Duration::from_secs(5);
     while tasks() > 1 {
-        assert!(Instant::now() < due, "{} tasks besides the relay", tasks() - 1);
+        assert!(Instant::now() < due, "{} tasks apart from the relay", tasks() - 1);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
 #[tokio::test]
-async fn where_nobody_says_who_the_master_is_nobody_waits_and_nobody_need_ask_to_learn_of_it() {
+async fn blocking_commands_begin_an_outage_while_no_server_can_be_located() {
     for url in ["redis-sentinel://127.0.0.1:1/main", "redis-cluster://127.0.0.1:1"] {
         let redis = Redis::new(&url.parse().unwrap(), "test").unwrap();
         redis.warm_up().await;
         for _ in 0..3 {
-            let told = redis.wait::<String>(&cmd("PING")).await;
-            assert!(matches!(told, Err(RedisError::Broken(_))), "{told:?}");
+            let result = redis.blocking_command::<String>(&cmd("PING")).await;
+            assert!(matches!(result, Err(RedisError::ConnectionFailed(_))), "{result:?}");
         }
-        assert_eq!(ping(&redis).await, Err(RedisError::Gone));
+        assert_eq!(ping(&redis).await, Err(RedisError::Unavailable));
     }
 }
