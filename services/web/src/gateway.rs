@@ -62,7 +62,7 @@ impl Gateway {
         };
         let routes = Service::named("web").peers().map(route).collect::<Result<_, StartError>>()?;
         let deadline = kit.settings.duration(&UPSTREAM_DEADLINE);
-        Ok(Self { routes, deadline, kit })
+        Ok(Self { kit, routes, deadline })
     }
 
     /// Returns the route whose service owns `path`.

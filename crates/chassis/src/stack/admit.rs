@@ -102,6 +102,12 @@ pub(crate) struct Admit<S> {
     layer: AdmitLayer,
 }
 
+/// Decision about a request.
+enum Decision {
+    Admitted(Option<Permit>),
+    Rejected(Response),
+}
+
 impl AdmitLayer {
     fn check<B>(&self, request: &Request<B>, context: &RequestContext) -> Result<(), ApiError> {
         if request.uri().path_and_query().is_some_and(|target| target.as_str().len() > MAX_TARGET_BYTES) {
@@ -136,23 +142,28 @@ impl AdmitLayer {
         Ok(())
     }
 
-    /// Admits a request, or returns the response that rejects it. Operational requests need no permit.
-    fn admit<B>(&self, request: &Request<B>) -> Result<Option<Permit>, Response> {
+    /// Admits or rejects a request. Operational requests need no permit.
+    fn decide<B>(&self, request: &Request<B>) -> Decision {
         let context = request.extensions().get::<RequestContext>();
-        let Some(context) = context.filter(|context| !context.operational) else { return Ok(None) };
+        let Some(context) = context.filter(|context| !context.operational) else {
+            return Decision::Admitted(None);
+        };
         if let Err(error) = self.check(request, context) {
             let is_unauthorized = error.status() == StatusCode::UNAUTHORIZED;
             let mut response = error.into_response();
             if is_unauthorized {
                 response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
-            return Err(response);
+            return Decision::Rejected(response);
         }
-        self.concurrency.try_acquire().map(Some).ok_or_else(|| {
-            let message = "the service is at its concurrency limit; try again later";
-            let error = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message);
-            error.retry_after(1).into_response()
-        })
+        match self.concurrency.try_acquire() {
+            Some(permit) => Decision::Admitted(Some(permit)),
+            None => {
+                let message = "the service is at its concurrency limit; try again later";
+                let error = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message);
+                Decision::Rejected(error.retry_after(1).into_response())
+            }
+        }
     }
 }
 
@@ -173,11 +184,11 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        match self.layer.admit(&request) {
-            Ok(permit) => {
+        match self.layer.decide(&request) {
+            Decision::Admitted(permit) => {
                 Either::Left(MapResponse::new(self.inner.call(request), ReleasePermit { _permit: permit }))
             }
-            Err(response) => Either::Right(ready(Ok(response))),
+            Decision::Rejected(response) => Either::Right(ready(Ok(response))),
         }
     }
 }

@@ -48,7 +48,7 @@ pub(super) async fn reload(fleet: &mut Fleet, paths: &[PathBuf], watch: &FileWat
                 retune(fleet, manifest, document, &differences, saved);
             }
             Action::Confirm { manifest, has_cluster_changes } => {
-                confirm(fleet, manifest, has_cluster_changes)
+                confirm(fleet, manifest, has_cluster_changes);
             }
             Action::StartLater(manifest) => later.push(manifest),
             Action::Start(manifest) => starts.push(manifest),
