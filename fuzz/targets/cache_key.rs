@@ -13,10 +13,10 @@ use bytes::Bytes;
 use http::{HeaderValue, Request, Response, Uri, header::VARY};
 use http_body_util::Full;
 use libfuzzer_sys::fuzz_target;
-use phase6_cache::{Ask, Cache, CacheLayer, Client, Key, Terms, fuzzing, normalised};
+use phase6_cache::{Accessors, Cache, CachePolicy, Client, HttpCacheLayer, Key, fuzzing, normalize_target};
 use tower::{Layer, ServiceExt, service_fn};
 
-const TERMS: Terms = Terms {
+const POLICY: CachePolicy = CachePolicy {
     ttl: Duration::from_secs(60),
     stale_while_revalidate: Duration::ZERO,
     stale_if_error: Duration::ZERO,
@@ -26,11 +26,11 @@ const TERMS: Terms = Terms {
 #[derive(Clone)]
 struct Tenant(String);
 
-const ASK: Ask = Ask {
-    terms: |_| Some(&TERMS),
+const ACCESSORS: Accessors = Accessors {
+    policy: |_| Some(&POLICY),
     client: |extensions| Client {
         tenant: extensions.get::<Tenant>().map_or("", |tenant| &tenant.0),
-        authorised: false,
+        has_credentials: false,
     },
     label: |_| Box::default(),
     set_label: |_, _| {},
@@ -79,7 +79,7 @@ impl<'a> Asking<'a> {
     }
 
     fn key(&self) -> Key {
-        Key { tenant: self.tenant.into(), uri: normalised(&self.uri).as_ref().into() }
+        Key { tenant: self.tenant.into(), uri: normalize_target(&self.uri).as_ref().into() }
     }
 
     /// Asks, and tells whether the handler was asked.
@@ -98,7 +98,8 @@ impl<'a> Asking<'a> {
         if let Some(accept) = &self.accept {
             request.headers_mut().insert(ACCEPT, accept.clone());
         }
-        let Ok(answer) = CacheLayer::new(cache.clone(), "fuzz", ASK).layer(handler).oneshot(request).await;
+        let Ok(answer) =
+            HttpCacheLayer::new(cache.clone(), "fuzz", ACCESSORS).layer(handler).oneshot(request).await;
         let Ok(body) = http_body_util::BodyExt::collect(answer.into_body()).await;
         (body.to_bytes(), asked.load(std::sync::atomic::Ordering::Relaxed) > 0)
     }
@@ -112,16 +113,16 @@ fuzz_target!(|data: &[u8]| {
     let mut lines = text.split('\n');
     let (Some(one), Some(other)) = (Asking::read(&mut lines), Asking::read(&mut lines)) else { return };
     for asking in [&one, &other] {
-        let normal = normalised(&asking.uri);
+        let normal = normalize_target(&asking.uri);
         if let Ok(again) = normal.parse::<Uri>() {
-            assert_eq!(normalised(&again), normal, "twice is once");
+            assert_eq!(normalize_target(&again), normal, "twice is once");
         }
     }
     let means_the_same = one.meaning() == other.meaning();
     assert_eq!(one.key().uri == other.key().uri, means_the_same, "{} {}", one.uri, other.uri);
     let is_one_key = one.tenant == other.tenant && means_the_same;
     assert_eq!(one.key() == other.key(), is_one_key);
-    assert_eq!(fuzzing::name(&one.key()) == fuzzing::name(&other.key()), is_one_key);
+    assert_eq!(fuzzing::response_name(&one.key()) == fuzzing::response_name(&other.key()), is_one_key);
     RUNTIME.block_on(async {
         let cache = Cache::with_manual_clock(None, Arc::new(AtomicU64::new(1)));
         assert_eq!(one.ask(&cache, "one's").await, (Bytes::from_static(b"one's"), true));

@@ -17,9 +17,9 @@ use http::{
 };
 use libfuzzer_sys::fuzz_target;
 use phase6_cache::{
-    Terms,
-    judge::{Verdict, judge},
-    rfc9111::{CacheControl, Storable, Wish, storable},
+    CachePolicy,
+    freshness::{Freshness, freshness},
+    rfc9111::{CacheControl, RequestDirectives, ResponseDirectives, storable},
 };
 use phase6_chassis::{Access, ApiKeys, INTERNAL, InternalToken, X_FORWARDED_FOR, fuzzing::connection};
 use phase6_ratelimit::Limits;
@@ -102,8 +102,8 @@ fn caller(headers: &HeaderMap) {
     assert_eq!(bucket(team) == bucket(None), team.is_none());
 }
 
-/// Whether a cache keeps at most what it would keep without one more line.
-fn is_stricter(with: Option<&Storable>, without: Option<&Storable>) -> bool {
+/// Returns true if a cache may reuse the response `with` one more line no longer than the one `without`.
+fn is_stricter(with: Option<&ResponseDirectives>, without: Option<&ResponseDirectives>) -> bool {
     let at_most = |a: Option<Duration>, b: Option<Duration>| b.is_none_or(|b| a.is_some_and(|a| a <= b));
     match (with, without) {
         (None, _) => true,
@@ -112,32 +112,32 @@ fn is_stricter(with: Option<&Storable>, without: Option<&Storable>) -> bool {
             at_most(with.stale_if_error, without.stale_if_error)
                 && at_most(with.stale_while_revalidate, without.stale_while_revalidate)
                 && (with.must_revalidate || !without.must_revalidate)
-                && with.age == without.age
+                && with.received_age == without.received_age
         }
     }
 }
 
 fn cache(headers: &HeaderMap) {
-    let control = CacheControl::read(headers);
-    let nothing = CacheControl::default();
-    let keeps = |authorised, headers: &HeaderMap| storable(&nothing, authorised, StatusCode::OK, headers);
-    let kept = keeps(false, headers);
-    if let Some(terms) = &kept {
-        let says = |word: &str| {
+    let control = CacheControl::parse(headers);
+    let none = CacheControl::default();
+    let store =
+        |has_credentials, headers: &HeaderMap| storable(&none, has_credentials, StatusCode::OK, headers);
+    let stored = store(false, headers);
+    if let Some(response) = &stored {
+        let has = |directive: &str| {
             let mut lines = headers.get_all(CACHE_CONTROL).iter();
-            lines.any(|line| line.as_bytes().trim_ascii().eq_ignore_ascii_case(word.as_bytes()))
+            lines.any(|line| line.as_bytes().trim_ascii().eq_ignore_ascii_case(directive.as_bytes()))
         };
-        assert!(!["no-store", "no-cache", "private"].into_iter().any(says));
+        assert!(!["no-store", "no-cache", "private"].into_iter().any(has));
         assert!(!headers.contains_key(SET_COOKIE) && !headers.contains_key(CONTENT_RANGE));
-        assert!(
-            terms.vary.is_sorted_by(|a, b| a.as_str() < b.as_str()) && !terms.vary.contains(&AUTHORIZATION)
-        );
+        let vary = &response.vary;
+        assert!(vary.is_sorted_by(|a, b| a.as_str() < b.as_str()) && !vary.contains(&AUTHORIZATION));
         for line in headers.get_all(VARY) {
             let mut names = line.as_bytes().split(|byte| *byte == b',');
-            assert!(names.all(|name| name.trim_ascii() != b"*"), "nothing can match a star");
+            assert!(names.all(|name| name.trim_ascii() != b"*"), "no request matches `Vary: *`");
         }
-        let wish = Wish::read(headers, &control);
-        let policy = Terms {
+        let request = RequestDirectives::parse(headers, &control);
+        let policy = CachePolicy {
             ttl: Duration::from_secs(60),
             stale_while_revalidate: Duration::from_secs(5),
             stale_if_error: Duration::from_secs(7),
@@ -145,31 +145,35 @@ fn cache(headers: &HeaderMap) {
         };
         for age in [0, 1, 59, 60, 67] {
             let age = Duration::from_secs(age);
-            let total = age + terms.age;
-            match judge(terms, false, 1.0, age, &policy, &wish) {
-                Verdict::Fresh { .. } => assert!(
+            let total = age + response.received_age;
+            match freshness(response, false, 1.0, age, &policy, &request) {
+                Freshness::Fresh { .. } => assert!(
                     total < policy.ttl
-                        && !wish.reload
-                        && terms.lifetime.is_none_or(|own| total < own)
-                        && wish.max_age.is_none_or(|most| total <= most)
+                        && !request.reload
+                        && response.lifetime.is_none_or(|lifetime| total < lifetime)
+                        && request.max_age.is_none_or(|max_age| total <= max_age)
                 ),
-                Verdict::Refresh { .. } => assert!(total < Duration::from_secs(65) && !terms.must_revalidate),
-                Verdict::Spare { .. } => assert!(total < Duration::from_secs(67) && !terms.must_revalidate),
-                Verdict::Dead => {}
+                Freshness::StaleWhileRevalidate { .. } => {
+                    assert!(total < Duration::from_secs(65) && !response.must_revalidate);
+                }
+                Freshness::StaleIfError { .. } => {
+                    assert!(total < Duration::from_secs(67) && !response.must_revalidate);
+                }
+                Freshness::Expired => {}
             }
         }
     }
-    assert!(is_stricter(keeps(true, headers).as_ref(), kept.as_ref()), "credentials allow nothing more");
+    assert!(is_stricter(store(true, headers).as_ref(), stored.as_ref()), "credentials allow nothing more");
     assert!(storable(&control, false, StatusCode::OK, headers).is_none() || !control.no_store);
     for line in ["max-age=5", "must-revalidate", "stale-if-error=1", "no-store", "s-maxage=0", "nonsense=\""]
     {
         let mut more = headers.clone();
         more.append(CACHE_CONTROL, HeaderValue::from_static(line));
-        let with = keeps(false, &more);
-        assert!(is_stricter(with.as_ref(), kept.as_ref()), "{line}");
-        let limited = CacheControl::read(&more);
+        let with = store(false, &more);
+        assert!(is_stricter(with.as_ref(), stored.as_ref()), "{line}");
+        let limited = CacheControl::parse(&more);
         assert!(
-            control.max_age.is_none_or(|known| limited.max_age.is_some_and(|age| age <= known)),
+            control.max_age.is_none_or(|before| limited.max_age.is_some_and(|max_age| max_age <= before)),
             "{line}"
         );
     }

@@ -10,9 +10,10 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use libfuzzer_sys::fuzz_target;
 use phase6_cache::{
-    Entry, Key, Terms, fuzzing,
-    judge::{Verdict, judge},
-    rfc9111::{Storable, Wish},
+    CachePolicy, Entry, Key,
+    freshness::Freshness,
+    fuzzing,
+    rfc9111::{RequestDirectives, ResponseDirectives},
 };
 use phase6_ratelimit::{
     Limit,
@@ -21,7 +22,7 @@ use phase6_ratelimit::{
 };
 use phase6_redis::{FromRedisValue, RedisError, Value};
 
-const TERMS: Terms = Terms {
+const POLICY: CachePolicy = CachePolicy {
     ttl: Duration::from_secs(60),
     stale_while_revalidate: Duration::from_secs(10),
     stale_if_error: Duration::from_secs(20),
@@ -56,32 +57,29 @@ fn grants(reply: Value, asks: u32, replicas: u32) {
     }
 }
 
-/// What is stored under a key.
+/// A stored response: none under another key, none from the future, none that stays fresh for longer than the policy
+/// allows, and each survives a round trip.
 fn stored(reply: Value) {
     let key = Key { tenant: "alice".into(), uri: "/a?b".into() };
     let now_ms = 1_000_000;
-    let Some((entry, place)) = fuzzing::looked(reply, &key, now_ms) else { return };
-    assert!(entry.key == key && entry.made_at_ms <= now_ms);
-    let verdict = judge(
-        &entry.storable,
-        entry.is_negative(),
-        entry.jitter,
-        entry.age(now_ms),
-        &TERMS,
-        &Wish::default(),
-    );
-    if let Verdict::Fresh { left } = verdict {
-        assert!(left <= TERMS.ttl, "no answer says that it is fresh for longer than the policy does");
+    let Some(read) = fuzzing::decode_lookup_reply(reply, &key, now_ms) else { return };
+    let entry = read.entry;
+    assert!(entry.key == key && entry.fetch_started_at_ms <= now_ms);
+    if let Freshness::Fresh { left } = entry.freshness(&POLICY, &RequestDirectives::default(), now_ms) {
+        assert!(left <= POLICY.ttl, "no response is fresh for longer than the policy allows");
     }
-    let kept = Duration::from_secs(60);
-    let bytes = fuzzing::written(&entry, place, kept);
-    let reply = answer(bytes, kept.as_millis() as i64);
-    let (again, at) = fuzzing::looked(reply, &key, now_ms).expect("what is written can be read");
+    let max_age = Duration::from_secs(60);
+    let bytes = fuzzing::encode_response(&entry, read.log_offset, max_age);
+    let reply = lookup_reply(bytes, max_age.as_millis() as i64);
+    let again =
+        fuzzing::decode_lookup_reply(reply, &key, now_ms).expect("an encoded response can be decoded");
+    assert_eq!(again.log_offset, read.log_offset);
+    let again = again.entry;
     assert_eq!((again.body, again.headers, again.status), (entry.body, entry.headers, entry.status));
-    assert_eq!((again.storable, again.tags, at), (entry.storable, entry.tags, place));
+    assert_eq!((again.directives, again.tags), (entry.directives, entry.tags));
 }
 
-/// The log of what was forgotten.
+/// The invalidation log: the index of its records agrees with a scan of them.
 fn log(reply: Value) {
     let entry = Entry {
         key: Key { tenant: "".into(), uri: "/a/b?c".into() },
@@ -89,32 +87,32 @@ fn log(reply: Value) {
         status: StatusCode::OK,
         headers: HeaderMap::new(),
         body: Bytes::new(),
-        storable: Storable {
+        directives: ResponseDirectives {
             lifetime: None,
             max_age: None,
             public: false,
             must_revalidate: false,
             stale_while_revalidate: None,
             stale_if_error: None,
-            age: Duration::ZERO,
+            received_age: Duration::ZERO,
             vary: vec![],
         },
-        made_at_ms: 0,
+        fetch_started_at_ms: 0,
         jitter: 1.0,
         tags: vec!["red".into()],
         label: Box::default(),
     };
-    if let Some((remembered, said)) = fuzzing::forgotten(reply, &entry) {
-        assert_eq!(remembered, said, "what was said to be forgotten is, and nothing else");
+    if let Some(check) = fuzzing::check_log(reply, &entry) {
+        assert_eq!(check.by_index, check.by_scan, "{check:?}");
     }
 }
 
-/// As `read.lua` gives a stored answer.
-fn answer(bytes: Vec<u8>, left_ms: i64) -> Value {
-    Value::Array(vec![Value::BulkString(bytes), Value::Int(left_ms), Value::Array(vec![]), Value::Int(0)])
+/// Reply of `lookup.lua` with a stored response.
+fn lookup_reply(bytes: Vec<u8>, ttl_ms: i64) -> Value {
+    Value::Array(vec![Value::BulkString(bytes), Value::Int(ttl_ms), Value::Array(vec![]), Value::Int(0)])
 }
 
-/// Lines of an id and what was said, as entries of the log.
+/// Lines of an id and a text, as records of the invalidation log.
 fn entries(text: &[u8]) -> Value {
     let word = |bytes: &[u8]| Value::BulkString(bytes.to_vec());
     let entries = text.split(|byte| *byte == b'\n').take(100).map(|line| {
@@ -130,7 +128,7 @@ fuzz_target!(|data: &[u8]| {
     let Some((kind, data)) = data.split_first() else { return };
     let reply = || redis::parse_redis_value(data).ok();
     match kind {
-        b's' => stored(answer(data.to_vec(), 30_000)),
+        b's' => stored(lookup_reply(data.to_vec(), 30_000)),
         b'l' => log(entries(data)),
         b'S' => drop(reply().map(stored)),
         b'L' => drop(reply().map(log)),

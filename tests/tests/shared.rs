@@ -114,7 +114,7 @@ async fn replicas_share_answers_and_forget_them_together() {
     for served in [&first, &second] {
         until("it hears of what others forget", || async {
             let (_, shown) = served.get("/api/v1/system/observability").await.unwrap();
-            shown["cache"]["secondLevel"]["inTouch"] == true
+            shown["cache"]["secondLevel"]["inSync"] == true
         })
         .await;
     }

@@ -1,6 +1,5 @@
-//! What a hit in memory costs: key, lookup, comparison of the whole key, judgement of its age; with
-//! a thousand answers and with ten thousand, asked for in no order. And what a miss costs that is
-//! fetched and stored.
+//! Cost of a hit in memory: hashing, lookup, comparison of the whole key, and freshness, with 1,000 and with
+//! 10,000 responses requested in random order. And cost of a miss that is fetched and stored.
 
 #![allow(missing_docs, reason = "criterion's macros make public items")]
 
@@ -15,25 +14,25 @@ use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use http::{Request, Response, Uri};
 use http_body_util::Full;
-use phase6_cache::{Ask, Cache, CacheLayer, Client, Terms};
+use phase6_cache::{Accessors, Cache, CachePolicy, Client, HttpCacheLayer};
 use tower::{Layer, ServiceExt, service_fn};
 
-const TERMS: Terms = Terms {
+const POLICY: CachePolicy = CachePolicy {
     ttl: Duration::from_hours(1),
     stale_while_revalidate: Duration::ZERO,
     stale_if_error: Duration::ZERO,
     max_entries: 100_000,
 };
 
-const ASK: Ask = Ask {
-    terms: |_| Some(&TERMS),
-    client: |_| Client { tenant: "", authorised: false },
+const ACCESSORS: Accessors = Accessors {
+    policy: |_| Some(&POLICY),
+    client: |_| Client { tenant: "", has_credentials: false },
     label: |_| Box::default(),
     set_label: |_, _| {},
 };
 
-async fn ask(cache: &Cache, target: Uri) {
-    let layer = CacheLayer::new(cache.clone(), "bench", ASK);
+async fn get(cache: &Cache, target: Uri) {
+    let layer = HttpCacheLayer::new(cache.clone(), "bench", ACCESSORS);
     let handler = service_fn(|_: Request<Full<Bytes>>| async {
         Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(&[b'x'; 250]))))
     });
@@ -42,17 +41,20 @@ async fn ask(cache: &Cache, target: Uri) {
     let Ok(_) = layer.layer(handler).oneshot(request).await;
 }
 
-/// Of one thread: waking another one costs more than all that is measured.
+/// Creates a runtime of one thread: waking another one would cost more than the code under test.
 fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime")
+    tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .expect("a runtime without I/O can be built")
 }
 
-/// A cache that holds an answer for each of the targets.
+/// Returns a cache that holds a response for each target.
 fn filled(targets: &[Uri]) -> Cache {
     let cache = Cache::new(None);
     runtime().block_on(async {
         for target in targets {
-            ask(&cache, target.clone()).await;
+            get(&cache, target.clone()).await;
         }
     });
     cache
@@ -64,21 +66,21 @@ fn hit(c: &mut Criterion) {
     let headers = http::HeaderMap::new();
     for count in [1_000, 10_000] {
         let target = |number: &usize| -> Uri {
-            format!("/api/v1/budget/metrics/cohort-{number:05}").parse().expect("a path")
+            format!("/api/v1/budget/metrics/cohort-{number:05}").parse().expect("a valid path")
         };
         let mut numbers: Vec<usize> = (0..count).collect();
         let cache = filled(&numbers.iter().map(target).collect::<Vec<_>>());
-        // Asked for in an order that has nothing to do with how they were stored; what is asked
-        // for comes with its request and is at hand.
+        // Requested in an order unrelated to that of storing. The targets are allocated in the order of the
+        // requests, as those of real requests are in the processor's cache.
         let order = BuildHasherDefault::<DefaultHasher>::default();
         numbers.sort_by_cached_key(|number| order.hash_one(number));
         let targets: Vec<Uri> = numbers.iter().map(target).collect();
-        assert!(targets.iter().all(|target| cache.fresh("", target, &headers, &TERMS).is_some()));
-        let mut asking = targets.iter().cycle();
+        assert!(targets.iter().all(|target| cache.get_fresh("", target, &headers, &POLICY).is_some()));
+        let mut requests = targets.iter().cycle();
         group.bench_function(format!("{count}_keys"), |b| {
             b.iter(|| {
-                let target = asking.next().expect("a cycle has no end");
-                cache.fresh("", black_box(target), &headers, &TERMS)
+                let target = requests.next().expect("a cycle has no end");
+                cache.get_fresh("", black_box(target), &headers, &POLICY)
             });
         });
     }
@@ -89,9 +91,10 @@ fn miss(c: &mut Criterion) {
     let mut group = c.benchmark_group("cache_miss");
     group.throughput(Throughput::Elements(1));
     let (cache, runtime) = (Cache::new(None), runtime());
-    let mut targets = (0..).map(|number| format!("/api/v1/budget/metrics/{number}").parse().expect("a path"));
+    let mut targets =
+        (0..).map(|number| format!("/api/v1/budget/metrics/{number}").parse().expect("a valid path"));
     group.bench_function("stored", |b| {
-        b.iter(|| runtime.block_on(ask(&cache, targets.next().expect("there is always one more"))));
+        b.iter(|| runtime.block_on(get(&cache, targets.next().expect("the range is unbounded"))));
     });
     group.finish();
 }

@@ -1,244 +1,213 @@
-//! Entries, fetches on their way, and forgetting, in one handle.
+//! The cache of one service: entries in memory, fetches in progress, and invalidation, behind one handle.
+//!
+//! An invalidation that races a fetch or a promotion wins: a response is stored only if no invalidation since
+//! the start of its fetch matches it. Leaves fetching to [`crate::fetch`] and storage outside of memory to
+//! [`Level`].
+
+mod clock;
+mod stats;
 
 use std::{
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
-use coarsetime::Instant;
 use http::{HeaderMap, Uri};
 use parking_lot::Mutex;
 use phase6_redis::WaitBudget;
-use serde::Serialize;
 
+use self::clock::Clock;
+pub(crate) use self::stats::Counters;
+pub use self::stats::Stats;
 use crate::{
-    Entry, Invalidation, Key, Level, LevelStats, Terms, Ticket,
-    entry::normalised,
-    flight::{Boarding, Flights},
-    invalidation::Log,
-    judge::Verdict,
-    level::{Asked, Now},
-    memory::{Found, Memory},
-    rfc9111::Wish,
+    CachePolicy, Entry, Invalidation, Key, Level,
+    entry::normalize_target,
+    freshness::Freshness,
+    invalidation::RecentInvalidations,
+    level::{BoxFillGuard, CacheTime, FoundEntry, LevelQuery, LevelWrite},
+    memory::{Memory, MemoryLookup},
+    rfc9111::RequestDirectives,
+    single_flight::{Role, SingleFlight},
 };
 
-/// For how long a key whose answers are not storable is passed through without waiting.
-const PASS_FOR_MS: u64 = 10_000;
-/// For how long answers are kept while it is not known what other replicas forget.
-const OUT_OF_TOUCH: Duration = Duration::from_secs(1);
+/// Time in milliseconds for which requests for a key with unstorable responses bypass the cache.
+const HIT_FOR_PASS_MS: u64 = 10_000;
+/// Upper bound on the TTL while this replica does not learn of other replicas' invalidations.
+const MAX_TTL_OUT_OF_SYNC: Duration = Duration::from_secs(1);
 
-/// The cache of one service. Clones are handles to the same one.
+/// The cache of one service. Clones are handles to the same cache.
 #[derive(Clone)]
 pub struct Cache {
     inner: Arc<Inner>,
 }
 
-pub(crate) struct Inner {
+struct Inner {
     memory: Memory,
-    behind: Option<Arc<dyn Level>>,
-    flights: Arc<Flights<u64, Outcome>>,
-    log: Mutex<Log>,
+    second_level: Option<Arc<dyn Level>>,
+    fetches: Arc<SingleFlight<u64, FetchOutcome>>,
+    invalidations: Mutex<RecentInvalidations>,
     clock: Clock,
-    pub(crate) counts: Counts,
+    counters: Counters,
 }
 
-#[derive(Default)]
-pub(crate) struct Counts {
-    pub(crate) hits: AtomicU64,
-    pub(crate) stale_hits: AtomicU64,
-    pub(crate) misses: AtomicU64,
-    pub(crate) joined: AtomicU64,
-    pub(crate) writes: AtomicU64,
-    pub(crate) invalidated: AtomicU64,
-    pub(crate) promoted: AtomicU64,
-}
-
-/// What a cache holds and did since the start.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Stats {
-    /// Requests answered with a fresh entry.
-    pub hits: u64,
-    /// Requests answered with a stale one.
-    pub stale_hits: u64,
-    /// Requests for which the handler was asked.
-    pub misses: u64,
-    /// Requests that waited for another one's fetch.
-    pub joined: u64,
-    /// Share of requests answered without asking the handler, from 0 to 1.
-    pub hit_rate: f64,
-    /// Answers stored.
-    pub writes: u64,
-    /// Answers forgotten on demand.
-    pub invalidated: u64,
-    /// Answers brought back from the second level.
-    pub promoted: u64,
-    /// Answers in memory.
-    pub entries: usize,
-    /// Fetches on their way.
-    pub in_flight: usize,
-    /// The level behind, if there is one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub second_level: Option<LevelStats>,
-}
-
-/// A moment, in invalidations.
+/// Start of a fetch, as a position among the invalidations: everything before it is older than the response.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Mark {
-    /// The number that the next one here would have had.
-    number: u64,
-    /// Where the level behind was.
-    place: u64,
+pub(crate) struct Epoch {
+    /// Sequence number of the next invalidation of this process.
+    next_sequence: u64,
+    /// Offset of the second level in the shared invalidation log.
+    log_offset: u64,
 }
 
-/// What those who waited for a fetch are told.
+/// Result of a fetch, for the requests that wait for it.
 #[derive(Clone, Debug)]
-pub(crate) enum Outcome {
-    /// This answer is good for all whose key it is.
-    Answer {
-        /// What was fetched.
+pub(crate) enum FetchOutcome {
+    /// The response may be used by every request for the key.
+    Shareable {
         entry: Arc<Entry>,
-        /// When the fetch began, in invalidations.
-        mark: Mark,
-        /// When it came from the handler; none: it was there already.
+        /// Start of the fetch.
+        epoch: Epoch,
+        /// Arrival of the response from the handler in milliseconds; `None` if it came from the second level.
         fetched_at_ms: Option<u64>,
     },
-    /// The answer was for one only: each has to ask for itself.
-    Alone,
+    /// The response is for its own request only: each of the others fetches for itself.
+    NotShareable,
 }
 
-/// Milliseconds, right to within a tick of the system (1 to 10 ms), that never step back while the
-/// process runs and roughly follow the calendar from one process to the next, so that entries on disk
-/// keep their age.
-enum Clock {
-    Real { start_ms: u64, started: Instant },
-    Manual(Arc<AtomicU64>),
+/// Result of a lookup in the second level.
+#[derive(Default)]
+pub(crate) struct Promotion {
+    /// Entry copied into memory, usable or not.
+    pub(crate) found: Option<Promoted>,
+    /// Lock to hold while a new response is fetched.
+    pub(crate) guard: Option<BoxFillGuard>,
+}
+
+/// An entry copied from the second level into memory.
+pub(crate) struct Promoted {
+    pub(crate) entry: Arc<Entry>,
+    /// Epoch up to which the entry is known not to be invalidated.
+    pub(crate) epoch: Epoch,
 }
 
 impl Inner {
-    /// Forgets here, and tells the level behind, if it is to be told, in the order of the log.
-    fn forget(&self, invalidation: Invalidation, tell: impl FnOnce(&Invalidation, u64)) -> usize {
+    /// Applies an invalidation to the memory. `forward` passes it to the second level, in the order of the
+    /// sequence numbers.
+    fn invalidate(&self, invalidation: Invalidation, forward: impl FnOnce(&Invalidation, u64)) -> usize {
         {
-            let mut log = self.log.lock();
-            tell(&invalidation, log.next());
-            log.push(invalidation.clone());
+            let mut invalidations = self.invalidations.lock();
+            forward(&invalidation, invalidations.next_sequence());
+            invalidations.push(invalidation.clone());
         }
         let removed = self.memory.remove(&invalidation);
-        self.counts.invalidated.fetch_add(removed as u64, Ordering::Relaxed);
+        self.counters.invalidated.fetch_add(removed as u64, Ordering::Relaxed);
         removed
     }
 }
 
 impl Cache {
-    /// An empty cache, over a second level if there is one.
-    pub fn new(behind: Option<Arc<dyn Level>>) -> Self {
-        let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let clock = Clock::Real { start_ms: since_epoch.as_millis() as u64, started: Instant::now() };
-        Self::with_clock(behind, clock, rand::random())
+    /// Creates an empty cache, over a second level if there is one.
+    pub fn new(second_level: Option<Arc<dyn Level>>) -> Self {
+        Self::with_clock(second_level, Clock::system(), rand::random())
     }
 
-    /// The same with a clock that somebody else moves, in milliseconds, and nothing left to chance: for tests
-    /// and simulations.
-    pub fn with_manual_clock(behind: Option<Arc<dyn Level>>, now_ms: Arc<AtomicU64>) -> Self {
-        Self::with_clock(behind, Clock::Manual(now_ms), 0)
+    /// Creates an empty cache whose clock, in milliseconds, is moved by the caller and whose hashes are the
+    /// same in every run: for tests and simulations.
+    pub fn with_manual_clock(second_level: Option<Arc<dyn Level>>, now_ms: Arc<AtomicU64>) -> Self {
+        Self::with_clock(second_level, Clock::Manual(now_ms), 0)
     }
 
-    fn with_clock(behind: Option<Arc<dyn Level>>, clock: Clock, seed: u64) -> Self {
+    fn with_clock(second_level: Option<Arc<dyn Level>>, clock: Clock, seed: u64) -> Self {
         let inner = Arc::new(Inner {
             memory: Memory::new(10_000, seed),
-            behind,
-            flights: Arc::default(),
-            log: Mutex::default(),
+            second_level,
+            fetches: Arc::default(),
+            invalidations: Mutex::default(),
             clock,
-            counts: Counts::default(),
+            counters: Counters::default(),
         });
-        if let Some(level) = &inner.behind {
+        if let Some(level) = &inner.second_level {
             let weak = Arc::downgrade(&inner);
             level.attach(Box::new(move |invalidation| {
                 if let Some(inner) = weak.upgrade() {
-                    inner.forget(invalidation, |_, _| {});
+                    inner.invalidate(invalidation, |_, _| {});
                 }
             }));
         }
         Self { inner }
     }
 
-    /// Forgets, everywhere. Gives the number of answers that were in memory; an answer that is
-    /// being fetched at this moment will not be stored.
+    /// Invalidates responses on all replicas. Returns the number of responses removed from the memory. A
+    /// response that is being fetched now will not be stored if the invalidation matches it.
     pub fn invalidate(&self, invalidation: Invalidation) -> usize {
-        self.inner.forget(invalidation, |invalidation, number| {
-            if let Some(level) = &self.inner.behind {
-                level.remove(invalidation.clone(), number);
+        self.inner.invalidate(invalidation, |invalidation, sequence| {
+            if let Some(level) = &self.inner.second_level {
+                level.invalidate(invalidation.clone(), sequence);
             }
         })
     }
 
-    /// The answer in memory that a plain `GET` by `tenant` would be served with, if it is fresh.
-    pub fn fresh(&self, tenant: &str, uri: &Uri, headers: &HeaderMap, terms: &Terms) -> Option<Arc<Entry>> {
-        let uri = normalised(uri);
+    /// Returns the entry in memory that answers a plain `GET` by `tenant`, if it is fresh.
+    pub fn get_fresh(
+        &self,
+        tenant: &str,
+        uri: &Uri,
+        headers: &HeaderMap,
+        policy: &CachePolicy,
+    ) -> Option<Arc<Entry>> {
+        let uri = normalize_target(uri);
         let now_ms = self.now_ms();
-        match self.find(self.hash(tenant, &uri), tenant, &uri, headers, now_ms) {
-            Found::Entry(entry) => match entry.judge(&self.keepable(terms), &Wish::default(), now_ms) {
-                Verdict::Fresh { .. } => Some(entry),
-                _ => None,
-            },
+        match self.lookup(self.hash(tenant, &uri), tenant, &uri, headers, now_ms) {
+            MemoryLookup::Entry(entry) => {
+                match entry.freshness(&self.effective_policy(policy), &RequestDirectives::default(), now_ms) {
+                    Freshness::Fresh { .. } => Some(entry),
+                    _ => None,
+                }
+            }
             _ => None,
         }
     }
 
-    /// Until the other replicas have been told of all that was forgotten before.
-    pub async fn told(&self) {
-        if let Some(level) = &self.inner.behind {
-            level.told().await;
+    /// Waits until all earlier invalidations have been published to the other replicas.
+    pub async fn wait_until_published(&self) {
+        if let Some(level) = &self.inner.second_level {
+            level.wait_until_published().await;
         }
     }
 
-    /// Carries out what the level behind still has to do. Before a stop: what was not carried out would
-    /// not be forgotten after a restart.
+    /// Applies everything that is queued for the second level. Called before a stop: an invalidation that was
+    /// not applied would be lost with the process.
     pub async fn close(&self) {
-        if let Some(level) = &self.inner.behind {
+        if let Some(level) = &self.inner.second_level {
             level.close().await;
         }
     }
 
-    /// What it holds and did.
+    /// Returns the content of the cache and its counts since the start.
     pub fn stats(&self) -> Stats {
-        let Inner { counts, memory, flights, behind, .. } = &*self.inner;
-        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let (hits, stale_hits, misses, joined) =
-            (get(&counts.hits), get(&counts.stale_hits), get(&counts.misses), get(&counts.joined));
-        let spared = hits + stale_hits + joined;
+        let Inner { counters, memory, fetches, second_level, .. } = &*self.inner;
         Stats {
-            hits,
-            stale_hits,
-            misses,
-            joined,
-            hit_rate: if spared + misses == 0 { 0.0 } else { spared as f64 / (spared + misses) as f64 },
-            writes: get(&counts.writes),
-            invalidated: get(&counts.invalidated),
-            promoted: get(&counts.promoted),
             entries: memory.len(),
-            in_flight: flights.len(),
-            second_level: behind.as_ref().map(|level| level.stats()),
+            in_flight: fetches.len(),
+            second_level: second_level.as_ref().map(|level| level.stats()),
+            ..counters.stats()
         }
     }
 
-    pub(crate) fn counts(&self) -> &Counts {
-        &self.inner.counts
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.inner.counters
     }
 
     pub(crate) fn now_ms(&self) -> u64 {
-        match &self.inner.clock {
-            Clock::Real { start_ms, started } => start_ms + started.elapsed().as_millis(),
-            Clock::Manual(now_ms) => now_ms.load(Ordering::Relaxed),
-        }
+        self.inner.clock.now_ms()
     }
 
-    pub(crate) fn obey(&self, terms: &Terms) {
-        self.inner.memory.set_max_entries(terms.max_entries);
+    /// Adjusts the memory to the policy in force.
+    pub(crate) fn apply_policy(&self, policy: &CachePolicy) {
+        self.inner.memory.set_max_entries(policy.max_entries);
     }
 
     pub(crate) fn hash(&self, tenant: &str, uri: &str) -> u64 {
@@ -249,109 +218,132 @@ impl Cache {
         self.inner.memory.jitter(hash, now_ms)
     }
 
-    pub(crate) fn find(&self, hash: u64, tenant: &str, uri: &str, headers: &HeaderMap, now_ms: u64) -> Found {
-        self.inner.memory.find(hash, tenant, uri, headers, now_ms)
+    pub(crate) fn lookup(
+        &self,
+        hash: u64,
+        tenant: &str,
+        uri: &str,
+        headers: &HeaderMap,
+        now_ms: u64,
+    ) -> MemoryLookup {
+        self.inner.memory.lookup(hash, tenant, uri, headers, now_ms)
     }
 
-    pub(crate) fn board(&self, hash: u64) -> Boarding<u64, Outcome> {
-        self.inner.flights.board(hash)
+    /// Joins the fetch for a key.
+    pub(crate) fn join_fetch(&self, hash: u64) -> Role<u64, FetchOutcome> {
+        self.inner.fetches.join(hash)
     }
 
-    /// Fetches on their way.
+    /// Number of fetches in progress.
     pub(crate) fn in_flight(&self) -> usize {
-        self.inner.flights.len()
+        self.inner.fetches.len()
     }
 
-    /// To be taken before a fetch begins.
-    pub(crate) fn mark(&self) -> Mark {
-        let place = self.inner.behind.as_ref().map_or(0, |level| level.place());
-        Mark { number: self.inner.log.lock().next(), place }
+    /// Returns the current epoch. Taken before a fetch begins.
+    pub(crate) fn epoch(&self) -> Epoch {
+        let log_offset = self.inner.second_level.as_ref().map_or(0, |level| level.log_offset());
+        Epoch { next_sequence: self.inner.invalidations.lock().next_sequence(), log_offset }
     }
 
-    /// The terms that can be kept now. Who does not hear at once of what other replicas forget keeps
-    /// answers only briefly.
-    pub(crate) fn keepable(&self, terms: &Terms) -> Terms {
-        if self.inner.behind.as_ref().is_none_or(|level| level.is_in_touch()) {
-            return *terms;
+    /// Returns the policy that can be honored now: while this replica does not learn of other replicas'
+    /// invalidations at once, entries are fresh only briefly and are not revalidated in the background.
+    pub(crate) fn effective_policy(&self, policy: &CachePolicy) -> CachePolicy {
+        if self.inner.second_level.as_ref().is_none_or(|level| level.is_in_sync()) {
+            return *policy;
         }
-        Terms { ttl: terms.ttl.min(OUT_OF_TOUCH), stale_while_revalidate: Duration::ZERO, ..*terms }
+        CachePolicy {
+            ttl: policy.ttl.min(MAX_TTL_OUT_OF_SYNC),
+            stale_while_revalidate: Duration::ZERO,
+            ..*policy
+        }
     }
 
-    /// Stores an answer whose fetch began at `mark`, unless it was invalidated since.
+    /// Stores a response in memory and in the second level, unless it was invalidated since the start of its
+    /// fetch. Returns true if it was stored.
     pub(crate) fn store(
         &self,
         entry: &Arc<Entry>,
         request_headers: &HeaderMap,
-        mark: Mark,
-        terms: &Terms,
-        ticket: Ticket,
+        epoch: Epoch,
+        policy: &CachePolicy,
+        guard: Option<BoxFillGuard>,
     ) -> bool {
-        // Under the log's lock: an invalidation comes before (and is seen here) or after (and
-        // sees the entry).
-        let log = self.inner.log.lock();
-        if log.hit_since(mark.number, entry) {
-            if let Some(making) = ticket {
-                making.was_forgotten();
+        // Held across the insertion: a concurrent invalidation is either in the record already, and is seen
+        // here, or it comes after the insertion and removes the entry.
+        let invalidations = self.inner.invalidations.lock();
+        if invalidations.matches_since(epoch.next_sequence, entry) {
+            if let Some(guard) = guard {
+                guard.report_invalidated();
             }
             return false;
         }
         self.inner.memory.insert(Arc::clone(entry), request_headers);
-        if let Some(level) = &self.inner.behind {
-            let age = entry.age(self.now_ms());
-            level.put(Arc::clone(entry), age, mark.place, terms.longest(entry.is_negative()), ticket);
+        if let Some(level) = &self.inner.second_level {
+            level.put(LevelWrite {
+                entry: Arc::clone(entry),
+                age: entry.age(self.now_ms()),
+                log_offset: epoch.log_offset,
+                max_useful_age: policy.max_useful_age(entry.is_negative()),
+                guard,
+            });
         }
-        drop(log);
-        self.inner.counts.writes.fetch_add(1, Ordering::Relaxed);
+        drop(invalidations);
+        self.inner.counters.writes.fetch_add(1, Ordering::Relaxed);
         true
     }
 
-    /// Whether something made at `mark` has been invalidated since.
-    pub(crate) fn invalidated_since(&self, mark: Mark, entry: &Entry) -> bool {
-        self.inner.log.lock().hit_since(mark.number, entry)
+    /// Returns true if an entry whose fetch began at `epoch` has been invalidated since.
+    pub(crate) fn is_invalidated_since(&self, epoch: Epoch, entry: &Entry) -> bool {
+        self.inner.invalidations.lock().matches_since(epoch.next_sequence, entry)
     }
 
-    /// Does not make requests for a key wait for one another for a while, unless there is an answer.
-    pub(crate) fn pass(&self, hash: u64) {
-        self.inner.memory.pass(hash, self.now_ms() + PASS_FOR_MS);
+    /// Lets requests for a key bypass the cache for a while, unless an entry is stored under it.
+    pub(crate) fn mark_hit_for_pass(&self, hash: u64) {
+        self.inner.memory.mark_hit_for_pass(hash, self.now_ms() + HIT_FOR_PASS_MS);
     }
 
-    /// Brings an answer back from the second level into memory, with the age it has, and says up to when it is
-    /// known that nobody forgot it. If none will do, the ticket is to be kept while one is made.
+    /// Looks up an entry in the second level and copies it into memory, with its age.
     pub(crate) async fn promote(
         &self,
         key: &Key,
         headers: &HeaderMap,
-        patience: WaitBudget,
-        will_do: &(dyn Fn(&Entry) -> bool + Send + Sync),
-    ) -> (Option<(Arc<Entry>, Mark)>, Ticket) {
-        let Some(level) = &self.inner.behind else { return (None, None) };
-        let now = || Now { ms: self.now_ms(), mark: self.inner.log.lock().next() };
-        let asked = Asked { key, headers, now: &now, patience, will_do };
-        let found = level.get(asked).await;
+        wait_budget: WaitBudget,
+        is_usable: &(dyn Fn(&Entry) -> bool + Send + Sync),
+    ) -> Promotion {
+        let Some(level) = &self.inner.second_level else { return Promotion::default() };
+        let now = || CacheTime {
+            ms: self.now_ms(),
+            next_sequence: self.inner.invalidations.lock().next_sequence(),
+        };
+        let query = LevelQuery { key, headers, now: &now, wait_budget, is_usable };
+        let lookup = level.get(query).await;
         let Key { tenant, uri } = key;
         let now_ms = self.now_ms();
-        // An entry from the future was stored under another calendar.
-        let usable = |entry: &Entry| entry.answers(tenant, uri, headers) && entry.made_at_ms <= now_ms;
-        let Some((entry, carried_out)) = found.answer.filter(|(entry, _)| usable(entry)) else {
-            return (None, found.ticket);
+        // An entry from the future was stored by a process with another calendar time.
+        let is_valid = |entry: &Entry| {
+            entry.matches_request(tenant, uri, headers) && entry.fetch_started_at_ms <= now_ms
+        };
+        let Some(FoundEntry { entry, next_sequence }) = lookup.found.filter(|found| is_valid(&found.entry))
+        else {
+            return Promotion { found: None, guard: lookup.guard };
         };
         let entry = Arc::new(entry);
-        let log = self.inner.log.lock();
-        // The level may be behind: what it has not stored yet is here.
+        let invalidations = self.inner.invalidations.lock();
+        // The second level lags behind: the memory may hold a newer entry that is not stored there yet.
         let newest_ms = self.inner.memory.newest_ms(self.hash(tenant, uri));
-        let is_old = newest_ms.is_some_and(|newest_ms| newest_ms >= entry.made_at_ms);
-        if is_old || log.hit_since(carried_out, &entry) {
-            return (None, found.ticket);
+        let is_outdated = newest_ms.is_some_and(|newest_ms| newest_ms >= entry.fetch_started_at_ms);
+        if is_outdated || invalidations.matches_since(next_sequence, &entry) {
+            return Promotion { found: None, guard: lookup.guard };
         }
         self.inner.memory.insert(Arc::clone(&entry), headers);
-        let mark = Mark { number: log.next(), place: level.place() };
-        drop(log);
-        self.inner.counts.promoted.fetch_add(1, Ordering::Relaxed);
-        (Some((entry, mark)), found.ticket)
+        let epoch = Epoch { next_sequence: invalidations.next_sequence(), log_offset: level.log_offset() };
+        drop(invalidations);
+        self.inner.counters.promoted.fetch_add(1, Ordering::Relaxed);
+        Promotion { found: Some(Promoted { entry, epoch }), guard: lookup.guard }
     }
 
-    /// Whether the level behind may hold a newer answer than the memory.
+    /// Returns true if the second level may hold a newer response than the memory.
     pub(crate) fn is_shared(&self) -> bool {
-        self.inner.behind.as_ref().is_some_and(|level| level.is_shared())
+        self.inner.second_level.as_ref().is_some_and(|level| level.is_shared())
     }
 }

@@ -1,12 +1,12 @@
-//! A second level in a SQLite file: a laptop keeps its cache over restarts.
+//! Second level in a SQLite file: a cache on a laptop survives restarts.
 //!
-//! All changes go through one task and one queue, in order, several to a transaction. What cannot
-//! be queued is dropped if it is an answer; if it is an invalidation, the whole level is emptied
-//! instead: too little is kept rather than too much. For the same reason a file that was not closed,
-//! because the program was killed, is emptied: an invalidation may not have reached it. A damaged one
-//! is begun anew.
+//! All changes go through one queue and one task, in order, several per transaction. A response that does not
+//! fit into the queue is dropped. An invalidation must not be lost: if it does not fit, the whole level is
+//! emptied. For the same reason a file that was not closed, because the process was killed, is emptied at its
+//! next use. A damaged file is replaced.
 
 mod rows;
+mod writer;
 
 use std::{
     path::{Path, PathBuf},
@@ -14,7 +14,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use futures_util::future::BoxFuture;
@@ -26,134 +26,127 @@ use sqlx::{
 };
 use tokio::sync::{OnceCell, mpsc, oneshot};
 
-use self::rows::{SCHEMA, put, remove};
+use self::{rows::SCHEMA, writer::Change};
 use crate::{
-    Entry, Invalidation, Key, Level, LevelStats, Ticket,
-    level::{Asked, Found, LevelCounts},
+    Entry, Invalidation, Key, Level, LevelStats,
+    level::{FoundEntry, LevelCounters, LevelLookup, LevelQuery, LevelWrite},
 };
 
-const QUEUE: usize = 1024;
-/// Changes in one transaction, at most.
-const BATCH: usize = 64;
-const READ_LIMIT: Duration = Duration::from_millis(250);
-/// Kept on disk at most this long, whatever a policy says later.
-const LONGEST_LIFE_MS: u64 = 48 * 3_600_000;
+/// Largest number of queued changes.
+const QUEUE_CAPACITY: usize = 1024;
+const READ_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// A cache level in a file. Opened when it is first used.
+/// A cache level in a file, which is opened at its first use.
 pub struct Disk {
-    shared: Arc<Shared>,
+    state: Arc<DiskState>,
     queue: mpsc::Sender<Change>,
 }
 
-struct Shared {
+struct DiskState {
     file: PathBuf,
     max_bytes: u64,
     pool: OnceCell<SqlitePool>,
-    /// Number of invalidations that have been carried out.
-    carried_out: AtomicU64,
-    /// An invalidation found no place in the queue: empty the level.
+    /// Sequence number of the first invalidation that has not been applied.
+    next_sequence: AtomicU64,
+    /// True if an invalidation did not fit into the queue, so that the level has to be emptied.
     wipe: AtomicBool,
+    /// Sequence number of the first invalidation that emptying the level does not cover.
     wiped_up_to: AtomicU64,
-    counts: LevelCounts,
+    counters: LevelCounters,
     entries: AtomicU64,
     bytes: AtomicU64,
 }
 
-enum Change {
-    Put(Arc<Entry>),
-    Remove(Invalidation, u64),
-    /// Nothing follows for now; tell when all is done.
-    Close(oneshot::Sender<()>),
-}
-
 impl Disk {
-    /// A level in `file`, of at most about `max_bytes`. Needs a running tokio runtime; its task
-    /// ends when the level is dropped.
+    /// Creates a level in `file` that holds about `max_bytes` at most. Has to be called within a tokio
+    /// runtime; the task that it starts ends when the level is dropped.
     pub fn new(file: impl AsRef<Path>, max_bytes: u64) -> Self {
-        let (queue, changes) = mpsc::channel(QUEUE);
-        let shared = Arc::new(Shared {
+        let (queue, changes) = mpsc::channel(QUEUE_CAPACITY);
+        let state = Arc::new(DiskState {
             file: file.as_ref().to_owned(),
             max_bytes,
             pool: OnceCell::new(),
-            carried_out: AtomicU64::new(0),
+            next_sequence: AtomicU64::new(0),
             wipe: AtomicBool::new(false),
             wiped_up_to: AtomicU64::new(0),
-            counts: LevelCounts::default(),
+            counters: LevelCounters::default(),
             entries: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
         });
-        tokio::spawn(Arc::clone(&shared).carry_out(changes));
-        Self { shared, queue }
+        tokio::spawn(Arc::clone(&state).apply_changes(changes));
+        Self { state, queue }
     }
 }
 
 impl Level for Disk {
-    fn get<'a>(&'a self, asked: Asked<'a>) -> BoxFuture<'a, Found> {
+    fn get<'a>(&'a self, query: LevelQuery<'a>) -> BoxFuture<'a, LevelLookup> {
         Box::pin(async move {
-            let shared = &self.shared;
-            // Before the read: what is carried out meanwhile is judged again by the caller.
-            let carried_out = shared.carried_out.load(Ordering::Acquire);
-            let found = tokio::time::timeout(READ_LIMIT, shared.read(asked.key)).await;
-            let found = match found {
-                Ok(Ok(found)) => {
-                    found.filter(|entry| entry.answers(&asked.key.tenant, &asked.key.uri, asked.headers))
-                }
+            let state = &self.state;
+            // Taken before the read: the caller checks the entry against every later invalidation.
+            let next_sequence = state.next_sequence.load(Ordering::Acquire);
+            let entry = match tokio::time::timeout(READ_TIMEOUT, state.read(query.key)).await {
+                Ok(Ok(entry)) => entry
+                    .filter(|entry| entry.matches_request(&query.key.tenant, &query.key.uri, query.headers)),
                 Ok(Err(error)) => {
-                    shared.failed(&error);
+                    state.record_failure(&error);
                     None
                 }
                 Err(_) => None,
             };
-            let counter = if found.is_some() { &shared.counts.hits } else { &shared.counts.misses };
+            let counter = if entry.is_some() { &state.counters.hits } else { &state.counters.misses };
             counter.fetch_add(1, Ordering::Relaxed);
-            Found { answer: found.map(|entry| (entry, carried_out)), ticket: None }
+            LevelLookup { found: entry.map(|entry| FoundEntry { entry, next_sequence }), guard: None }
         })
     }
 
-    fn put(&self, entry: Arc<Entry>, _: Duration, _: u64, _: Duration, _: Ticket) {
-        if self.queue.try_send(Change::Put(entry)).is_err() {
-            self.shared.counts.dropped.fetch_add(1, Ordering::Relaxed);
+    fn put(&self, write: LevelWrite) {
+        if self.queue.try_send(Change::Store(write.entry)).is_err() {
+            self.state.counters.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    fn remove(&self, invalidation: Invalidation, number: u64) {
-        if self.queue.try_send(Change::Remove(invalidation, number)).is_err() {
-            self.shared.wiped_up_to.fetch_max(number + 1, Ordering::Release);
-            self.shared.wipe.store(true, Ordering::Release);
+    fn invalidate(&self, invalidation: Invalidation, sequence: u64) {
+        if self.queue.try_send(Change::Invalidate { invalidation, sequence }).is_err() {
+            self.state.wiped_up_to.fetch_max(sequence + 1, Ordering::Release);
+            self.state.wipe.store(true, Ordering::Release);
         }
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {
-            let (tell, told) = oneshot::channel();
-            if self.queue.send(Change::Close(tell)).await.is_ok() {
-                let _ = told.await;
+            let (done, closed) = oneshot::channel();
+            if self.queue.send(Change::Close { done }).await.is_ok() {
+                let _ = closed.await;
             }
         })
     }
 
     fn stats(&self) -> LevelStats {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let shared = &self.shared;
+        let state = &self.state;
         LevelStats {
-            entries: get(&shared.entries),
-            bytes: get(&shared.bytes),
+            entries: get(&state.entries),
+            bytes: get(&state.bytes),
             is_shared: false,
-            in_touch: true,
-            ..shared.counts.stats()
+            in_sync: true,
+            ..state.counters.stats()
         }
     }
 }
 
-impl Shared {
+impl DiskState {
     async fn pool(&self) -> Result<&SqlitePool, sqlx::Error> {
         self.pool
             .get_or_try_init(|| async {
                 match self.open().await {
                     Ok(pool) => Ok(pool),
                     Err(error) if is_damaged(&error) => {
-                        // A cache may always begin anew.
-                        tracing::warn!(file = %self.file.display(), %error, "cache file is begun anew");
+                        // A cache holds nothing that cannot be fetched again.
+                        tracing::warn!(
+                            file = %self.file.display(),
+                            %error,
+                            "replacing the damaged cache file"
+                        );
                         for suffix in ["", "-wal", "-shm"] {
                             let mut name = self.file.clone().into_os_string();
                             name.push(suffix);
@@ -186,7 +179,7 @@ impl Shared {
             .connect_with(options)
             .await?;
         sqlx::raw_sql(SCHEMA).execute(&pool).await?;
-        // The number that the file carries says whether it is in use.
+        // `user_version` is 1 while a process uses the file, and 0 after it was closed.
         let in_use: i64 = sqlx::query_scalar("PRAGMA user_version").fetch_one(&pool).await?;
         if in_use != 0 {
             sqlx::raw_sql("DELETE FROM entries; DELETE FROM tags").execute(&pool).await?;
@@ -196,6 +189,7 @@ impl Shared {
         Ok(pool)
     }
 
+    /// Updates the counts of entries and bytes held.
     async fn measure(&self, pool: &SqlitePool) -> Result<(), sqlx::Error> {
         let row =
             sqlx::query("SELECT COUNT(*), COALESCE(SUM(bytes), 0) FROM entries").fetch_one(pool).await?;
@@ -208,99 +202,19 @@ impl Shared {
         rows::read(self.pool().await?, key).await
     }
 
-    async fn carry_out(self: Arc<Self>, mut changes: mpsc::Receiver<Change>) {
-        let mut batch = Vec::with_capacity(BATCH);
-        while changes.recv_many(&mut batch, BATCH).await > 0 {
-            let wiped = self.wipe.swap(false, Ordering::AcqRel);
-            let upto = wiped.then(|| self.wiped_up_to.load(Ordering::Acquire));
-            if wiped {
-                // What waits in the queue may be older than the invalidation that found no place.
-                while let Ok(change) = changes.try_recv() {
-                    batch.push(change);
-                }
-                let waiting = batch.len();
-                batch.retain(|change| !matches!(change, Change::Put(_)));
-                self.counts.dropped.fetch_add((waiting - batch.len()) as u64, Ordering::Relaxed);
-            }
-            if let Err(error) = self.apply(&batch, wiped).await {
-                self.failed(&error);
-                self.counts.dropped.fetch_add(batch.len() as u64, Ordering::Relaxed);
-                // An invalidation must not be lost: try again with everything.
-                if batch.iter().any(|change| matches!(change, Change::Remove(..))) || wiped {
-                    self.wipe.store(true, Ordering::Release);
-                    batch.clear();
-                    continue;
-                }
-            }
-            let newest = batch.iter().filter_map(|change| match change {
-                Change::Remove(_, number) => Some(number + 1),
-                Change::Put(_) | Change::Close(_) => None,
-            });
-            if let Some(newest) = newest.chain(upto).max() {
-                self.carried_out.fetch_max(newest, Ordering::Release);
-            }
-            for change in batch.drain(..) {
-                if let Change::Close(tell) = change {
-                    let _ = tell.send(());
-                }
-            }
-        }
-    }
-
-    async fn apply(&self, batch: &[Change], wipe: bool) -> Result<(), sqlx::Error> {
-        let pool = self.pool().await?;
-        let mut tx = pool.begin_with("BEGIN IMMEDIATE").await?;
-        if wipe {
-            sqlx::raw_sql("DELETE FROM entries; DELETE FROM tags").execute(&mut *tx).await?;
-        }
-        let mut written = 0;
-        for change in batch {
-            match change {
-                Change::Put(entry) => {
-                    put(&mut tx, entry).await?;
-                    written += 1;
-                }
-                Change::Remove(invalidation, _) => remove(&mut tx, invalidation).await?,
-                Change::Close(_) => {}
-            }
-        }
-        let closing = matches!(batch.last(), Some(Change::Close(_)));
-        let in_use = if closing { "PRAGMA user_version = 0" } else { "PRAGMA user_version = 1" };
-        sqlx::raw_sql(in_use).execute(&mut *tx).await?;
-        let now_ms = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
-        let oldest = (now_ms as u64).saturating_sub(LONGEST_LIFE_MS);
-        sqlx::query("DELETE FROM entries WHERE stored_at_ms < ?1")
-            .bind(oldest as i64)
-            .execute(&mut *tx)
-            .await?;
-        if self.bytes.load(Ordering::Relaxed) > self.max_bytes {
-            // A tenth at a time, oldest first.
-            sqlx::query(
-                "DELETE FROM entries WHERE stored_at_ms <= (SELECT stored_at_ms FROM entries
-                 ORDER BY stored_at_ms LIMIT 1 OFFSET (SELECT COUNT(*) / 10 FROM entries))",
-            )
-            .execute(&mut *tx)
-            .await?;
-        }
-        sqlx::query(
-            "DELETE FROM tags WHERE NOT EXISTS
-             (SELECT 1 FROM entries e WHERE e.tenant = tags.tenant AND e.uri = tags.uri)",
-        )
-        .execute(&mut *tx)
-        .await?;
-        tx.commit().await?;
-        self.counts.writes.fetch_add(written, Ordering::Relaxed);
-        self.measure(pool).await
-    }
-
-    fn failed(&self, error: &sqlx::Error) {
-        if self.counts.errors.fetch_add(1, Ordering::Relaxed) == 0 {
-            tracing::warn!(file = %self.file.display(), %error, "cache file cannot be used; told once");
+    /// Counts a failure, and logs the first one only: a full disk fails every operation.
+    fn record_failure(&self, error: &sqlx::Error) {
+        if self.counters.errors.fetch_add(1, Ordering::Relaxed) == 0 {
+            tracing::warn!(
+                file = %self.file.display(),
+                %error,
+                "failed to use the cache file; further failures are counted but not logged"
+            );
         }
     }
 }
 
-/// Whether the file is no database, or not a whole one.
+/// Returns true if the file is not a database, or is a corrupt one.
 fn is_damaged(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
     // SQLITE_CORRUPT and SQLITE_NOTADB.

@@ -1,39 +1,45 @@
-//! A stored answer and the key it is stored under.
+//! A stored response and the key it is stored under.
+//!
+//! Knows which requests an entry can answer. Leaves its freshness to [`crate::freshness`].
 
 use std::{borrow::Cow, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
 
-use crate::rfc9111::Storable;
+use crate::{
+    CachePolicy,
+    freshness::{Freshness, freshness},
+    rfc9111::{RequestDirectives, ResponseDirectives},
+};
 
-/// Room for headers and bookkeeping, added to the size of a body.
+/// Bytes added to the size of a body for headers and bookkeeping.
 const OVERHEAD: usize = 512;
-/// An entry of up to this size counts as one.
-const UNIT: usize = 8 * 1024;
+/// Largest size, in bytes, of an entry that counts as one.
+const WEIGHT_UNIT: usize = 8 * 1024;
 
-/// What an answer is stored under: whose it is and what was asked.
+/// Key that a response is stored under.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Key {
-    /// The caller that the answer was made for; empty for the anonymous.
+    /// Tenant that the response was made for; empty for anonymous clients.
     pub tenant: Box<str>,
-    /// Path and query.
+    /// Path and query, normalized by [`normalize_target`].
     pub uri: Box<str>,
 }
 
 impl Key {
-    /// The path without its query.
+    /// Returns the path without the query.
     pub fn path(&self) -> &str {
         self.uri.split('?').next().unwrap_or_default()
     }
 }
 
-/// Path and query with percent-encoding in its normal form (RFC 3986, section 6.2.2): what need
-/// not be encoded is not, hexadecimal digits are upper-case. Means the same as before.
+/// Returns path and query with percent-encoding in its normal form (RFC 3986, section 6.2.2): unreserved
+/// characters are decoded, hexadecimal digits are upper-case. The meaning stays the same.
 ///
-/// A target with a percent sign that encodes nothing stays as it is: what its other escapes stand
-/// for could make an escape of that sign, and one target would be taken for another.
-pub fn normalised(uri: &Uri) -> Cow<'_, str> {
+/// A target with a `%` that starts no escape is returned unchanged: decoding its other escapes could turn
+/// that `%` into one, and two different targets would share a key.
+pub fn normalize_target(uri: &Uri) -> Cow<'_, str> {
     let text = uri.path_and_query().map_or("/", |target| target.as_str());
     if !text.contains('%') {
         return Cow::Borrowed(text);
@@ -57,8 +63,8 @@ pub fn normalised(uri: &Uri) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// What a request says under a name, on however many lines.
-pub(crate) fn sent(headers: &HeaderMap, name: &HeaderName) -> Option<HeaderValue> {
+/// Returns the value of a request header, with the values of repeated lines joined by commas.
+pub(crate) fn combined_value(headers: &HeaderMap, name: &HeaderName) -> Option<HeaderValue> {
     let mut lines = headers.get_all(name).iter();
     let first = lines.next()?;
     let mut more = lines.peekable();
@@ -73,58 +79,65 @@ pub(crate) fn sent(headers: &HeaderMap, name: &HeaderName) -> Option<HeaderValue
     HeaderValue::from_bytes(&all).ok()
 }
 
-/// A stored answer.
+/// A stored response.
 #[derive(Clone, Debug)]
 pub struct Entry {
-    /// What it is stored under.
+    /// Key that the response is stored under.
     pub key: Key,
-    /// The request headers that it was chosen by, with the values of its request.
+    /// Request headers that selected the response, with their values in the request that fetched it.
     pub vary: Vec<(HeaderName, Option<HeaderValue>)>,
-    /// Status of the answer.
+    /// Status of the response.
     pub status: StatusCode,
-    /// Headers, without those of a single connection.
+    /// Headers of the response, without those of a single connection or request.
     pub headers: HeaderMap,
-    /// Body.
+    /// Body of the response.
     pub body: Bytes,
-    /// What the answer allows.
-    pub storable: Storable,
-    /// When its making began, on the cache's clock: from then on it grows old (RFC 9111, section 4.2.3).
-    pub made_at_ms: u64,
-    /// Its share of a full life; see [`crate::judge::judge`].
+    /// Limits that the response sets for its reuse.
+    pub directives: ResponseDirectives,
+    /// Start of the fetch in milliseconds on the cache's clock. The age counts from here (RFC 9111, section
+    /// 4.2.3).
+    pub fetch_started_at_ms: u64,
+    /// Share of the freshness lifetime that this entry gets, in (0, 1]; see [`crate::freshness::freshness`].
     pub jitter: f64,
-    /// Names by which it can be invalidated together with others.
+    /// Tags by which the response can be invalidated together with others.
     pub tags: Vec<Box<str>>,
-    /// What the request was counted as, to be told again on a hit.
+    /// Metrics label of the request that fetched the response, restored on every hit.
     pub label: Box<str>,
 }
 
 impl Entry {
-    /// Its age at `now_ms`, without the age it had when it came.
+    /// Returns the age at `now_ms`, without the age with which the response arrived.
     pub fn age(&self, now_ms: u64) -> Duration {
-        Duration::from_millis(now_ms.saturating_sub(self.made_at_ms))
+        Duration::from_millis(now_ms.saturating_sub(self.fetch_started_at_ms))
     }
 
-    /// Whether it says that something is not there.
+    /// Returns true if the response reports a client error, such as a missing resource.
     pub fn is_negative(&self) -> bool {
         self.status.is_client_error()
     }
 
-    /// Whether it answers a request with these headers.
-    pub(crate) fn answers(&self, tenant: &str, uri: &str, headers: &HeaderMap) -> bool {
-        // Two empty strings are not left to `memcmp`: its masked load from where nothing lies
-        // costs as much as all the rest of a hit.
+    /// Returns the freshness at `now_ms` for a request under a policy.
+    pub fn freshness(&self, policy: &CachePolicy, request: &RequestDirectives, now_ms: u64) -> Freshness {
+        freshness(&self.directives, self.is_negative(), self.jitter, self.age(now_ms), policy, request)
+    }
+
+    /// Returns true if the response was stored for this tenant and target, and was selected by the same
+    /// values of the request headers that it varies on.
+    pub(crate) fn matches_request(&self, tenant: &str, uri: &str, headers: &HeaderMap) -> bool {
+        // Two empty strings bypass `memcmp`: its masked load from a dangling pointer costs as much as the
+        // rest of a hit.
         let both_anonymous = self.key.tenant.is_empty() && tenant.is_empty();
         (both_anonymous || *self.key.tenant == *tenant)
             && *self.key.uri == *uri
-            && self.vary.iter().all(|(name, value)| sent(headers, name) == *value)
+            && self.vary.iter().all(|(name, value)| combined_value(headers, name) == *value)
     }
 
-    /// What it takes of the room for entries.
+    /// Returns the number of entries that this one counts as.
     pub(crate) fn weight(&self) -> u64 {
-        (self.size().div_ceil(UNIT)).max(1) as u64
+        (self.size().div_ceil(WEIGHT_UNIT)).max(1) as u64
     }
 
-    /// Bytes, about.
+    /// Returns the approximate size in bytes.
     pub(crate) fn size(&self) -> usize {
         OVERHEAD + self.key.tenant.len() + self.key.uri.len() + self.body.len()
     }
@@ -136,7 +149,7 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// A plain answer for anybody.
+    /// A minimal response for anonymous clients.
     pub(crate) fn entry(uri: &str, tags: &[&str]) -> Entry {
         Entry {
             key: Key { tenant: "".into(), uri: uri.into() },
@@ -144,47 +157,51 @@ pub(crate) mod tests {
             status: StatusCode::OK,
             headers: HeaderMap::from_iter([(http::header::ETAG, HeaderValue::from_static("\"1\""))]),
             body: Bytes::new(),
-            storable: Storable {
+            directives: ResponseDirectives {
                 lifetime: None,
                 max_age: None,
                 public: false,
                 must_revalidate: false,
                 stale_while_revalidate: None,
                 stale_if_error: None,
-                age: Duration::ZERO,
+                received_age: Duration::ZERO,
                 vary: vec![],
             },
-            made_at_ms: 0,
+            fetch_started_at_ms: 0,
             jitter: 1.0,
             tags: tags.iter().map(|tag| (*tag).into()).collect(),
             label: Box::default(),
         }
     }
 
-    fn normal(text: &str) -> String {
-        normalised(&text.parse().unwrap()).into_owned()
+    fn normalize(text: &str) -> String {
+        normalize_target(&text.parse().unwrap()).into_owned()
     }
 
     #[test]
-    fn percent_encoding_is_brought_into_its_normal_form() {
-        assert_eq!(normal("/a?b=c"), "/a?b=c");
-        assert_eq!(normal("/%61%2fb?x=%7e"), "/a%2Fb?x=~");
-        assert_eq!(normal("/a?x=1&y=2"), "/a?x=1&y=2");
-        assert_ne!(normal("/a?x=1&y=2"), normal("/a?y=2&x=1"), "an order can mean something");
-        assert_eq!(normal("http://host/a"), "/a");
+    fn percent_encoding_is_normalized() {
+        assert_eq!(normalize("/a?b=c"), "/a?b=c");
+        assert_eq!(normalize("/%61%2fb?x=%7e"), "/a%2Fb?x=~");
+        assert_eq!(normalize("/a?x=1&y=2"), "/a?x=1&y=2");
+        assert_ne!(
+            normalize("/a?x=1&y=2"),
+            normalize("/a?y=2&x=1"),
+            "the order of parameters may be significant"
+        );
+        assert_eq!(normalize("http://host/a"), "/a");
     }
 
-    /// `%%30A` was taken for `%0A`.
+    /// `%%30A` was once normalized to `%0A`.
     #[test]
-    fn a_percent_sign_that_encodes_nothing_makes_no_escape_of_what_follows() {
-        for odd in ["/%%30A", "/%2", "/a%", "/%+a", "/%zz%61", "/%61%"] {
-            assert_eq!(normal(odd), odd);
+    fn a_target_with_a_percent_sign_that_starts_no_escape_stays_unchanged() {
+        for target in ["/%%30A", "/%2", "/a%", "/%+a", "/%zz%61", "/%61%"] {
+            assert_eq!(normalize(target), target);
         }
     }
 
     proptest! {
         #[test]
-        fn targets_that_differ_in_meaning_have_different_normal_forms(
+        fn targets_with_different_meanings_have_different_normal_forms(
             one in "/[%0-3Aa]{0,6}", other in "/[%0-3Aa]{0,6}",
         ) {
             let meaning = |text: &str| {
@@ -202,16 +219,16 @@ pub(crate) mod tests {
                 bytes
             };
             if one.parse::<Uri>().is_ok() && other.parse::<Uri>().is_ok() && meaning(&one) != meaning(&other) {
-                prop_assert_ne!(normal(&one), normal(&other));
+                prop_assert_ne!(normalize(&one), normalize(&other));
             }
         }
 
         #[test]
-        fn normalising_twice_changes_nothing(path in "(/[a-z%0-9A-F~._-]{0,8}){0,4}|/[%0-3Aa]{0,6}") {
+        fn normalization_is_idempotent(path in "(/[a-z%0-9A-F~._-]{0,8}){0,4}|/[%0-3Aa]{0,6}") {
             if let Ok(uri) = path.parse::<Uri>() {
-                let once = normalised(&uri).into_owned();
+                let once = normalize_target(&uri).into_owned();
                 if let Ok(again) = once.parse::<Uri>() {
-                    prop_assert_eq!(normalised(&again).into_owned(), once);
+                    prop_assert_eq!(normalize_target(&again).into_owned(), once);
                 }
             }
         }

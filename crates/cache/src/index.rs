@@ -1,24 +1,25 @@
-//! Which answers in memory an invalidation means, found without looking at the others.
+//! Index of the entries in memory by path and tag, so that an invalidation visits only the entries it
+//! matches.
 //!
-//! Ordered by name, so that a path, all paths below it, or a tag is one stretch. Names only what it
-//! is told of: [`Memory`](crate::memory::Memory) tells it of every answer that comes or goes.
+//! Ordered by name: a path, all paths below it, or a tag is one contiguous range. Knows only what it is
+//! given; [`Memory`](crate::memory::Memory) adds and removes every entry as it comes and goes.
 
 use std::collections::BTreeSet;
 
 use crate::{Entry, Invalidation};
 
-/// What an answer can be called by.
+/// Name under which an entry can be invalidated.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Name {
     Path(Box<str>),
     Tag(Box<str>),
 }
 
-/// The names of all answers, each with the slot that its answer is in.
+/// Names of all entries, each with the hash of the slot that holds the entry.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     names: BTreeSet<(Name, u64)>,
-    answers: usize,
+    entries: usize,
 }
 
 fn path(entry: &Entry) -> Name {
@@ -31,49 +32,50 @@ fn tags(entry: &Entry) -> impl Iterator<Item = Name> {
 
 impl Index {
     pub(crate) fn add(&mut self, slot: u64, entry: &Entry) {
-        // Every answer has one path.
+        // Every entry has exactly one path, so paths count the entries.
         if self.names.insert((path(entry), slot)) {
-            self.answers += 1;
+            self.entries += 1;
         }
         self.names.extend(tags(entry).map(|tag| (tag, slot)));
     }
 
     pub(crate) fn remove(&mut self, slot: u64, entry: &Entry) {
         if self.names.remove(&(path(entry), slot)) {
-            self.answers -= 1;
+            self.entries -= 1;
         }
         for tag in tags(entry) {
             self.names.remove(&(tag, slot));
         }
     }
 
-    /// Number of answers.
+    /// Number of entries.
     pub(crate) fn len(&self) -> usize {
-        self.answers
+        self.entries
     }
 
-    /// The slots of the answers that are meant.
-    pub(crate) fn meant(&self, invalidation: &Invalidation) -> Vec<u64> {
+    /// Returns the slots of the entries that an invalidation matches.
+    pub(crate) fn matching(&self, invalidation: &Invalidation) -> Vec<u64> {
         match invalidation {
-            Invalidation::All => self.between(Name::Path("".into()), Name::Tag("".into())),
-            Invalidation::Path(path) => self.called(Name::Path(path.as_str().into())),
-            Invalidation::Tag(tag) => self.called(Name::Tag(tag.as_str().into())),
+            Invalidation::All => self.range(Name::Path("".into()), Name::Tag("".into())),
+            Invalidation::Path(path) => self.named(Name::Path(path.as_str().into())),
+            Invalidation::Tag(tag) => self.named(Name::Tag(tag.as_str().into())),
             Invalidation::Prefix(prefix) => {
                 let prefix = prefix.trim_end_matches('/');
                 // `0` is the character after `/`.
-                let edge = |end: char| Name::Path(format!("{prefix}{end}").into());
-                let mut slots = self.called(Name::Path(prefix.into()));
-                slots.extend(self.between(edge('/'), edge('0')));
+                let bound = |end: char| Name::Path(format!("{prefix}{end}").into());
+                let mut slots = self.named(Name::Path(prefix.into()));
+                slots.extend(self.range(bound('/'), bound('0')));
                 slots
             }
         }
     }
 
-    fn called(&self, name: Name) -> Vec<u64> {
+    fn named(&self, name: Name) -> Vec<u64> {
         self.names.range((name.clone(), 0)..=(name, u64::MAX)).map(|(_, slot)| *slot).collect()
     }
 
-    fn between(&self, from: Name, before: Name) -> Vec<u64> {
-        self.names.range((from, 0)..(before, 0)).map(|(_, slot)| *slot).collect()
+    /// Returns the slots of all names from `start` up to but not including `end`.
+    fn range(&self, start: Name, end: Name) -> Vec<u64> {
+        self.names.range((start, 0)..(end, 0)).map(|(_, slot)| *slot).collect()
     }
 }

@@ -1,41 +1,42 @@
-//! What is to be forgotten, and the log by which a late fetch learns of it.
+//! Invalidations, and the record of recent ones that tells a fetch whether its response is outdated on
+//! arrival.
 
 use std::collections::VecDeque;
 
 use crate::Entry;
 
-/// Invalidations remembered; a fetch that began before the oldest of them is not stored.
+/// Number of invalidations remembered. A response whose fetch began before the oldest of them is not stored.
 const REMEMBERED: usize = 1024;
 
-/// What is to be forgotten, for every tenant.
+/// Set of stored responses to make unusable, across all tenants.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Invalidation {
-    /// Answers for this path, with any query.
+    /// Responses for this path, with any query.
     Path(String),
-    /// Answers for this path and all below it, by whole segments.
+    /// Responses for this path and all paths below it, by whole segments.
     Prefix(String),
-    /// Answers that carry this tag (`Surrogate-Key`).
+    /// Responses that carry this tag (`Surrogate-Key`).
     Tag(String),
-    /// All answers.
+    /// All responses.
     All,
 }
 
 #[cfg(test)]
 thread_local! {
-    /// How many answers this thread has held against an invalidation.
-    pub(crate) static HELD_AGAINST: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+    /// Number of calls of [`Invalidation::matches`] on this thread.
+    pub(crate) static MATCH_CALLS: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 
 impl Invalidation {
-    /// Whether it means an answer.
-    pub fn means(&self, entry: &Entry) -> bool {
+    /// Returns true if the invalidation covers an entry.
+    pub fn matches(&self, entry: &Entry) -> bool {
         #[cfg(test)]
-        HELD_AGAINST.set(HELD_AGAINST.get() + 1);
+        MATCH_CALLS.set(MATCH_CALLS.get() + 1);
         let path = entry.key.path();
         match self {
             Self::All => true,
-            Self::Path(wanted) => path == wanted,
-            Self::Tag(tag) => entry.tags.iter().any(|held| **held == **tag),
+            Self::Path(invalidated) => path == invalidated,
+            Self::Tag(tag) => entry.tags.iter().any(|entry_tag| **entry_tag == **tag),
             Self::Prefix(prefix) => {
                 let prefix = prefix.trim_end_matches('/');
                 path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
@@ -44,17 +45,17 @@ impl Invalidation {
     }
 }
 
-/// The newest invalidations, numbered.
+/// Most recent invalidations of this process, numbered in sequence.
 #[derive(Debug, Default)]
-pub(crate) struct Log {
-    next: u64,
+pub(crate) struct RecentInvalidations {
+    next_sequence: u64,
     newest: VecDeque<Invalidation>,
 }
 
-impl Log {
-    /// The number that the next invalidation will have.
-    pub(crate) fn next(&self) -> u64 {
-        self.next
+impl RecentInvalidations {
+    /// Returns the sequence number of the next invalidation.
+    pub(crate) fn next_sequence(&self) -> u64 {
+        self.next_sequence
     }
 
     pub(crate) fn push(&mut self, invalidation: Invalidation) {
@@ -62,15 +63,16 @@ impl Log {
             self.newest.pop_front();
         }
         self.newest.push_back(invalidation);
-        self.next += 1;
+        self.next_sequence += 1;
     }
 
-    /// Whether an entry whose making began at `since` may have been meant by a later invalidation.
-    pub(crate) fn hit_since(&self, since: u64, entry: &Entry) -> bool {
-        let oldest = self.next - self.newest.len() as u64;
+    /// Returns true if an invalidation numbered `since` or higher matches the entry, or may have: of those
+    /// older than the record every one counts as a match.
+    pub(crate) fn matches_since(&self, since: u64, entry: &Entry) -> bool {
+        let oldest = self.next_sequence - self.newest.len() as u64;
         if since < oldest {
             return true;
         }
-        self.newest.iter().skip((since - oldest) as usize).any(|invalidation| invalidation.means(entry))
+        self.newest.iter().skip((since - oldest) as usize).any(|invalidation| invalidation.matches(entry))
     }
 }

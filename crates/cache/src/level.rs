@@ -1,4 +1,4 @@
-//! What a slower level behind the memory looks like.
+//! Interface of a second, slower cache level behind the memory.
 
 use std::{
     sync::{
@@ -15,122 +15,148 @@ use serde::Serialize;
 
 use crate::{Entry, Invalidation, Key};
 
-/// A level behind the memory. Errors are its own affair: it answers "nothing" and counts.
+/// A cache level behind the memory. It handles its errors itself: a failed read finds nothing, and the
+/// failure is counted.
 pub trait Level: Send + Sync + 'static {
-    /// Told by the cache once, before anything else: whom to tell of what others have forgotten.
-    fn attach(&self, _hear: Hear) {}
+    /// Registers the listener for invalidations by other processes. Called once, before any other method.
+    fn attach(&self, _listener: InvalidationListener) {}
 
-    /// Whether it hears at once of what others forget. If not, the memory keeps answers only briefly.
-    fn is_in_touch(&self) -> bool {
+    /// Returns true if this process learns of other processes' invalidations at once. While it does not, the
+    /// memory serves entries only briefly.
+    fn is_in_sync(&self) -> bool {
         true
     }
 
-    /// Where it is in its own history of what was forgotten; to be taken before a fetch begins.
-    fn place(&self) -> u64 {
+    /// Returns the offset up to which this process has read the shared invalidation log. Taken before a fetch
+    /// begins.
+    fn log_offset(&self) -> u64 {
         0
     }
 
-    /// Whether other processes store answers here too, so that it may hold a newer one than the memory.
+    /// Returns true if other processes store responses here too, so that the level may hold a newer response
+    /// than the memory.
     fn is_shared(&self) -> bool {
         false
     }
 
-    /// Looks for an answer. If there is none that will do, a shared level may wait for another process that
-    /// makes one. Of the answers under a key it holds the newest, whatever that varies by.
-    fn get<'a>(&'a self, asked: Asked<'a>) -> BoxFuture<'a, Found>;
+    /// Looks up a response. If there is no usable one, a shared level may wait for another process that is
+    /// fetching it. Of several variants under one key, the level holds only the newest.
+    fn get<'a>(&'a self, query: LevelQuery<'a>) -> BoxFuture<'a, LevelLookup>;
 
-    /// Stores an answer of this age, later. Never blocks; drops it when behind. `place` is where the level was
-    /// when the fetch began, and when it is as old as `useful_for` nobody wants the answer any more.
-    fn put(&self, entry: Arc<Entry>, age: Duration, place: u64, useful_for: Duration, ticket: Ticket);
+    /// Queues a response to be stored. Never blocks; drops the response if the queue is full.
+    fn put(&self, write: LevelWrite);
 
-    /// Forgets, later but before any answer that is put after this call. `number` is the
-    /// invalidation's place in the cache's log.
-    fn remove(&self, invalidation: Invalidation, number: u64);
+    /// Queues an invalidation. It is applied before any response that is queued after it. `sequence` is its
+    /// number among the invalidations of this cache.
+    fn invalidate(&self, invalidation: Invalidation, sequence: u64);
 
-    /// Until others have been told of all that was forgotten before.
-    fn told(&self) -> BoxFuture<'_, ()> {
+    /// Waits until all earlier invalidations have been published to the other processes.
+    fn wait_until_published(&self) -> BoxFuture<'_, ()> {
         Box::pin(std::future::ready(()))
     }
 
-    /// Carries out what is to be done later, and says that it may be used as it is after a restart.
+    /// Applies everything that is queued, and marks the stored responses as valid for the next start.
     fn close(&self) -> BoxFuture<'_, ()>;
 
-    /// What it holds and did.
+    /// Returns the level's content and its counts since the start.
     fn stats(&self) -> LevelStats;
 }
 
-/// Takes what others have forgotten.
-pub type Hear = Box<dyn Fn(Invalidation) + Send + Sync>;
+/// Callback for invalidations by other processes.
+pub type InvalidationListener = Box<dyn Fn(Invalidation) + Send + Sync>;
 
-/// What a level is asked for, and when.
+/// Lookup of one request in a level.
 #[derive(Clone, Copy)]
-pub struct Asked<'a> {
-    /// What the answer is stored under.
+pub struct LevelQuery<'a> {
+    /// Key of the response.
     pub key: &'a Key,
-    /// The headers of the request, by which an answer may have been chosen.
+    /// Headers of the request, by which a response may have been selected.
     pub headers: &'a HeaderMap,
-    /// Asked for each look: a level may wait between two.
-    pub now: &'a (dyn Fn() -> Now + Send + Sync),
-    /// How long whoever asks may wait for the shared state yet.
-    pub patience: WaitBudget,
-    /// Whether an answer will do. If not, whoever asked will make another one.
-    pub will_do: &'a (dyn Fn(&Entry) -> bool + Send + Sync),
+    /// Clock of the cache. Read before every access, because a level may wait between two.
+    pub now: &'a (dyn Fn() -> CacheTime + Send + Sync),
+    /// Time that the request may still wait for the shared state.
+    pub wait_budget: WaitBudget,
+    /// Returns true if the request can use an entry. If it cannot, it fetches a new response.
+    pub is_usable: &'a (dyn Fn(&Entry) -> bool + Send + Sync),
 }
 
-/// A moment of the cache.
+/// A moment in the life of a cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Now {
-    /// On its clock, in milliseconds.
+pub struct CacheTime {
+    /// Milliseconds on the clock of the cache.
     pub ms: u64,
-    /// The number that the next invalidation will have.
-    pub mark: u64,
+    /// Sequence number of the next invalidation.
+    pub next_sequence: u64,
 }
 
-/// What a level found.
+/// Result of a lookup in a level.
 #[derive(Default)]
-pub struct Found {
-    /// The answer, with the number of the newest invalidation that had been carried out when it was read.
-    pub answer: Option<(Entry, u64)>,
-    /// To be kept while the answer is made.
-    pub ticket: Ticket,
+pub struct LevelLookup {
+    /// Entry under the key, usable or not.
+    pub found: Option<FoundEntry>,
+    /// Lock to hold while a new response is fetched.
+    pub guard: Option<BoxFillGuard>,
 }
 
-/// Kept by whoever makes an answer for others too: they wait until it is dropped, or put with the answer.
-pub type Ticket = Option<Box<dyn Making>>;
-
-/// An answer in the making, for which others wait.
-pub trait Making: Send + Sync {
-    /// It was forgotten meanwhile: those who wait need another one.
-    fn was_forgotten(self: Box<Self>);
+/// An entry read from a level.
+pub struct FoundEntry {
+    /// The entry.
+    pub entry: Entry,
+    /// Sequence number of the first invalidation that the level had not applied when it read the entry.
+    pub next_sequence: u64,
 }
 
-/// What a level holds and did since the start.
+/// A response to be stored in a level.
+pub struct LevelWrite {
+    /// The response.
+    pub entry: Arc<Entry>,
+    /// Age of the response at the time of the call.
+    pub age: Duration,
+    /// Offset in the shared invalidation log at which the fetch began.
+    pub log_offset: u64,
+    /// Age at which no request can use the response any more.
+    pub max_useful_age: Duration,
+    /// Lock under which the response was fetched, held until the response is stored.
+    pub guard: Option<BoxFillGuard>,
+}
+
+/// Boxed [`FillGuard`].
+pub type BoxFillGuard = Box<dyn FillGuard>;
+
+/// Held lock on fetching one response. Other processes wait for the response until the guard is dropped.
+pub trait FillGuard: Send + Sync {
+    /// Reports that the response was invalidated while it was fetched: the waiting processes need another
+    /// one.
+    fn report_invalidated(self: Box<Self>);
+}
+
+/// Content of a level and its counts since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LevelStats {
-    /// Answers found.
+    /// Lookups that found a usable response.
     pub hits: u64,
-    /// Answers asked for and not found.
+    /// Lookups that found none.
     pub misses: u64,
-    /// Answers stored.
+    /// Responses stored.
     pub writes: u64,
-    /// Answers not stored because it was behind.
+    /// Responses not stored because the queue was full or the level had failed.
     pub dropped: u64,
-    /// Operations that failed.
+    /// Failed operations.
     pub errors: u64,
-    /// Answers held, about.
+    /// Approximate number of responses held.
     pub entries: u64,
-    /// Bytes held, about.
+    /// Approximate number of bytes held.
     pub bytes: u64,
-    /// Whether other processes store answers here too.
+    /// True if other processes store responses here too.
     pub is_shared: bool,
-    /// Whether it hears at once of what others forget.
-    pub in_touch: bool,
+    /// True if this process learns of other processes' invalidations at once.
+    pub in_sync: bool,
 }
 
-/// What a level counts of itself.
+/// Counters that every level keeps.
 #[derive(Default)]
-pub(crate) struct LevelCounts {
+pub(crate) struct LevelCounters {
     pub(crate) hits: AtomicU64,
     pub(crate) misses: AtomicU64,
     pub(crate) writes: AtomicU64,
@@ -138,8 +164,8 @@ pub(crate) struct LevelCounts {
     pub(crate) errors: AtomicU64,
 }
 
-impl LevelCounts {
-    /// The counts; what the level holds is for it to add.
+impl LevelCounters {
+    /// Returns the counts; the level adds its content.
     pub(crate) fn stats(&self) -> LevelStats {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         LevelStats {

@@ -1,33 +1,35 @@
-//! A second level in Redis, shared by all replicas of a service.
+//! Second level in Redis, shared by all replicas of a service.
 //!
 //! ```text
-//!   get    -> one script: the answer, its age, and what was forgotten since this replica heard last
-//!   put    -> queue -> SET with an expiry
-//!   remove -> pending -> appended to the log ---.
-//!   others' removals  <--- follower: waits at the log
+//!   get        -> one script: the response, its remaining TTL, and the log records this replica has not read
+//!   put        -> queue -> SET with a TTL
+//!   invalidate -> unpublished invalidations -> appended to the log ---.
+//!   other replicas' invalidations  <--- log reader: blocks on the log
 //! ```
 //!
-//! What replicas forget is one log, a Redis stream. An answer carries the place at which the log was when
-//! its making began, and is good if nothing that came later means it. So forgetting any number of answers is
-//! one command, a fill that races it loses, and no lost message can bring back what was forgotten.
+//! Invalidations go through one log, a Redis stream. A response is stored with the offset of the log at the
+//! start of its fetch, and is valid if no later record matches it. So one command invalidates any number of
+//! responses, a fetch that races an invalidation loses, and a lost message cannot revive an invalidated
+//! response.
 //!
-//! * An answer that is nowhere is made by one replica; the others wait for its word in the log, and never ask
-//!   again meanwhile.
-//! * Nothing waits for Redis longer than [`phase6_redis::CALL_LIMIT`]; an answer is never held up by a write.
-//! * A replica that is not sure to hear at once of what others forget says so ([`Level::is_in_touch`]), and
-//!   its memory keeps answers for a second only. When it hears again it catches up; if it cannot, because
-//!   Redis lost its memory or too much happened, all is forgotten.
-//! * What this replica forgets while Redis is gone is told when it is back.
-//! * An answer's age is counted on Redis' clock.
-//! * Keys of one service share a hash slot, tell nothing of tenants or paths, and all of them expire.
+//! * One replica fetches a missing response; the others learn the outcome from the log, without polling.
+//! * No request waits for Redis longer than [`phase6_redis::CALL_LIMIT`], and none waits for a write.
+//! * A replica that may be missing invalidations reports it ([`Level::is_in_sync`]), and its memory serves
+//!   entries for one second only. When it reads the log again it catches up; if it cannot, because Redis lost
+//!   its data or the log was trimmed, it invalidates everything.
+//! * Invalidations made while Redis is unreachable are published when it returns.
+//! * Ages are measured on Redis' clock.
+//! * All keys of one service share a hash slot, reveal neither tenants nor paths, and expire.
 
-mod duty;
-mod follower;
+mod fill_lock;
 #[cfg(fuzzing)]
 pub mod fuzzing;
-mod history;
-mod look;
-mod stored;
+mod invalidation_index;
+mod log_reader;
+mod log_record;
+mod lookup;
+mod publisher;
+mod stored_response;
 mod writer;
 
 use std::{
@@ -44,141 +46,151 @@ use phase6_redis::Redis;
 use tokio::sync::{Notify, mpsc};
 
 use self::{
-    duty::Waiting,
-    history::{History, Place},
-    writer::{Pending, Put},
+    fill_lock::Waiters, invalidation_index::InvalidationIndex, log_record::StreamOffset,
+    publisher::UnpublishedInvalidations, writer::PendingWrite,
 };
-use crate::{Asked, Entry, Found, Hear, Invalidation, Level, LevelStats, Ticket, level::LevelCounts};
+use crate::{
+    Invalidation, InvalidationListener, Level, LevelLookup, LevelQuery, LevelStats, LevelWrite,
+    level::LevelCounters,
+};
 
-/// Answers that wait to be stored.
-const QUEUE: usize = 1024;
-/// Kept at most this long, whatever a policy says.
-const LONGEST_LIFE: Duration = Duration::from_hours(48);
-/// The log outlives every answer.
-const LOG_LIFE: Duration = Duration::from_hours(96);
-/// The log's length, about.
+/// Largest number of responses queued to be stored.
+const QUEUE_CAPACITY: usize = 1024;
+/// Longest time that a response stays in Redis, whatever a policy allows.
+const MAX_AGE: Duration = Duration::from_hours(48);
+/// Time to live of the log, longer than that of any response.
+const LOG_TTL: Duration = Duration::from_hours(96);
+/// Approximate number of records kept in the log.
 const LOG_LENGTH: usize = 10_000;
-/// Who has heard nothing for so long is out of touch.
-const IN_TOUCH: Duration = Duration::from_secs(1);
+/// Time without a reply from the log after which a replica may be missing invalidations.
+const SYNC_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// A cache level in Redis.
 pub struct Remote {
-    shared: Arc<Shared>,
-    queue: mpsc::Sender<Put>,
+    state: Arc<RemoteState>,
+    queue: mpsc::Sender<PendingWrite>,
 }
 
-struct Shared {
+struct RemoteState {
     redis: Redis,
-    waiting: Waiting,
-    /// Who this is, in the log.
-    origin: String,
-    hear: OnceLock<Hear>,
-    /// None: the log was not read yet.
-    history: Mutex<Option<History>>,
-    pending: Mutex<Pending>,
-    /// Something is pending.
-    to_announce: Notify,
-    /// What was pending has been told, or has to be told again.
-    announced: Notify,
-    /// Coarse: it is looked at for every request.
+    waiters: Waiters,
+    /// Random id of this replica in the log and in locks.
+    replica_id: String,
+    listener: OnceLock<InvalidationListener>,
+    /// Invalidations read from the log; `None` until the log has been read for the first time.
+    index: Mutex<Option<InvalidationIndex>>,
+    unpublished: Mutex<UnpublishedInvalidations>,
+    /// Wakes the publisher: an invalidation has to be published.
+    publish_requested: Notify,
+    /// Wakes callers of [`RemoteState::wait_until_published`]: an attempt to publish has ended.
+    publish_attempted: Notify,
+    /// Coarse clock, because it is read on every request.
     started: coarsetime::Instant,
-    /// When it was last known that nothing was missed, in milliseconds since the start; 0: never.
-    heard_at_ms: AtomicU64,
-    counts: LevelCounts,
+    /// Time up to which no invalidation was missed, in milliseconds since `started`; 0 if never.
+    synced_at_ms: AtomicU64,
+    counters: LevelCounters,
 }
 
 impl Remote {
-    /// A level under the keys of `redis`, which nobody else uses. Needs a tokio runtime; what it starts ends
-    /// when the level is dropped.
+    /// Creates a level that uses the keys of `redis`, which nothing else may use. Has to be called within a
+    /// tokio runtime; the tasks that it starts end when the level is dropped.
     pub fn new(redis: Redis) -> Self {
-        let (queue, puts) = mpsc::channel(QUEUE);
-        let shared = Arc::new(Shared {
+        let (queue, writes) = mpsc::channel(QUEUE_CAPACITY);
+        let state = Arc::new(RemoteState {
             redis,
-            waiting: Waiting::default(),
-            origin: format!("{:016x}", rand::random::<u64>()),
-            hear: OnceLock::new(),
-            history: Mutex::default(),
-            pending: Mutex::default(),
-            to_announce: Notify::new(),
-            announced: Notify::new(),
+            waiters: Waiters::default(),
+            replica_id: format!("{:016x}", rand::random::<u64>()),
+            listener: OnceLock::new(),
+            index: Mutex::default(),
+            unpublished: Mutex::default(),
+            publish_requested: Notify::new(),
+            publish_attempted: Notify::new(),
             started: coarsetime::Instant::now(),
-            heard_at_ms: AtomicU64::new(0),
-            counts: LevelCounts::default(),
+            synced_at_ms: AtomicU64::new(0),
+            counters: LevelCounters::default(),
         });
-        tokio::spawn(writer::store(Arc::downgrade(&shared), puts));
-        tokio::spawn(writer::announce(Arc::downgrade(&shared)));
-        Self { shared, queue }
+        tokio::spawn(writer::run(Arc::downgrade(&state), writes));
+        tokio::spawn(publisher::run(Arc::downgrade(&state)));
+        Self { state, queue }
     }
 }
 
 impl Level for Remote {
-    fn attach(&self, hear: Hear) {
-        if self.shared.hear.set(hear).is_ok() {
-            tokio::spawn(follower::run(Arc::downgrade(&self.shared)));
+    fn attach(&self, listener: InvalidationListener) {
+        if self.state.listener.set(listener).is_ok() {
+            tokio::spawn(log_reader::run(Arc::downgrade(&self.state)));
         }
     }
 
-    fn is_in_touch(&self) -> bool {
-        let heard_at = self.shared.heard_at_ms.load(Ordering::Relaxed);
-        heard_at > 0 && self.shared.now_ms().saturating_sub(heard_at) < IN_TOUCH.as_millis() as u64
+    fn is_in_sync(&self) -> bool {
+        let synced_at = self.state.synced_at_ms.load(Ordering::Relaxed);
+        synced_at > 0 && self.state.now_ms().saturating_sub(synced_at) < SYNC_TIMEOUT.as_millis() as u64
     }
 
-    fn place(&self) -> u64 {
-        self.shared.history.lock().as_ref().map_or(0, |history| history.at().0)
+    fn log_offset(&self) -> u64 {
+        self.state.index.lock().as_ref().map_or(0, |index| index.offset().0)
     }
 
     fn is_shared(&self) -> bool {
         true
     }
 
-    fn get<'a>(&'a self, asked: Asked<'a>) -> BoxFuture<'a, Found> {
+    fn get<'a>(&'a self, query: LevelQuery<'a>) -> BoxFuture<'a, LevelLookup> {
         Box::pin(async move {
-            let found = self.shared.find(&asked, self.is_in_touch()).await;
-            let is_hit = found.answer.as_ref().is_some_and(|(entry, _)| (asked.will_do)(entry));
-            let counter = if is_hit { &self.shared.counts.hits } else { &self.shared.counts.misses };
+            let lookup = self.state.search(&query, self.is_in_sync()).await;
+            let is_hit = lookup.found.as_ref().is_some_and(|found| (query.is_usable)(&found.entry));
+            let counter = if is_hit { &self.state.counters.hits } else { &self.state.counters.misses };
             counter.fetch_add(1, Ordering::Relaxed);
-            found
+            lookup
         })
     }
 
-    fn put(&self, entry: Arc<Entry>, age: Duration, place: u64, useful_for: Duration, ticket: Ticket) {
-        let useful_for = useful_for.min(LONGEST_LIFE);
-        let put = Put { entry, place: Place(place), useful_for, age, at: Instant::now(), ticket };
-        // A place that the log has not reached was in another one, which is lost.
-        let is_known = self.shared.history.lock().as_ref().is_some_and(|history| put.place <= history.at());
-        if !is_known || self.queue.try_send(put).is_err() {
-            self.shared.counts.dropped.fetch_add(1, Ordering::Relaxed);
+    fn put(&self, write: LevelWrite) {
+        let write = PendingWrite {
+            entry: write.entry,
+            log_offset: StreamOffset(write.log_offset),
+            max_useful_age: write.max_useful_age.min(MAX_AGE),
+            age: write.age,
+            queued_at: Instant::now(),
+            guard: write.guard,
+        };
+        // An offset beyond the end of the log belongs to an earlier log, which was lost.
+        let is_valid =
+            self.state.index.lock().as_ref().is_some_and(|index| write.log_offset <= index.offset());
+        if !is_valid || self.queue.try_send(write).is_err() {
+            self.state.counters.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    fn remove(&self, invalidation: Invalidation, number: u64) {
-        self.shared.pending.lock().add(invalidation, number);
-        self.shared.to_announce.notify_one();
+    fn invalidate(&self, invalidation: Invalidation, sequence: u64) {
+        self.state.unpublished.lock().add(invalidation, sequence);
+        self.state.publish_requested.notify_one();
     }
 
-    fn told(&self) -> BoxFuture<'_, ()> {
-        Box::pin(self.shared.all_announced())
+    fn wait_until_published(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.state.wait_until_published())
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
-        self.told()
+        self.wait_until_published()
     }
 
     fn stats(&self) -> LevelStats {
-        // How much there is only Redis knows.
-        LevelStats { is_shared: true, in_touch: self.is_in_touch(), ..self.shared.counts.stats() }
+        // The number of entries and their size are known to Redis only.
+        LevelStats { is_shared: true, in_sync: self.is_in_sync(), ..self.state.counters.stats() }
     }
 }
 
-impl Shared {
+impl RemoteState {
     fn now_ms(&self) -> u64 {
         self.started.elapsed().as_millis()
     }
 
-    fn answer_key(&self, name: &str) -> String {
+    fn response_key(&self, name: &str) -> String {
         self.redis.key(format_args!("answer:{name}"))
     }
 
-    fn duty_key(&self, name: &str) -> String {
+    fn lock_key(&self, name: &str) -> String {
         self.redis.key(format_args!("duty:{name}"))
     }
 
@@ -190,7 +202,7 @@ impl Shared {
         self.redis.key("log")
     }
 
-    fn failed(&self) {
-        self.counts.errors.fetch_add(1, Ordering::Relaxed);
+    fn count_failure(&self) {
+        self.counters.errors.fetch_add(1, Ordering::Relaxed);
     }
 }

@@ -9,7 +9,7 @@ use http::HeaderValue;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use phase6_breaker::Settings;
-use phase6_cache::Terms;
+use phase6_cache::CachePolicy;
 use phase6_live::Live;
 use phase6_policy::{Policy, PolicyDocument};
 use phase6_ratelimit::Limits;
@@ -30,7 +30,7 @@ pub struct ActivePolicy {
     /// Rate limit, if the policy has one.
     pub limits: Option<Limits>,
     /// Cache section, if the policy has one.
-    pub cache: Option<Terms>,
+    pub cache: Option<CachePolicy>,
     /// Revision, as the value of the header `phase6-policy`.
     pub(crate) revision: HeaderValue,
     applied_at: Timestamp,
@@ -41,7 +41,7 @@ impl ActivePolicy {
         let policy = &document.policy;
         Self {
             limits: policy.rate_limit.as_ref().map(|limit| Limits::new(limit, document.replicas, is_shared)),
-            cache: policy.cache.as_ref().map(Terms::from),
+            cache: policy.cache.as_ref().map(CachePolicy::from),
             revision: HeaderValue::from(document.revision),
             applied_at,
             document,

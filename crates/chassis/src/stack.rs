@@ -14,7 +14,7 @@ mod telemetry;
 use std::sync::Arc;
 
 use axum::Router;
-use phase6_cache::{Cache, CacheLayer, Cached};
+use phase6_cache::{Cache, HttpCache, HttpCacheLayer};
 use phase6_telemetry::{Telemetry, TelemetryLayer, Traced};
 use tower::ServiceBuilder;
 
@@ -39,7 +39,7 @@ use crate::{
 };
 
 /// The whole stack.
-pub(crate) type Stack = Context<Traced<Envelope<Admit<Deadline<RateLimit<Cached<GuardedRouter>>>>>>>;
+pub(crate) type Stack = Context<Traced<Envelope<Admit<Deadline<RateLimit<HttpCache<GuardedRouter>>>>>>>;
 
 /// The parts of a stack.
 pub(crate) struct Parts {
@@ -71,7 +71,7 @@ pub(crate) fn assemble(parts: Parts) -> Stack {
         // Above the cache: a client over its limit is rejected even if a response is cached.
         .layer(parts.limiter.layer)
         // Right above the routes: a cached response needs no handler.
-        .layer(CacheLayer::new(parts.cache, parts.name, cache::ACCESSORS))
+        .layer(HttpCacheLayer::new(parts.cache, parts.name, cache::ACCESSORS))
         // The routes, with a time limit, and with panics caught.
         .service(GuardedRouter::new(parts.router, &parts.telemetry))
 }

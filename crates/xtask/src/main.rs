@@ -49,7 +49,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   prove  run the same at its full count, which takes longer
   chaos [--rounds N]
          run services under load while their Redis is killed, frozen, emptied or slowed down; 50 rounds each
-  simulate [limits|breaker|flights|cache] [--seeds N] [--from SEED]
+  simulate [limits|breaker|fills|cache] [--seeds N] [--from SEED]
          simulate limits (10,000 worlds of replicas that start, die and lose messages, and of clocks that
          step), breakers (100,000 worlds, compared with a model), shared fills (10,000 worlds of replicas that
          want one response), and the cache (1,000,000 sequences, compared with a model of RFC 9111). A failure
@@ -86,12 +86,12 @@ fn main() -> ExitCode {
         },
         ["simulate", "limits", options @ ..] => seeds(options).and_then(simulate::limits),
         ["simulate", "breaker", options @ ..] => seeds(options).and_then(simulate::breaker),
-        ["simulate", "flights", options @ ..] => seeds(options).and_then(simulate::flights),
+        ["simulate", "fills", options @ ..] => seeds(options).and_then(simulate::fills),
         ["simulate", "cache", options @ ..] => seeds(options).and_then(simulate::cache),
         ["simulate", options @ ..] => seeds(options).and_then(|seeds| {
             simulate::limits(seeds)?;
             simulate::breaker(seeds)?;
-            simulate::flights(seeds)?;
+            simulate::fills(seeds)?;
             simulate::cache(seeds)
         }),
         ["fuzz", options @ ..] => fuzz::run(options),

@@ -45,22 +45,30 @@ pub(crate) fn breaker(seeds: Seeds) -> Result<(), String> {
 }
 
 /// Simulates replicas that want one response which none of them has.
-pub(crate) fn flights(seeds: Seeds) -> Result<(), String> {
-    let tests = ["test", "--locked", "--package", "phase6-cache", "--test", "flights", "in_every_world"];
+pub(crate) fn fills(seeds: Seeds) -> Result<(), String> {
+    let tests = ["test", "--locked", "--package", "phase6-cache", "--test", "fill_lock", "in_every_scenario"];
     succeed(&mut seeds.apply(cargo(&tests), WORLDS))
 }
 
 /// Compares the cache with its oracle. A million sequences take a minute in an optimized build, and six in
 /// another one.
 pub(crate) fn cache(seeds: Seeds) -> Result<(), String> {
-    let tests =
-        ["test", "--release", "--locked", "--package", "phase6-cache", "--test", "sequences", "in_every"];
+    let tests = [
+        "test",
+        "--release",
+        "--locked",
+        "--package",
+        "phase6-cache",
+        "--test",
+        "rfc9111_oracle",
+        "in_every",
+    ];
     succeed(&mut seeds.apply(cargo(&tests), SEQUENCES))
 }
 
 /// Returns the same as a command, in the build that the other tests use.
 pub(crate) fn sequences(count: u64) -> Command {
     let seeds = Seeds { from: 0, count: Some(count) };
-    let tests = ["test", "--locked", "--workspace", "--test", "sequences", "in_every"];
+    let tests = ["test", "--locked", "--workspace", "--test", "rfc9111_oracle", "in_every"];
     seeds.apply(cargo(&tests), SEQUENCES)
 }

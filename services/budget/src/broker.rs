@@ -32,7 +32,7 @@ use futures_util::{StreamExt, stream::FuturesUnordered};
 use jiff::Timestamp;
 use phase6_chassis::{
     Kit,
-    cache::{Boarding, Cache, Flights, Invalidation},
+    cache::{Cache, Invalidation, Role, SingleFlight},
     telemetry::Exchange,
 };
 use serde::Serialize;
@@ -100,7 +100,7 @@ pub struct Broker {
 
 struct Inner {
     parts: Parts,
-    flights: Arc<Flights<Question, Shared>>,
+    flights: Arc<SingleFlight<Question, Shared>>,
     responses: Cache,
     /// Settlements and calls under way, which a stop waits for.
     tasks: TaskTracker,
@@ -178,15 +178,15 @@ impl Broker {
             inner.kept.fetch_add(1, Ordering::Relaxed);
             return Ok((from_kept(kept, task), Source::Kept));
         }
-        match inner.flights.board(question.clone()) {
-            Boarding::Wait(passenger) => {
-                let result = passenger.landed().await.ok_or(NoAnswer::Lost)?;
+        match inner.flights.join(question.clone()) {
+            Role::Follower(follower) => {
+                let result = follower.wait().await.ok_or(NoAnswer::Lost)?;
                 inner.joined.fetch_add(1, Ordering::Relaxed);
                 // Who asked first has paid: costs of answers add up to what was charged.
                 let answer = (*result).clone()?;
                 Ok((Answer { cost: Micros::ZERO, estimated: false, ..answer }, Source::Joined))
             }
-            Boarding::Lead(pilot) => {
+            Role::Leader(leader) => {
                 // In a task of its own: others may wait for it when this caller has gone away.
                 let broker = self.clone();
                 let work = async move {
@@ -197,7 +197,7 @@ impl Broker {
                         broker.keep(&question, answer, ask.ttl).await;
                     }
                     let result = Arc::new(result);
-                    pilot.land(Arc::clone(&result));
+                    leader.complete(Arc::clone(&result));
                     result
                 };
                 let task = match Exchange::current() {

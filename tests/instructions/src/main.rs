@@ -22,7 +22,7 @@ use futures_util::FutureExt;
 use http::{HeaderMap, HeaderValue, Request, Response, Uri};
 use http_body_util::Full;
 use phase6_breaker::{Breaker, Outcome, Settings};
-use phase6_cache::{Cache, CacheLayer, Client, Terms};
+use phase6_cache::{Cache, CachePolicy, Client, HttpCacheLayer};
 use phase6_live::Live;
 use phase6_policy::{CircuitBreaker, PolicyDocument, Tracing};
 use phase6_ratelimit::{
@@ -119,15 +119,15 @@ fn breaker(times: u64) {
 /// A fresh answer in memory, one of five hundred: where each of them lies is another in every process, and of so
 /// many the mean is the same.
 fn cache_hit(times: u64) {
-    const TERMS: Terms = Terms {
+    const POLICY: CachePolicy = CachePolicy {
         ttl: Duration::from_hours(1),
         stale_while_revalidate: Duration::ZERO,
         stale_if_error: Duration::ZERO,
         max_entries: 10_000,
     };
-    const ASK: phase6_cache::Ask = phase6_cache::Ask {
-        terms: |_| Some(&TERMS),
-        client: |_| Client { tenant: "", authorised: false },
+    const ACCESSORS: phase6_cache::Accessors = phase6_cache::Accessors {
+        policy: |_| Some(&POLICY),
+        client: |_| Client { tenant: "", has_credentials: false },
         label: |_| Box::default(),
         set_label: |_, _| {},
     };
@@ -141,12 +141,12 @@ fn cache_hit(times: u64) {
         });
         let mut request = Request::new(Full::default());
         *request.uri_mut() = target.clone();
-        let Ok(_) =
-            runtime.block_on(CacheLayer::new(cache.clone(), "count", ASK).layer(handler).oneshot(request));
+        let Ok(_) = runtime
+            .block_on(HttpCacheLayer::new(cache.clone(), "count", ACCESSORS).layer(handler).oneshot(request));
     }
     let headers = HeaderMap::new();
     for (_, target) in (0..times).zip(targets.iter().cycle()) {
-        assert!(cache.fresh("", black_box(target), &headers, &TERMS).is_some(), "it was stored");
+        assert!(cache.get_fresh("", black_box(target), &headers, &POLICY).is_some(), "it was stored");
     }
 }
 

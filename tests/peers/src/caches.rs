@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, Uri};
 use http_body_util::Full;
-use phase6_cache::{Ask, Cache, CacheLayer, Client, Terms};
+use phase6_cache::{Accessors, Cache, CachePolicy, Client, HttpCacheLayer};
 use tower::{Layer, ServiceExt, service_fn};
 
 use crate::{Rival, compete};
@@ -22,16 +22,16 @@ const ANSWERS: usize = 1_000;
 const TURNS: usize = 50;
 const BODY: [u8; 250] = [b'x'; 250];
 
-const TERMS: Terms = Terms {
+const POLICY: CachePolicy = CachePolicy {
     ttl: Duration::from_hours(1),
     stale_while_revalidate: Duration::ZERO,
     stale_if_error: Duration::ZERO,
     max_entries: 100_000,
 };
 
-const ASK: Ask = Ask {
-    terms: |_| Some(&TERMS),
-    client: |_| Client { tenant: "", authorised: false },
+const ACCESSORS: Accessors = Accessors {
+    policy: |_| Some(&POLICY),
+    client: |_| Client { tenant: "", has_credentials: false },
     label: |_| Box::default(),
     set_label: |_, _| {},
 };
@@ -42,7 +42,7 @@ async fn fill(cache: &Cache, target: &Uri) {
     });
     let mut request = Request::new(Full::default());
     *request.uri_mut() = target.clone();
-    let Ok(_) = CacheLayer::new(cache.clone(), "bench", ASK).layer(handler).oneshot(request).await;
+    let Ok(_) = HttpCacheLayer::new(cache.clone(), "bench", ACCESSORS).layer(handler).oneshot(request).await;
 }
 
 pub fn run(rounds: usize) {
@@ -63,13 +63,13 @@ pub fn run(rounds: usize) {
     });
     let phase6 = || {
         for target in (0..TURNS).flat_map(|_| &targets) {
-            let found = ours.fresh("", black_box(target), &headers, &TERMS);
+            let found = ours.get_fresh("", black_box(target), &headers, &POLICY);
             assert!(black_box(found).is_some());
         }
         hits
     };
 
-    let moka = moka::future::Cache::builder().max_capacity(100_000).time_to_live(TERMS.ttl).build();
+    let moka = moka::future::Cache::builder().max_capacity(100_000).time_to_live(POLICY.ttl).build();
     runtime.block_on(async {
         for path in &paths {
             moka.insert(path.clone(), Arc::clone(&body)).await;

@@ -1,8 +1,8 @@
-//! Entries as rows: the tables, and what is done to them.
+//! Tables of the cache file, and the statements that read and change them.
 
 use sqlx::{Row, SqlitePool};
 
-use crate::{Entry, Invalidation, Key, meta::Meta, packed::pack};
+use crate::{Entry, Invalidation, Key, compression::compress, stored_meta::StoredMeta};
 
 pub(super) const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS entries (
@@ -28,13 +28,13 @@ pub(super) async fn read(pool: &SqlitePool, key: &Key) -> Result<Option<Entry>, 
     let Some(row) = row else { return Ok(None) };
     let (stored_at_ms, meta, body): (i64, String, Vec<u8>) =
         (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-    let Ok(meta) = serde_json::from_str::<Meta>(&meta) else { return Ok(None) };
+    let Ok(meta) = serde_json::from_str::<StoredMeta>(&meta) else { return Ok(None) };
     Ok(meta.into_entry(key.clone(), stored_at_ms as u64, body.into()).await)
 }
 
-pub(super) async fn put(tx: &mut Transaction<'_>, entry: &Entry) -> Result<(), sqlx::Error> {
+pub(super) async fn store(tx: &mut Transaction<'_>, entry: &Entry) -> Result<(), sqlx::Error> {
     if entry.is_negative() {
-        // Not worth a place, but what it replaces is gone.
+        // Too short-lived to be stored, but it replaces the earlier response.
         sqlx::query("DELETE FROM entries WHERE tenant = ?1 AND uri = ?2")
             .bind(&*entry.key.tenant)
             .bind(&*entry.key.uri)
@@ -42,8 +42,8 @@ pub(super) async fn put(tx: &mut Transaction<'_>, entry: &Entry) -> Result<(), s
             .await?;
         return Ok(());
     }
-    let body = pack(entry).await;
-    let meta = serde_json::to_string(&Meta::of(entry, &body)).expect("plain data");
+    let body = compress(entry).await;
+    let meta = serde_json::to_string(&StoredMeta::new(entry, &body)).expect("plain data serializes");
     sqlx::query(
         "INSERT INTO entries (tenant, uri, path, stored_at_ms, bytes, meta, body)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
@@ -52,7 +52,7 @@ pub(super) async fn put(tx: &mut Transaction<'_>, entry: &Entry) -> Result<(), s
     .bind(&*entry.key.tenant)
     .bind(&*entry.key.uri)
     .bind(entry.key.path())
-    .bind(entry.made_at_ms as i64)
+    .bind(entry.fetch_started_at_ms as i64)
     .bind((entry.size() - entry.body.len() + body.bytes.len()) as i64)
     .bind(meta)
     .bind(body.bytes.as_ref())
@@ -74,7 +74,10 @@ pub(super) async fn put(tx: &mut Transaction<'_>, entry: &Entry) -> Result<(), s
     Ok(())
 }
 
-pub(super) async fn remove(tx: &mut Transaction<'_>, invalidation: &Invalidation) -> Result<(), sqlx::Error> {
+pub(super) async fn invalidate(
+    tx: &mut Transaction<'_>,
+    invalidation: &Invalidation,
+) -> Result<(), sqlx::Error> {
     let (sql, text) = match invalidation {
         Invalidation::All => ("DELETE FROM entries", None),
         Invalidation::Path(path) => ("DELETE FROM entries WHERE path = ?1", Some(path.as_str())),

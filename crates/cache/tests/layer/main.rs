@@ -1,10 +1,10 @@
-//! The cache in front of a service, driven from outside with a clock of its own.
+//! The cache in front of a service, tested through its middleware with a manual clock.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
 mod disk;
-mod forgetting;
+mod harness;
 mod headers;
-mod kept;
-mod rig;
-mod waiting;
+mod invalidation;
+mod single_flight;
+mod storage;

@@ -61,7 +61,7 @@ pub(crate) async fn purge(
     let cache = &state.cache;
     let invalidations = request.invalidations()?;
     let purged = invalidations.into_iter().map(|invalidation| cache.invalidate(invalidation)).sum();
-    let all_replicas = tokio::time::timeout(PUBLISH_TIMEOUT, cache.told()).await.is_ok();
+    let all_replicas = tokio::time::timeout(PUBLISH_TIMEOUT, cache.wait_until_published()).await.is_ok();
     Ok(Reply::new(PurgeResult { purged, all_replicas }))
 }
 
@@ -100,7 +100,7 @@ fn is_tag(text: &str) -> bool {
 /// Returns a path in the form in which the cache stores it; `None` if it is not a path.
 fn normalized(path: &str) -> Option<String> {
     let uri = path.parse::<Uri>().ok().filter(|uri| path.starts_with('/') && uri.query().is_none())?;
-    Some(phase6_cache::normalised(&uri).into_owned())
+    Some(phase6_cache::normalize_target(&uri).into_owned())
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use phase6_cache::{Ask, Cache, Client};
+use phase6_cache::{Accessors, Cache, Client};
 use phase6_telemetry::Exchange;
 use serde_json::{Value, json};
 
@@ -13,14 +13,14 @@ use crate::{
 };
 
 /// Access of the cache layer to the extensions of a request.
-pub(super) const ACCESSORS: Ask = Ask {
-    terms: |extensions| governed(extensions)?.policy.cache.as_ref(),
+pub(super) const ACCESSORS: Accessors = Accessors {
+    policy: |extensions| governed(extensions)?.policy.cache.as_ref(),
     client: |extensions| match context(extensions) {
         Some(context) => Client {
             tenant: context.caller.owner.as_deref().unwrap_or_default(),
-            authorised: context.caller.has_credentials,
+            has_credentials: context.caller.has_credentials,
         },
-        None => Client { tenant: "", authorised: true },
+        None => Client { tenant: "", has_credentials: true },
     },
     // The template of the route, not its id: other replicas number their routes differently.
     label: |extensions| match extensions.get::<Arc<Exchange>>() {
@@ -65,7 +65,7 @@ pub(crate) fn register(registrar: &Registrar<'_>, enforcer: &Enforcer, cache: &C
         &[],
         move || {
             let level = stats.stats().second_level.filter(|level| level.is_shared);
-            level.map(|level| (vec![], f64::from(u8::from(level.in_touch)))).into_iter().collect()
+            level.map(|level| (vec![], f64::from(u8::from(level.in_sync)))).into_iter().collect()
         },
     );
     let stats = cache.clone();
