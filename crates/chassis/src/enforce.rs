@@ -142,8 +142,8 @@ impl Enforcer {
     /// Applies a document if it supersedes the active one. Clears the error of a refused document, unless
     /// this one is older than the active one.
     ///
-    /// A document of a former owner is older than any of the current owner's, whatever its revision: of the
-    /// two ways that documents take, the slower one may deliver it late.
+    /// A document of a former owner is older than any of the current owner's, even with a higher revision: of
+    /// the two ways that documents take, the slower one may deliver it late.
     pub fn apply(&self, document: PolicyDocument) -> ApplyOutcome {
         let mut former_owners = self.inner.former_owners.lock();
         let active = self.inner.policy.look();

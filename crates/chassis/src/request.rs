@@ -1,5 +1,5 @@
-//! What a handler and its layers know and say about one request: its caller, its deadline, its typed parts,
-//! and the envelope of its response.
+//! One request as its handler and layers see it: caller, deadline, typed parts, and the envelope of the
+//! response.
 
 mod api_keys;
 mod caller;

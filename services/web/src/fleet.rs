@@ -1,5 +1,5 @@
 //! Endpoints about the whole fleet. All services are asked at once, each with a deadline, and the ones
-//! that do not answer are named in the response.
+//! that do not respond are named in the response.
 
 use std::{sync::Arc, time::Duration};
 
@@ -65,7 +65,7 @@ pub(crate) async fn status(State(gateway): State<Arc<Gateway>>) -> impl IntoResp
     (NO_STORE, Reply::new(body))
 }
 
-/// Returns the observability of all services, and the error of each one that did not answer.
+/// Returns the observability of all services, and the error of each one that did not respond.
 #[utoipa::path(get, path = "/api/v1/system/observability/fleet", tag = "gateway", operation_id = "fleet_observability",
     responses((status = 200, body = Reply<Object>)))]
 pub(crate) async fn observability(State(gateway): State<Arc<Gateway>>) -> impl IntoResponse {

@@ -1,6 +1,6 @@
 //! The layer that appends the trace id to errors.
 //!
-//! It stands above the cache, so that a cached error carries the trace id of the request that it answers, not
+//! The layer is above the cache, so that a cached error carries the trace id of the request that it answers, not
 //! of the one that it was made for.
 
 use std::{

@@ -1,6 +1,6 @@
 //! A socket that records the progress of its connection.
 //!
-//! It also replaces the bare responses that hyper writes to requests that it cannot parse (400, 414, 431) with
+//! Also replaces the bare responses that hyper writes to requests that it cannot parse (400, 414, 431) with
 //! responses that have the envelope of all errors. They are the only ones that are written while no request is
 //! handled.
 

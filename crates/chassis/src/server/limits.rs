@@ -47,7 +47,7 @@ impl Default for ConnectionLimits {
 pub struct BodyLimits {
     /// Largest body, in bytes.
     pub max_bytes: u64,
-    /// Time that the service waits for a body whatever its rate.
+    /// Time that the service waits for a body of any rate.
     pub grace: Duration,
     /// Smallest mean rate after `grace`, in bytes per second. Only time that the service waits for the client
     /// counts.

@@ -1,4 +1,5 @@
-//! What a service declares, what its routes are built from, and what the process that runs it provides.
+//! The definition of a service, the resources that its routes are built from, and those that the process
+//! provides.
 
 use std::{
     collections::HashMap,
@@ -219,7 +220,7 @@ pub enum StartError {
     Create {
         /// Name of the service.
         service: &'static str,
-        /// What it needs, with an article.
+        /// Object that cannot be created, with its article.
         what: &'static str,
         /// Cause of the failure.
         #[source]

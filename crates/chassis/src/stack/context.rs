@@ -18,7 +18,7 @@ use crate::{Access, ActivePolicy, Caller, Enforcer};
 const POLICY: HeaderName = HeaderName::from_static("phase6-policy");
 
 /// Paths by which a service is watched. They are never limited, cached, rejected or traced: they are requested
-/// every few seconds, and nobody looks at their traces.
+/// every few seconds, and their traces are of no use.
 const OPERATIONAL: [&str; 5] = ["/livez", "/readyz", "/health", "/metrics", "/policyz"];
 
 /// Peer address of requests that come over no connection, as in tests.
