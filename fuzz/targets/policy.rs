@@ -36,7 +36,7 @@ fn limits(document: &PolicyDocument) {
     let replicas = document.replicas.clamp(1, 100);
     let whole = Limits::new(policy, replicas, true);
     let part = Limits::new(policy, replicas, false);
-    let (whole, part) = (whole.rule("GET", "/").terms.limit, part.rule("GET", "/").terms.limit);
+    let (whole, part) = (whole.rule("GET", "/").config.limit, part.rule("GET", "/").config.limit);
     assert!((1.0..=1e6).contains(&whole.capacity()) && (0.001..=1e6).contains(&whole.refill_per_second()));
     assert!(part.capacity() <= whole.capacity() && part.refill_per_second() <= whole.refill_per_second());
     let mut bucket = Bucket::default();

@@ -17,8 +17,8 @@ use phase6_cache::{
 };
 use phase6_ratelimit::{
     Limit,
-    escrow::{Grant, Told},
-    lease::{Lease, Step},
+    escrow::{Grant, GrantReply},
+    lease::{Lease, LeaseDecision},
 };
 use phase6_redis::{FromRedisValue, RedisError, Value};
 
@@ -31,29 +31,30 @@ const POLICY: CachePolicy = CachePolicy {
 
 /// A lease whose reports are answered with these grants, one after another.
 fn grants(reply: Value, asks: u32, replicas: u32) {
-    let Ok(grants) = Vec::<Told>::from_redis_value(reply) else { return };
+    let Ok(grants) = Vec::<GrantReply>::from_redis_value(reply) else { return };
     let limit = Limit::new(100, 10.0);
     let mut lease = Lease::new(limit, 1);
     let mut now = 1_000_000_000;
     for told in grants.into_iter().take(16) {
         let mut needed = 0;
         for _ in 0..asks {
-            needed += u32::from(lease.decide(&limit, now, || 2) == Step::Ask);
+            needed += u32::from(lease.decide(&limit, now, || 2) == LeaseDecision::Unknown);
         }
         let report = lease.report(needed, replicas, now).expect("none is on its way");
-        let (served, decision) = lease.granted(&Grant::from(told), now + 1_000_000);
-        assert!(served <= needed && decision.is_admitted());
-        let mut spent = served;
+        let served = lease.apply_grant(&Grant::from(told), now + 1_000_000);
+        assert!(served.requests <= needed && served.decision.is_admitted());
+        let mut spent = served.requests;
         for later in [1, 200, 2_000] {
             for _ in 0..500 {
-                let step = lease.decide(&limit, now + later * 1_000_000, || 2);
-                spent += u32::from(matches!(step, Step::Decided(decision) if decision.is_admitted()));
+                let decision = lease.decide(&limit, now + later * 1_000_000, || 2);
+                spent +=
+                    u32::from(matches!(decision, LeaseDecision::Decided(decision) if decision.is_admitted()));
             }
         }
-        assert!(spent <= report.held + report.wanted, "{spent} spent of {report:?}, answered {told:?}");
+        assert!(spent <= report.leased + report.wanted, "{spent} spent of {report:?}, answered {told:?}");
         // Whatever it said, a key waits for ten seconds at most.
         now += 12_000_000_000;
-        assert_eq!(lease.decide(&limit, now, || 2), Step::Ask, "answered {told:?}");
+        assert_eq!(lease.decide(&limit, now, || 2), LeaseDecision::Unknown, "answered {told:?}");
     }
 }
 

@@ -9,11 +9,13 @@ use futures_util::FutureExt;
 use http::{HeaderValue, Request, Response};
 use libfuzzer_sys::fuzz_target;
 use phase6_policy::Tracing;
-use phase6_telemetry::{Ask, Sampler, Telemetry, TelemetryLayer, TraceContext, context::TRACEPARENT};
+use phase6_telemetry::{
+    RequestAccessors, RequestTelemetryLayer, Sampler, Telemetry, TraceContext, context::TRACEPARENT,
+};
 use tower::{Layer, Service, service_fn};
 
 static POLICY: LazyLock<Tracing> = LazyLock::new(Tracing::default);
-const ASK: Ask = Ask { tracing: |_| Some(&POLICY), trusted: |_| false };
+const ACCESSORS: RequestAccessors = RequestAccessors { tracing: |_| Some(&POLICY), trusted: |_| false };
 
 /// Whether the standard's grammar holds, said in another way than the parser says it.
 fn is_valid(text: &[u8]) -> bool {
@@ -48,7 +50,7 @@ fn context(text: &[u8]) {
     assert_eq!((child.trace_id, child.sampled), (context.trace_id, context.sampled));
     let sampler = Sampler::new(1);
     let flipped = TraceContext { sampled: !context.sampled, ..context };
-    let chosen = |parent, trusted| sampler.sampled(context.trace_id, Some(parent), trusted, 0.5);
+    let chosen = |parent, trusted| sampler.should_sample(context.trace_id, Some(parent), trusted, 0.5);
     assert_eq!(chosen(&context, false), chosen(&flipped, false), "a stranger's flag decides nothing");
     assert!(!context.sampled || chosen(&context, true), "a trusted one's does");
 }
@@ -64,7 +66,7 @@ fn request(traceparent: &[u8], id: &[u8]) {
         }
     }
     let handler = |_: Request<()>| std::future::ready(Ok::<_, Infallible>(Response::new(())));
-    let mut service = TelemetryLayer::new(TELEMETRY.clone(), ASK).layer(service_fn(handler));
+    let mut service = RequestTelemetryLayer::new(TELEMETRY.clone(), ACCESSORS).layer(service_fn(handler));
     let Some(Ok(answer)) = service.call(request).now_or_never() else { panic!("it is ready at once") };
     let told = answer.headers()["x-request-id"].as_bytes();
     let is_short = (1..=128).contains(&told.len()) && told.iter().all(u8::is_ascii_graphic);

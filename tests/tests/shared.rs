@@ -63,7 +63,11 @@ async fn replicas_admit_a_shared_limit_once_and_a_retune_acts_on_both() {
     revision(&second, 3).await;
     let (_, shown) = second.get("/api/v1/system/observability").await.unwrap();
     let limiter = &shown["rateLimiter"];
-    assert_eq!((&limiter["scope"], &limiter["shared"]["gone"]), (&json!("Shared"), &json!(false)), "{shown}");
+    assert_eq!(
+        (&limiter["scope"], &limiter["shared"]["unavailable"]),
+        (&json!("Shared"), &json!(false)),
+        "{shown}"
+    );
     for served in [first, second] {
         assert_eq!(served.stop(), Some(0));
     }

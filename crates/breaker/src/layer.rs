@@ -1,4 +1,7 @@
-//! A breaker in front of a client service.
+//! Middleware that puts a circuit breaker in front of a client service.
+//!
+//! Rejects in `call` and not in `poll_ready`: readiness is that of the inner service. The caller supplies
+//! the classification of results as outcomes.
 
 use std::{
     future::Future,
@@ -9,70 +12,71 @@ use std::{
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
-use crate::{Breaker, Outcome, Permit, Refused};
+use crate::{Breaker, Outcome, Permit, Rejection};
 
-/// Makes [`Guarded`] services; `judge` says of each result how the call ended.
+/// Layer that wraps client services in [`CircuitBreaker`]. `classify` maps each result of a call to its
+/// [`Outcome`].
 #[derive(Clone)]
-pub struct BreakerLayer<J> {
+pub struct CircuitBreakerLayer<C> {
     breaker: Breaker,
-    judge: J,
+    classify: C,
 }
 
-impl<J> BreakerLayer<J> {
-    /// A layer over one breaker.
-    pub fn new(breaker: Breaker, judge: J) -> Self {
-        Self { breaker, judge }
+impl<C> CircuitBreakerLayer<C> {
+    /// Creates a layer over one breaker, shared by all services that it wraps.
+    pub fn new(breaker: Breaker, classify: C) -> Self {
+        Self { breaker, classify }
     }
 }
 
-impl<S, J: Clone> Layer<S> for BreakerLayer<J> {
-    type Service = Guarded<S, J>;
+impl<S, C: Clone> Layer<S> for CircuitBreakerLayer<C> {
+    type Service = CircuitBreaker<S, C>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Guarded { inner, breaker: self.breaker.clone(), judge: self.judge.clone() }
+        CircuitBreaker { inner, breaker: self.breaker.clone(), classify: self.classify.clone() }
     }
 }
 
-/// A client service behind a breaker. Refuses in `call`.
+/// A client service behind a circuit breaker.
 #[derive(Clone)]
-pub struct Guarded<S, J> {
+pub struct CircuitBreaker<S, C> {
     inner: S,
     breaker: Breaker,
-    judge: J,
+    classify: C,
 }
 
-/// Why a guarded call has no answer.
+/// Error of a call through a [`CircuitBreaker`].
 #[derive(Debug, thiserror::Error)]
-pub enum Call<E> {
-    /// The breaker refused it.
+pub enum CallError<E> {
+    /// The breaker rejected the call; the inner service was not called.
     #[error(transparent)]
-    Refused(#[from] Refused),
-    /// It was tried and failed.
+    Rejected(#[from] Rejection),
+    /// The inner service failed.
     #[error("call failed")]
     Failed(#[source] E),
 }
 
-impl<S, J, Request> Service<Request> for Guarded<S, J>
+impl<S, C, Request> Service<Request> for CircuitBreaker<S, C>
 where
     S: Service<Request>,
-    J: Fn(Result<&S::Response, &S::Error>) -> Outcome + Clone,
+    C: Fn(Result<&S::Response, &S::Error>) -> Outcome + Clone,
 {
     type Response = S::Response;
-    type Error = Call<S::Error>;
-    type Future = GuardedFuture<S::Future, J>;
+    type Error = CallError<S::Error>;
+    type Future = ResponseFuture<S::Future, C>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.inner.poll_ready(cx).map_err(Call::Failed)
+        self.inner.poll_ready(cx).map_err(CallError::Failed)
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
         match self.breaker.admit() {
-            Err(refused) => GuardedFuture { state: State::Refused { refused: Some(refused) } },
-            Ok(permit) => GuardedFuture {
-                state: State::Calling {
+            Err(rejection) => ResponseFuture { state: FutureState::Rejected { rejection: Some(rejection) } },
+            Ok(permit) => ResponseFuture {
+                state: FutureState::Calling {
                     future: self.inner.call(request),
                     permit: Some(permit),
-                    judge: self.judge.clone(),
+                    classify: self.classify.clone(),
                 },
             },
         }
@@ -80,40 +84,40 @@ where
 }
 
 pin_project! {
-    /// The answer behind a breaker, or the refusal.
-    pub struct GuardedFuture<F, J> {
+    /// Response future of [`CircuitBreaker`].
+    pub struct ResponseFuture<F, C> {
         #[pin]
-        state: State<F, J>,
+        state: FutureState<F, C>,
     }
 }
 
 pin_project! {
-    #[project = StateProjection]
-    enum State<F, J> {
-        Refused { refused: Option<Refused> },
-        Calling { #[pin] future: F, permit: Option<Permit>, judge: J },
+    #[project = FutureStateProjection]
+    enum FutureState<F, C> {
+        Rejected { rejection: Option<Rejection> },
+        Calling { #[pin] future: F, permit: Option<Permit>, classify: C },
     }
 }
 
-impl<F, J, T, E> Future for GuardedFuture<F, J>
+impl<F, C, T, E> Future for ResponseFuture<F, C>
 where
     F: Future<Output = Result<T, E>>,
-    J: Fn(Result<&T, &E>) -> Outcome,
+    C: Fn(Result<&T, &E>) -> Outcome,
 {
-    type Output = Result<T, Call<E>>;
+    type Output = Result<T, CallError<E>>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().state.project() {
-            StateProjection::Refused { refused } => {
-                let refused = refused.take().expect("a future is not polled after it is done");
-                Poll::Ready(Err(refused.into()))
+            FutureStateProjection::Rejected { rejection } => {
+                let rejection = rejection.take().expect("a future is not polled after completion");
+                Poll::Ready(Err(rejection.into()))
             }
-            StateProjection::Calling { future, permit, judge } => {
+            FutureStateProjection::Calling { future, permit, classify } => {
                 let result = ready!(future.poll(cx));
                 if let Some(permit) = permit.take() {
-                    permit.end(judge(result.as_ref()));
+                    permit.record(classify(result.as_ref()));
                 }
-                Poll::Ready(result.map_err(Call::Failed))
+                Poll::Ready(result.map_err(CallError::Failed))
             }
         }
     }
@@ -129,12 +133,12 @@ mod tests {
     use super::*;
     use crate::Settings;
 
-    fn by_result(result: Result<&(), &&str>) -> Outcome {
+    fn classify(result: Result<&(), &&str>) -> Outcome {
         if result.is_ok() { Outcome::Success } else { Outcome::Failure }
     }
 
     #[tokio::test]
-    async fn a_failing_service_is_not_called_any_more() {
+    async fn stops_calling_a_failing_service() {
         let breaker = Breaker::new(
             "peer",
             Live::new(Settings {
@@ -145,14 +149,14 @@ mod tests {
                 half_open_probes: 1,
             }),
         );
-        let service = BreakerLayer::new(breaker.clone(), by_result)
+        let service = CircuitBreakerLayer::new(breaker.clone(), classify)
             .layer(service_fn(|()| async { Err::<(), _>("down") }));
         for _ in 0..2 {
             let error = service.clone().oneshot(()).await.unwrap_err();
-            assert!(matches!(error, Call::Failed("down")));
+            assert!(matches!(error, CallError::Failed("down")));
         }
         let error = service.oneshot(()).await.unwrap_err();
-        assert!(matches!(error, Call::Refused(Refused::Open { .. })));
+        assert!(matches!(error, CallError::Rejected(Rejection::Open { .. })));
         assert_eq!(breaker.snapshot().call_count, 2);
     }
 }

@@ -146,7 +146,7 @@ impl Enforcer {
     /// the two ways that documents take, the slower one may deliver it late.
     pub fn apply(&self, document: PolicyDocument) -> ApplyOutcome {
         let mut former_owners = self.inner.former_owners.lock();
-        let active = self.inner.policy.look();
+        let active = self.inner.policy.load();
         if former_owners.contains(&document.owner_uid) {
             return ApplyOutcome::Unchanged;
         }

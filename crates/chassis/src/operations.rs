@@ -73,13 +73,6 @@ pub(crate) struct ServiceState {
     pub(crate) openapi: String,
 }
 
-/// Requests since the start of the service.
-struct RequestTotals {
-    all: u64,
-    /// Requests with a 5xx response.
-    errors: u64,
-}
-
 /// Returns the routes and their part of the description.
 pub(crate) fn routes() -> OpenApiRouter<Arc<ServiceState>> {
     OpenApiRouter::new()
@@ -106,10 +99,5 @@ impl ServiceState {
 
     fn uptime_ms(&self) -> u64 {
         self.started.elapsed().as_millis() as u64
-    }
-
-    fn request_totals(&self) -> RequestTotals {
-        let (all, errors) = self.telemetry.metrics().totals();
-        RequestTotals { all, errors }
     }
 }

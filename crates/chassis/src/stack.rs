@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use phase6_cache::{Cache, HttpCache, HttpCacheLayer};
-use phase6_telemetry::{Telemetry, TelemetryLayer, Traced};
+use phase6_telemetry::{RequestTelemetry, RequestTelemetryLayer, Telemetry};
 use tower::ServiceBuilder;
 
 pub use self::context::RequestContext;
@@ -39,7 +39,8 @@ use crate::{
 };
 
 /// The whole stack.
-pub(crate) type Stack = Context<Traced<Envelope<Admit<Deadline<RateLimit<HttpCache<GuardedRouter>>>>>>>;
+pub(crate) type Stack =
+    Context<RequestTelemetry<Envelope<Admit<Deadline<RateLimit<HttpCache<GuardedRouter>>>>>>>;
 
 /// The parts of a stack.
 pub(crate) struct Parts {
@@ -61,7 +62,7 @@ pub(crate) fn assemble(parts: Parts) -> Stack {
         // caller, whom every layer below asks for.
         .layer(ContextLayer::new(parts.enforcer, parts.access))
         // Counts and times everything below, rejected requests included.
-        .layer(TelemetryLayer::new(Arc::clone(&parts.telemetry), telemetry::ACCESSORS))
+        .layer(RequestTelemetryLayer::new(Arc::clone(&parts.telemetry), telemetry::ACCESSORS))
         // Appends the request's trace id to the errors of every layer below.
         .layer(EnvelopeLayer)
         // Rejects unauthenticated, oversized and excess requests before they cost anything.

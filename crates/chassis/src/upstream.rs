@@ -35,7 +35,7 @@ use http_body::Body as _;
 use parking_lot::Mutex;
 use phase6_breaker::{Breaker, Outcome, Settings};
 use phase6_live::Live;
-use phase6_telemetry::{Exchange, OutgoingCall, Status, context::TRACEPARENT};
+use phase6_telemetry::{Exchange, OutgoingCall, SpanStatus, context::TRACEPARENT};
 use tokio_util::sync::CancellationToken;
 
 use self::{
@@ -225,7 +225,7 @@ impl Upstream {
         let method = request.method().clone();
         let remaining = time.remaining();
         let in_flight = endpoint.begin_call();
-        let span = Exchange::current().map(|exchange| exchange.call());
+        let span = Exchange::current().map(|exchange| exchange.start_call());
         let request = self.prepare(request, &endpoint, remaining, span.as_ref());
         let mut pending = PendingAttempt::start(permit);
         let result = tokio::time::timeout(remaining, endpoint.send(request)).await;
@@ -240,7 +240,7 @@ impl Upstream {
             pending.report(outcome);
         }
         if let Some(span) = span {
-            let status = if outcome == Outcome::Failure { Status::Error } else { Status::Ok };
+            let status = if outcome == Outcome::Failure { SpanStatus::Error } else { SpanStatus::Ok };
             span.end(status, || describe(self.inner.name, &method, &endpoint.host, &result));
         }
         if let Some(error) = body_error {

@@ -1,17 +1,18 @@
-//! A value that changes while it is used.
+//! A shared value that can be replaced while it is in use.
 //!
-//! A change is one pointer swap: readers never wait and see either the old value or the new one,
-//! whole. The old value is freed when its last reader lets go. Subscribers are told of every
-//! change; one that is slow sees the newest value, not every value in between.
+//! Replacing the value is one atomic pointer swap. Readers never block and always see one complete
+//! value, either the old one or the new one. An old value is freed when its last reader drops it.
+//! Subscribers are notified of every change; a slow subscriber skips intermediate values and sees the
+//! newest one.
 //!
-//! Knows nothing of what the value means.
+//! Does not interpret the value.
 
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
 use tokio::sync::watch;
 
-/// A shared value that can be replaced. Clones are handles to the same value.
+/// A shared value that can be replaced. Clones are handles to one value.
 #[derive(Debug)]
 pub struct Live<T> {
     inner: Arc<Inner<T>>,
@@ -20,6 +21,7 @@ pub struct Live<T> {
 #[derive(Debug)]
 struct Inner<T> {
     current: ArcSwap<T>,
+    /// Number of replacements so far.
     changes: watch::Sender<u64>,
 }
 
@@ -30,37 +32,36 @@ impl<T> Clone for Live<T> {
 }
 
 impl<T> Live<T> {
-    /// A live value that starts as `value`.
+    /// Creates a live value that starts as `value`.
     pub fn new(value: T) -> Self {
         Self {
             inner: Arc::new(Inner { current: ArcSwap::from_pointee(value), changes: watch::Sender::new(0) }),
         }
     }
 
-    /// The current value, for a short look. Cheaper than [`Live::get`], but not to be held across
-    /// an `await`.
-    pub fn look(&self) -> Guard<Arc<T>> {
+    /// Borrows the current value. Cheaper than [`Live::get`], but must not be held across an `await`.
+    pub fn load(&self) -> Guard<Arc<T>> {
         self.inner.current.load()
     }
 
-    /// The current value, to keep.
+    /// Returns the current value as an `Arc` that can be kept for any length of time.
     pub fn get(&self) -> Arc<T> {
         self.inner.current.load_full()
     }
 
-    /// Replaces the value and tells every subscriber.
+    /// Replaces the value and notifies every subscriber.
     pub fn set(&self, value: T) {
         self.inner.current.store(Arc::new(value));
         self.inner.changes.send_modify(|count| *count += 1);
     }
 
-    /// From now on, tells of every change.
+    /// Subscribes to changes made after this call.
     pub fn subscribe(&self) -> Changes<T> {
         Changes { seen: self.inner.changes.subscribe(), live: self.clone() }
     }
 }
 
-/// A subscriber's view of a [`Live`] value.
+/// A subscription to the changes of a [`Live`] value.
 #[derive(Debug)]
 pub struct Changes<T> {
     live: Live<T>,
@@ -68,7 +69,7 @@ pub struct Changes<T> {
 }
 
 impl<T> Changes<T> {
-    /// Waits for a change after the last one seen here, and gives the newest value.
+    /// Waits for a change that this subscription has not reported yet and returns the newest value.
     ///
     /// Cancel-safe: a change that was not returned is reported by the next call.
     pub async fn next(&mut self) -> Arc<T> {
@@ -88,38 +89,38 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_subscriber_is_told_and_sees_the_newest_value() {
+    async fn a_subscriber_is_notified_and_sees_the_newest_value() {
         let live = Live::new(1);
         let mut changes = live.subscribe();
         live.set(2);
         live.set(3);
         assert_eq!(*changes.next().await, 3);
         let quiet = tokio::time::timeout(std::time::Duration::from_millis(20), changes.next()).await;
-        assert!(quiet.is_err(), "one telling for what was already seen");
+        assert!(quiet.is_err(), "two changes seen at once are reported once");
         live.set(4);
         assert_eq!(*changes.next().await, 4);
     }
 
     #[test]
-    fn the_old_value_is_freed_when_its_last_reader_lets_go() {
+    fn the_old_value_is_freed_when_its_last_reader_drops_it() {
         let live = Live::new(String::from("old"));
         let reader = live.get();
         let old = Arc::downgrade(&reader);
         live.set("new".into());
-        assert_eq!(*reader, "old", "a reader keeps what it holds");
+        assert_eq!(*reader, "old", "a reader keeps the value that it holds");
         drop(reader);
         assert!(old.upgrade().is_none());
     }
 
     #[test]
-    fn readers_see_whole_values_while_a_writer_swaps() {
+    fn readers_see_complete_values_while_a_writer_swaps() {
         let live = Live::new((0_u64, 0_u64));
         let done = AtomicBool::new(false);
         thread::scope(|scope| {
             for _ in 0..2 {
                 scope.spawn(|| {
                     while !done.load(Ordering::Relaxed) {
-                        let pair = live.look();
+                        let pair = live.load();
                         assert_eq!(pair.0, pair.1);
                     }
                 });
@@ -129,6 +130,6 @@ mod tests {
             }
             done.store(true, Ordering::Relaxed);
         });
-        assert_eq!(live.look().0, 20_000);
+        assert_eq!(live.load().0, 20_000);
     }
 }

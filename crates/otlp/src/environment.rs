@@ -1,64 +1,96 @@
-//! What OpenTelemetry's environment variables say about sending.
+//! OpenTelemetry's environment variables for exporting.
 
 use std::env::VarError;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::percent_decode_str;
 
-/// What goes with every message.
+/// Options that apply to every message.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Extras {
-    /// Who sends, above all. Never shown: they are marked as secrets.
+pub(crate) struct ExportOptions {
+    /// Headers to send, usually for authentication. Marked as sensitive, so that they are never logged.
     pub(crate) headers: HeaderMap,
-    /// Bodies are compressed.
+    /// True if messages are compressed with gzip.
     pub(crate) gzip: bool,
 }
 
-impl Extras {
-    /// `OTEL_EXPORTER_OTLP_HEADERS` and `OTEL_EXPORTER_OTLP_COMPRESSION`, or their kin for traces alone, which
-    /// go first.
-    pub(crate) fn from_environment() -> Result<Self, String> {
-        Self::read(|name| match std::env::var(name) {
+/// An environment variable that cannot be used. Header values are never part of the text: they are secrets.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EnvironmentError {
+    /// The variable is not UTF-8.
+    #[error("{variable} is not UTF-8")]
+    NotUtf8 {
+        /// Name of the variable.
+        variable: String,
+    },
+    /// An entry of the list of headers cannot be parsed.
+    #[error("{variable}: entry {entry} is malformed; accepted: NAME=VALUE entries separated by commas")]
+    Header {
+        /// Name of the variable.
+        variable: String,
+        /// Number of the entry, from 1.
+        entry: usize,
+    },
+    /// The compression is not supported.
+    #[error("{variable}: unsupported compression {value:?}; accepted: gzip, none")]
+    Compression {
+        /// Name of the variable.
+        variable: String,
+        /// Value of the variable.
+        value: String,
+    },
+}
+
+/// A variable that is set and not blank.
+struct Variable {
+    name: String,
+    value: String,
+}
+
+impl ExportOptions {
+    /// Reads `OTEL_EXPORTER_OTLP_HEADERS` and `OTEL_EXPORTER_OTLP_COMPRESSION`, or their
+    /// `OTEL_EXPORTER_OTLP_TRACES_` variants, which take precedence.
+    pub(crate) fn from_environment() -> Result<Self, EnvironmentError> {
+        Self::from_variables(|name| match std::env::var(name) {
             Ok(value) => Ok(Some(value)),
             Err(VarError::NotPresent) => Ok(None),
-            Err(VarError::NotUnicode(_)) => Err(format!("{name} is not UTF-8")),
+            Err(VarError::NotUnicode(_)) => Err(EnvironmentError::NotUtf8 { variable: name.to_owned() }),
         })
     }
 
-    fn read(variable: impl Fn(&str) -> Result<Option<String>, String>) -> Result<Self, String> {
-        let either = |end: &str| -> Result<_, String> {
-            for name in [format!("OTEL_EXPORTER_OTLP_TRACES_{end}"), format!("OTEL_EXPORTER_OTLP_{end}")] {
-                if let Some(value) = variable(&name)?.filter(|value| !value.trim().is_empty()) {
-                    return Ok(Some((name, value)));
+    fn from_variables(
+        read: impl Fn(&str) -> Result<Option<String>, EnvironmentError>,
+    ) -> Result<Self, EnvironmentError> {
+        let first_set = |suffix: &str| -> Result<_, EnvironmentError> {
+            for name in
+                [format!("OTEL_EXPORTER_OTLP_TRACES_{suffix}"), format!("OTEL_EXPORTER_OTLP_{suffix}")]
+            {
+                if let Some(value) = read(&name)?.filter(|value| !value.trim().is_empty()) {
+                    return Ok(Some(Variable { name, value }));
                 }
             }
             Ok(None)
         };
-        let headers = match either("HEADERS")? {
-            Some((name, value)) => headers(&value).map_err(|fault| format!("{name}: {fault}"))?,
-            None => HeaderMap::new(),
-        };
-        let gzip = match either("COMPRESSION")? {
-            Some((name, value)) => gzip(&value).map_err(|fault| format!("{name}: {fault}"))?,
-            None => false,
-        };
+        let headers = first_set("HEADERS")?.map_or_else(|| Ok(HeaderMap::new()), parse_headers)?;
+        let gzip = first_set("COMPRESSION")?.map_or(Ok(false), parse_compression)?;
         Ok(Self { headers, gzip })
     }
 }
 
-/// `NAME=VALUE` between commas, values with `%` for what they may not hold. No fault repeats a value.
-fn headers(text: &str) -> Result<HeaderMap, String> {
+/// Parses `NAME=VALUE` entries separated by commas, with percent-encoded values.
+fn parse_headers(variable: Variable) -> Result<HeaderMap, EnvironmentError> {
     let mut headers = HeaderMap::new();
-    for (i, entry) in text.split(',').map(str::trim).enumerate().filter(|(_, entry)| !entry.is_empty()) {
-        let (name, value) = header(entry).ok_or_else(|| {
-            format!("entry {} is not usable; accepted: NAME=VALUE, and commas between entries", i + 1)
-        })?;
+    let entries = variable.value.split(',').map(str::trim).enumerate();
+    for (index, entry) in entries.filter(|(_, entry)| !entry.is_empty()) {
+        let Some((name, value)) = parse_header(entry) else {
+            return Err(EnvironmentError::Header { variable: variable.name, entry: index + 1 });
+        };
         headers.append(name, value);
     }
     Ok(headers)
 }
 
-fn header(entry: &str) -> Option<(HeaderName, HeaderValue)> {
+fn parse_header(entry: &str) -> Option<(HeaderName, HeaderValue)> {
     let (name, value) = entry.split_once('=')?;
     let decoded: Vec<u8> = percent_decode_str(value.trim()).collect();
     let mut value = HeaderValue::from_bytes(&decoded).ok()?;
@@ -66,11 +98,12 @@ fn header(entry: &str) -> Option<(HeaderName, HeaderValue)> {
     Some((name.trim().parse().ok()?, value))
 }
 
-fn gzip(text: &str) -> Result<bool, String> {
-    match text.trim().to_ascii_lowercase().as_str() {
+/// Returns true for gzip.
+fn parse_compression(variable: Variable) -> Result<bool, EnvironmentError> {
+    match variable.value.trim().to_ascii_lowercase().as_str() {
         "gzip" => Ok(true),
         "none" => Ok(false),
-        _ => Err(format!("{text:?} is not usable; accepted: gzip, none")),
+        _ => Err(EnvironmentError::Compression { variable: variable.name, value: variable.value }),
     }
 }
 
@@ -78,45 +111,48 @@ fn gzip(text: &str) -> Result<bool, String> {
 mod tests {
     use super::*;
 
-    fn read(variables: &[(&str, &str)]) -> Result<Extras, String> {
-        Extras::read(|name| {
+    fn read(variables: &[(&str, &str)]) -> Result<ExportOptions, EnvironmentError> {
+        ExportOptions::from_variables(|name| {
             let found = variables.iter().find(|(known, _)| *known == name);
             Ok(found.map(|(_, value)| (*value).to_owned()))
         })
     }
 
     #[test]
-    fn headers_are_pairs_between_commas_with_percent_for_what_values_may_not_hold() {
+    fn headers_are_comma_separated_and_percent_encoded() {
         let text = " authorization = Bearer%20geheim%2C1 ,x-tenant=a=b,, x-tenant=c,";
-        let extras = read(&[("OTEL_EXPORTER_OTLP_HEADERS", text)]).unwrap();
-        assert_eq!(extras.headers["authorization"], "Bearer geheim,1");
-        let tenants: Vec<_> = extras.headers.get_all("x-tenant").iter().collect();
+        let options = read(&[("OTEL_EXPORTER_OTLP_HEADERS", text)]).unwrap();
+        assert_eq!(options.headers["authorization"], "Bearer geheim,1");
+        let tenants: Vec<_> = options.headers.get_all("x-tenant").iter().collect();
         assert_eq!(tenants, ["a=b", "c"]);
-        assert!(!format!("{extras:?}").contains("geheim"));
+        assert!(!format!("{options:?}").contains("geheim"));
     }
 
     #[test]
-    fn what_is_said_of_traces_goes_before_what_is_said_of_all_and_empty_says_nothing() {
-        let extras = read(&[
+    fn variables_for_traces_take_precedence_and_blank_ones_count_as_unset() {
+        let options = read(&[
             ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "a=1"),
             ("OTEL_EXPORTER_OTLP_HEADERS", "b=2"),
             ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", ""),
             ("OTEL_EXPORTER_OTLP_COMPRESSION", "GZIP"),
         ]);
-        let extras = extras.unwrap();
-        assert!(extras.headers.contains_key("a") && !extras.headers.contains_key("b"));
-        assert!(extras.gzip);
+        let options = options.unwrap();
+        assert!(options.headers.contains_key("a") && !options.headers.contains_key("b"));
+        assert!(options.gzip);
         assert!(!read(&[("OTEL_EXPORTER_OTLP_COMPRESSION", "none")]).unwrap().gzip);
     }
 
     #[test]
-    fn a_fault_names_the_variable_and_the_entry_and_never_a_value() {
+    fn errors_name_the_variable_and_the_entry_but_never_a_header_value() {
         for text in ["a=1,geheim", "a=1,geheim geheim=1", "a=1,b=geheim%0A"] {
-            let told = read(&[("OTEL_EXPORTER_OTLP_HEADERS", text)]).unwrap_err();
-            assert!(told.starts_with("OTEL_EXPORTER_OTLP_HEADERS: entry 2 is not usable"), "{told}");
-            assert!(told.contains("accepted: NAME=VALUE") && !told.contains("geheim"), "{told}");
+            let error = read(&[("OTEL_EXPORTER_OTLP_HEADERS", text)]).unwrap_err().to_string();
+            assert!(error.starts_with("OTEL_EXPORTER_OTLP_HEADERS: entry 2 is malformed"), "{error}");
+            assert!(error.contains("accepted: NAME=VALUE") && !error.contains("geheim"), "{error}");
         }
-        let told = read(&[("OTEL_EXPORTER_OTLP_COMPRESSION", "zstd")]).unwrap_err();
-        assert_eq!(told, "OTEL_EXPORTER_OTLP_COMPRESSION: \"zstd\" is not usable; accepted: gzip, none");
+        let error = read(&[("OTEL_EXPORTER_OTLP_COMPRESSION", "zstd")]).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "OTEL_EXPORTER_OTLP_COMPRESSION: unsupported compression \"zstd\"; accepted: gzip, none"
+        );
     }
 }

@@ -1,7 +1,6 @@
-//! What waits between requests and the collector.
+//! Exporter of one service's spans.
 
 use std::{
-    mem,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -11,33 +10,26 @@ use std::{
 
 use bytes::BytesMut;
 use parking_lot::Mutex;
-use phase6_telemetry::{Sink, Span};
-use tokio::{sync::Notify, task::JoinHandle};
+use phase6_telemetry::{Span, SpanSink};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Otlp,
-    message::{Frame, write},
-    sender::{Refused, Sender},
-    target::resource,
+    Collector,
+    collector::resource,
+    encode::Envelope,
+    queue::{MAX_RETAINED_BYTES, SpanQueue},
+    sender::{PartialRejection, Sender},
 };
 
-/// Spans that wait at most.
-const QUEUE: u64 = 2_048;
-/// Their bytes at most, and one span more: a message of all that wait is smaller than the 4 MiB that collectors
-/// take over gRPC.
-const QUEUE_BYTES: usize = 2 * 1024 * 1024;
-/// Memory for the bytes of a message that is kept from one to the next, at most.
-const KEPT: usize = 256 * 1024;
-/// So many are sent at once.
-const BATCH: u64 = 512;
-/// How long the first span of a batch waits for others.
-const GATHER: Duration = Duration::from_secs(1);
+/// Delay from the first span of a batch until the batch is sent, full or not.
+const BATCH_DELAY: Duration = Duration::from_secs(1);
 
-/// Takes the finished spans of one service. Never blocks; what does not fit is dropped and counted.
+/// Exporter of one service's finished spans. Recording never blocks: a span that does not fit into the queue
+/// is dropped and counted.
 #[derive(Debug)]
 pub struct Exporter {
-    waiting: Arc<Waiting>,
+    queue: Arc<SpanQueue>,
     counters: Arc<Counters>,
     closing: CancellationToken,
     task: Mutex<Option<JoinHandle<()>>>,
@@ -46,60 +38,60 @@ pub struct Exporter {
 #[derive(Debug, Default)]
 struct Counters {
     exported: AtomicU64,
-    full: AtomicU64,
-    failed: AtomicU64,
+    queue_full: AtomicU64,
+    export_failed: AtomicU64,
 }
 
-/// What became of spans since the start.
+/// Numbers of spans since the start, by result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// The collector took them.
+pub struct ExportCounts {
+    /// Spans that the collector accepted.
     pub exported: u64,
-    /// The queue was full.
+    /// Spans dropped because the queue was full or closed.
     pub queue_full: u64,
-    /// The collector did not take them in time.
+    /// Spans dropped because the collector rejected them or did not accept them in time.
     pub export_failed: u64,
 }
 
-impl Otlp {
-    /// Begins to export the spans of a service. Must be called on a Tokio runtime.
-    pub fn exporter(&self, service: &'static str, version: &'static str) -> Exporter {
-        let (counters, waiting) = (Arc::<Counters>::default(), Arc::<Waiting>::default());
+impl Collector {
+    /// Starts exporting the spans of a service. Must be called on a Tokio runtime.
+    pub fn start_exporter(&self, service: &'static str, version: &'static str) -> Exporter {
+        let (counters, queue) = (Arc::<Counters>::default(), Arc::<SpanQueue>::default());
         let closing = CancellationToken::new();
-        let pump = Pump {
+        let task = ExportTask {
             service,
             endpoint: self.endpoint().to_owned(),
             sender: self.sender().clone(),
-            frame: Frame::new(&resource(service, version), version),
-            waiting: Arc::clone(&waiting),
+            envelope: Envelope::new(&resource(service, version), version),
+            queue: Arc::clone(&queue),
             counters: Arc::clone(&counters),
             closing: closing.clone(),
         };
-        let task = Mutex::new(Some(tokio::spawn(pump.run())));
-        Exporter { waiting, counters, closing, task }
+        Exporter { queue, counters, closing, task: Mutex::new(Some(tokio::spawn(task.run()))) }
     }
 }
 
-impl Sink for Exporter {
+impl SpanSink for Exporter {
     fn record(&self, span: &Span) {
-        if !self.waiting.add(span) {
-            self.counters.full.fetch_add(1, Ordering::Relaxed);
+        if !self.queue.push(span) {
+            self.counters.queue_full.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
 
 impl Exporter {
-    /// What became of spans since the start.
-    pub fn counts(&self) -> Counts {
+    /// Returns the numbers of spans since the start, by result.
+    pub fn counts(&self) -> ExportCounts {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Counts {
+        ExportCounts {
             exported: read(&self.counters.exported),
-            queue_full: read(&self.counters.full),
-            export_failed: read(&self.counters.failed),
+            queue_full: read(&self.counters.queue_full),
+            export_failed: read(&self.counters.export_failed),
         }
     }
 
-    /// Takes no more, sends what waits, and ends. May take as long as the collector does.
+    /// Closes the queue, exports the spans in it, and returns when that is done. May take as long as the
+    /// collector takes; callers set a time limit.
     pub async fn close(&self) {
         self.closing.cancel();
         let task = self.task.lock().take();
@@ -117,125 +109,81 @@ impl Drop for Exporter {
     }
 }
 
-/// What waits for the next message. Written by requests, emptied by the pump.
-#[derive(Debug, Default)]
-struct Waiting {
-    spans: Mutex<Spans>,
-    /// The first span is there.
-    some: Notify,
-    /// There are as many as go into one message.
-    enough: Notify,
-}
-
-#[derive(Debug, Default)]
-struct Spans {
-    written: Vec<u8>,
-    count: u64,
-    closed: bool,
-}
-
-impl Waiting {
-    /// Takes a span; false if there is no room.
-    fn add(&self, span: &Span) -> bool {
-        let count = {
-            let mut spans = self.spans.lock();
-            if spans.closed || spans.count >= QUEUE || spans.written.len() >= QUEUE_BYTES {
-                return false;
-            }
-            write(span, &mut spans.written);
-            spans.count += 1;
-            spans.count
-        };
-        if count == 1 {
-            self.some.notify_one();
-        } else if count == BATCH {
-            self.enough.notify_one();
-        }
-        true
-    }
-
-    /// Moves what waits into `to`, which is for others to fill in its place, and says how many spans it is.
-    fn take(&self, to: &mut Vec<u8>, last: bool) -> u64 {
-        to.clear();
-        to.shrink_to(KEPT);
-        let mut spans = self.spans.lock();
-        spans.closed |= last;
-        mem::swap(&mut spans.written, to);
-        mem::take(&mut spans.count)
-    }
-}
-
-/// Carries spans to the collector.
-struct Pump {
+/// Background task that sends queued spans to the collector, one batch at a time.
+struct ExportTask {
     service: &'static str,
     endpoint: String,
     sender: Sender,
-    frame: Frame,
-    waiting: Arc<Waiting>,
+    envelope: Envelope,
+    queue: Arc<SpanQueue>,
     counters: Arc<Counters>,
     closing: CancellationToken,
 }
 
-impl Pump {
+impl ExportTask {
     async fn run(self) {
         let mut failing = false;
-        // Used for one message after the other: memory that is given back in such pieces is found again slowly,
-        // by requests too.
-        let (mut spans, mut room) = (Vec::new(), BytesMut::new());
+        // Reused for every batch: freeing and reallocating blocks of this size slows the allocator down for
+        // requests too.
+        let (mut encoded, mut buffer) = (Vec::new(), BytesMut::new());
         loop {
-            let count = self.gather(&mut spans).await;
+            let count = self.next_batch(&mut encoded).await;
             if count == 0 {
                 return;
             }
-            let message = self.frame.message(&spans, &mut room);
-            let is_large = message.len() > KEPT;
-            let (lost, fault) = match self.sender.send(message).await {
-                Ok(Refused { spans: 0, .. }) => (0, None),
-                Ok(Refused { spans, why }) => {
-                    (spans.min(count), Some(format!("it refuses {spans} of {count} spans: {why}")))
-                }
-                Err(fault) => (count, Some(fault)),
+            let message = self.envelope.message(&encoded, &mut buffer);
+            let is_large = message.len() > MAX_RETAINED_BYTES;
+            let (lost, error) = match self.sender.send(message).await {
+                Ok(PartialRejection { spans: 0, .. }) => (0, None),
+                Ok(PartialRejection { spans, message }) => (
+                    spans.min(count),
+                    Some(format!("collector rejected {spans} of {count} spans: {message}")),
+                ),
+                Err(error) => (count, Some(error)),
             };
             if is_large {
-                room = BytesMut::new();
+                buffer = BytesMut::new();
             }
-            self.counters.failed.fetch_add(lost, Ordering::Relaxed);
+            self.counters.export_failed.fetch_add(lost, Ordering::Relaxed);
             self.counters.exported.fetch_add(count - lost, Ordering::Relaxed);
-            self.tell(fault.as_deref(), failing);
-            failing = fault.is_some();
+            self.log_transition(error.as_deref(), failing);
+            failing = error.is_some();
         }
     }
 
-    /// Told when it begins and when it ends; the counters have the rest.
-    fn tell(&self, fault: Option<&str>, was_failing: bool) {
-        match fault {
+    /// Logs when exporting begins to fail and when it recovers. Failures in between show in the counters
+    /// only.
+    fn log_transition(&self, error: Option<&str>, was_failing: bool) {
+        match error {
             Some(error) if !was_failing => tracing::warn!(
                 service = self.service,
                 endpoint = self.endpoint,
                 protocol = self.sender.protocol(),
                 error,
-                "spans cannot be exported"
+                "failed to export spans"
             ),
-            None if was_failing => tracing::info!(service = self.service, "spans are exported again"),
+            None if was_failing => tracing::info!(service = self.service, "span export recovered"),
             _ => {}
         }
     }
 
-    /// The next spans: as many as there are within a moment. None at the end.
-    async fn gather(&self, spans: &mut Vec<u8>) -> u64 {
+    /// Waits for the next batch, moves it into `encoded` and returns its number of spans: 0 once the exporter
+    /// is closed and the queue is empty.
+    async fn next_batch(&self, encoded: &mut Vec<u8>) -> u64 {
         tokio::select! {
             biased;
             () = self.closing.cancelled() => {}
-            () = self.waiting.some.notified() => {
-                // Those that follow wake nobody: a request that is sampled has no more to do.
+            () = self.queue.first_span.notified() => {
+                // Spans between the first one and a full batch wake nobody: they would cost their requests a
+                // notification each.
                 tokio::select! {
                     biased;
                     () = self.closing.cancelled() => {}
-                    () = self.waiting.enough.notified() => {}
-                    () = tokio::time::sleep(GATHER) => {}
+                    () = self.queue.full_batch.notified() => {}
+                    () = tokio::time::sleep(BATCH_DELAY) => {}
                 }
             }
         }
-        self.waiting.take(spans, self.closing.is_cancelled())
+        self.queue.take(encoded, self.closing.is_cancelled())
     }
 }

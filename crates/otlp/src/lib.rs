@@ -1,20 +1,26 @@
-//! Finished spans on their way to an OpenTelemetry collector, over OTLP.
+//! Export of finished spans to an OpenTelemetry collector over OTLP.
 //!
 //! ```text
-//! request -> Exporter::record -> protobuf in memory -> message (512 spans, or a second) -> collector
-//!              never waits         |                     |
-//!                                  full: dropped         refused or late: dropped, and counted both
+//! request -> Exporter::record -> queue of encoded spans -> batch (512 spans, or 1 s) -> collector
+//!              never blocks          |                        |
+//!                                    full: dropped            rejected or timed out: dropped
 //! ```
 //!
-//! A service has one [`Exporter`], and all services of a process one [`Otlp`]. Spans are kept for one
-//! way only: what a collector does not take within ten seconds is lost, and counted. This crate alone
-//! names OpenTelemetry's libraries.
+//! Guarantees that recording a span never blocks, that memory is bounded, and that every span is counted as
+//! exported or dropped. Does not persist spans: a batch that the collector does not accept within 10 s is
+//! lost.
+//!
+//! Each service has one [`Exporter`]; all services of a process share one [`Collector`]. No other crate
+//! depends on OpenTelemetry's libraries.
 
+mod collector;
+mod encode;
 mod environment;
 mod export;
-mod message;
+mod protobuf;
+mod queue;
 mod sender;
-mod target;
 
-pub use export::{Counts, Exporter};
-pub use target::{Otlp, OtlpError, Protocol};
+pub use collector::{Collector, CollectorError, EndpointError, Protocol, UnsupportedProtocol};
+pub use environment::EnvironmentError;
+pub use export::{ExportCounts, Exporter};

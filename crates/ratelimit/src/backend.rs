@@ -1,4 +1,8 @@
-//! Where buckets live.
+//! The interface between the layer and the stores of buckets.
+//!
+//! Identifies the bucket of a request ([`BucketRef`]), describes the limit to enforce on it
+//! ([`BucketConfig`]), and routes the decision to the local or the shared store ([`Buckets`]). The stores
+//! themselves decide.
 
 use std::{
     future::Future,
@@ -11,112 +15,115 @@ use phase6_policy::BackendFailure;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    Memory, Shared,
+    LocalBuckets, SharedBuckets,
     gcra::{Decision, Limit},
 };
 
-/// A place that holds buckets and decides about them.
+/// A store that holds buckets and decides for them.
 pub trait Backend: Clone + Send + Sync + 'static {
     /// Takes one token from a bucket.
-    fn decide(&self, bucket: &Bucketed<'_>, terms: &Terms) -> Verdict;
+    fn decide(&self, bucket: &BucketRef<'_>, config: &BucketConfig) -> BackendDecision;
 }
 
-/// A decision, or the promise of one by a backend that has to ask elsewhere.
-pub enum Verdict {
-    /// Decided on the spot.
-    Now(Decision),
-    /// To be decided within the backend's own time limit.
-    Later(Pin<Box<dyn Future<Output = Decision> + Send>>),
+/// A decision, or a future of it if the backend has to query other state first.
+pub enum BackendDecision {
+    /// The decision is known now.
+    Ready(Decision),
+    /// The decision resolves within the backend's own time limit.
+    Pending(Pin<Box<dyn Future<Output = Decision> + Send>>),
 }
 
-/// What is enforced on a bucket.
+/// The limit to enforce on a bucket, and how replicas share it.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Terms {
-    /// Its size and refill.
+pub struct BucketConfig {
+    /// Capacity and refill rate.
     pub limit: Limit,
-    /// How it is shared with other replicas; none: it is this replica's own.
+    /// Sharing with other replicas; `None` if the bucket belongs to this replica alone.
     pub sharing: Option<Sharing>,
 }
 
-/// How a bucket is shared.
+/// Parameters of a bucket that replicas share.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sharing {
-    /// Among so many.
+    /// Number of replicas that share the bucket.
     pub replicas: u32,
-    /// The part of each of them, while they cannot share.
+    /// Limit of each replica while the shared state is unavailable.
     pub share: Limit,
-    /// What is done in the meantime.
+    /// Behaviour while the shared state is unavailable.
     pub on_failure: BackendFailure,
 }
 
-/// The bucket of a request.
+/// A reference to the bucket of one request.
 #[derive(Clone, Copy, Debug)]
-pub struct Bucketed<'a> {
-    /// A number that differs from process to process, so that nobody can choose keys that collide.
+pub struct BucketRef<'a> {
+    /// Hash of rule and key, seeded per process so that clients cannot choose keys that collide.
     pub hash: u64,
     rule: u64,
-    whose: Whose<'a>,
+    key: BucketKey<'a>,
 }
 
-/// Whose requests share a bucket.
+/// The property of a request that selects its bucket.
 #[derive(Clone, Copy, Debug, Hash)]
-pub(crate) enum Whose<'a> {
-    Everybody,
-    V4([u8; 4]),
-    /// One subscriber holds a whole /64.
-    V6([u8; 8]),
+pub(crate) enum BucketKey<'a> {
+    /// One bucket for all requests.
+    Global,
+    Ipv4([u8; 4]),
+    /// The /64 prefix of an IPv6 address: one subscriber usually holds a whole /64.
+    Ipv6Prefix([u8; 8]),
     Client(&'a str),
     Header(&'a [u8]),
 }
 
-impl From<IpAddr> for Whose<'_> {
+impl From<IpAddr> for BucketKey<'_> {
     fn from(address: IpAddr) -> Self {
         match address.to_canonical() {
-            IpAddr::V4(v4) => Self::V4(v4.octets()),
-            IpAddr::V6(v6) => Self::V6(v6.octets()[..8].try_into().expect("eight of sixteen bytes")),
+            IpAddr::V4(v4) => Self::Ipv4(v4.octets()),
+            IpAddr::V6(v6) => {
+                Self::Ipv6Prefix(v6.octets()[..8].try_into().expect("8 of an address's 16 bytes"))
+            }
         }
     }
 }
 
-impl<'a> Bucketed<'a> {
-    pub(crate) fn new(rule: u64, whose: Whose<'a>, hasher: &impl BuildHasher) -> Self {
-        Self { hash: hasher.hash_one((rule, whose)), rule, whose }
+impl<'a> BucketRef<'a> {
+    pub(crate) fn new(rule: u64, key: BucketKey<'a>, hasher: &impl BuildHasher) -> Self {
+        Self { hash: hasher.hash_one((rule, key)), rule, key }
     }
 
-    /// A name that is the same in every replica, and tells nothing of whose it is.
+    /// Returns the bucket's name in the shared state. Identical in every replica, and a digest, so that it
+    /// does not disclose the client.
     pub fn name(&self) -> String {
         let mut hasher = Sha256::new();
         hasher.update(self.rule.to_le_bytes());
-        let (kind, text): (u8, &[u8]) = match &self.whose {
-            Whose::Everybody => (0, &[]),
-            Whose::V4(octets) => (1, octets),
-            Whose::V6(octets) => (2, octets),
-            Whose::Client(client) => (3, client.as_bytes()),
-            Whose::Header(value) => (4, value),
+        let (kind, text): (u8, &[u8]) = match &self.key {
+            BucketKey::Global => (0, &[]),
+            BucketKey::Ipv4(octets) => (1, octets),
+            BucketKey::Ipv6Prefix(octets) => (2, octets),
+            BucketKey::Client(client) => (3, client.as_bytes()),
+            BucketKey::Header(value) => (4, value),
         };
         hasher.update([kind]);
         hasher.update(text);
         let digest = hasher.finalize();
-        let half = u128::from_be_bytes(digest[..16].try_into().expect("sixteen of 32 bytes"));
+        let half = u128::from_be_bytes(digest[..16].try_into().expect("16 of a digest's 32 bytes"));
         format!("{half:032x}")
     }
 }
 
-/// The buckets of a service: those that are its replicas' together, where there is shared state, and those
-/// that are each replica's own.
+/// All buckets of a service: those of this replica alone, and those it shares with other replicas.
 #[derive(Clone)]
 pub struct Buckets {
-    /// This replica's own.
-    pub own: Memory,
-    /// Those of all replicas.
-    pub shared: Option<Shared>,
+    /// Buckets of this replica alone.
+    pub local: LocalBuckets,
+    /// Buckets of all replicas; `None` without shared state.
+    pub shared: Option<SharedBuckets>,
 }
 
 impl Backend for Buckets {
-    fn decide(&self, bucket: &Bucketed<'_>, terms: &Terms) -> Verdict {
+    fn decide(&self, bucket: &BucketRef<'_>, config: &BucketConfig) -> BackendDecision {
         match &self.shared {
-            Some(shared) if terms.sharing.is_some() => shared.decide(bucket, terms),
-            _ => self.own.decide(bucket, terms),
+            Some(shared) if config.sharing.is_some() => shared.decide(bucket, config),
+            _ => self.local.decide(bucket, config),
         }
     }
 }

@@ -1,185 +1,193 @@
--- Takes reports on buckets, and grants. This is `escrow.rs`, which explains it, for Redis.
+-- Takes reports on shared buckets and grants tokens. Implements `escrow.rs`, which explains it, for Redis.
 --
--- KEYS: one hash for each bucket. ARGV: the lease in microseconds, then for each bucket capacity, rate,
--- holder, number, used, heard, held, needed, wanted, wanted ahead, and how far in microseconds.
--- Returns for each bucket: tokens, first in, retry in, again in, left.
+-- KEYS: one hash per bucket.
+-- ARGV: the lease duration in microseconds, then for each bucket the 11 values capacity, rate, holder, sequence,
+--   spent, acknowledged, leased, needed, wanted, reserve, reserve_within (microseconds).
+-- Returns for each bucket: tokens, due_in, retry_in, recheck_in (microseconds), remaining.
 --
--- A hash holds `level`, `at`, `promised` (until when), `limit` with capacity, rate, what is beyond and edits, and
--- for each replica `=HOLDER` with held, used, number, the lease's end and the edits before it.
+-- Fields of a hash:
+--   level      used or leased tokens in the bucket (`used`)
+--   at         time of the last update, microseconds (`updated_us`)
+--   promised   time at which tokens reserved before an edit are due, microseconds (`reserved_until_us`)
+--   limit      capacity, rate, overflow and number of edits
+--   =HOLDER    a lease: leased, spent, sequence, expiry in microseconds, number of edits when leased
+--
+-- Invariant: used + overflow >= the sum of leased tokens. Every key expires.
 
 local EPSILON = 1e-6
-local GIVEN_BACK = 1000000
-local AHEAD = 100000
+local RETURN_AFTER = 1000000
+local MAX_RESERVE_AHEAD = 100000
 local time = redis.call('TIME')
 local clock = time[1] * 1000000 + time[2]
-local lease = tonumber(ARGV[1])
-local answers = {}
+local lease_duration = tonumber(ARGV[1])
+local grants = {}
 
 for i, key in ipairs(KEYS) do
   local first = 2 + (i - 1) * 11
   local capacity, rate = tonumber(ARGV[first]), tonumber(ARGV[first + 1])
-  local holder, number = '=' .. ARGV[first + 2], tonumber(ARGV[first + 3])
-  local used, heard = tonumber(ARGV[first + 4]), tonumber(ARGV[first + 5])
-  local held, needed = tonumber(ARGV[first + 6]), tonumber(ARGV[first + 7])
-  local wanted, wanted_ahead = tonumber(ARGV[first + 8]), tonumber(ARGV[first + 9])
-  local reach = tonumber(ARGV[first + 10])
+  local holder, sequence = '=' .. ARGV[first + 2], tonumber(ARGV[first + 3])
+  local spent, acknowledged = tonumber(ARGV[first + 4]), tonumber(ARGV[first + 5])
+  local leased, needed = tonumber(ARGV[first + 6]), tonumber(ARGV[first + 7])
+  local wanted, reserve = tonumber(ARGV[first + 8]), tonumber(ARGV[first + 9])
+  local reserve_within = tonumber(ARGV[first + 10])
 
   local fields = redis.call('HGETALL', key)
-  local level, at, beyond, edits, promised = 0, 0, 0, 0, 0
+  local used, updated, overflow, edits, reserved_until = 0, 0, 0, 0, 0
   local old_capacity, old_rate = 0, 0
   for f = 1, #fields, 2 do
     if fields[f] == 'level' then
-      level = tonumber(fields[f + 1])
+      used = tonumber(fields[f + 1])
     elseif fields[f] == 'at' then
-      at = tonumber(fields[f + 1])
+      updated = tonumber(fields[f + 1])
     elseif fields[f] == 'promised' then
-      promised = tonumber(fields[f + 1])
+      reserved_until = tonumber(fields[f + 1])
     elseif fields[f] == 'limit' then
-      local c, r, b, d = fields[f + 1]:match('^(%S+) (%S+) (%S+) (%S+)$')
-      old_capacity, old_rate, beyond, edits = tonumber(c), tonumber(r), tonumber(b), tonumber(d)
+      local c, r, o, e = fields[f + 1]:match('^(%S+) (%S+) (%S+) (%S+)$')
+      old_capacity, old_rate, overflow, edits = tonumber(c), tonumber(r), tonumber(o), tonumber(e)
     end
   end
-  -- A clock that stepped back goes on from where it is.
+  -- After the clock stepped back, draining continues from the earlier time.
   local now = clock
-  at, promised = math.min(at, now), math.min(promised, now + AHEAD)
+  updated, reserved_until = math.min(updated, now), math.min(reserved_until, now + MAX_RESERVE_AHEAD)
 
-  local known, others, all, newest, ended = nil, 0, 0, 0, {}
+  local lease, leased_by_others, leased_by_all, leased_in_bucket, expired = nil, 0, 0, 0, {}
   for f = 1, #fields, 2 do
     local name = fields[f]
     if name:sub(1, 1) == '=' then
-      local h, u, n, e, d = fields[f + 1]:match('^(%S+) (%S+) (%S+) (%S+) (%S+)$')
-      h, e, d = tonumber(h), tonumber(e), tonumber(d)
-      all = all + h
-      if d == edits then
-        newest = newest + h
+      local l, s, n, x, e = fields[f + 1]:match('^(%S+) (%S+) (%S+) (%S+) (%S+)$')
+      l, x, e = tonumber(l), tonumber(x), tonumber(e)
+      leased_by_all = leased_by_all + l
+      if e == edits then
+        leased_in_bucket = leased_in_bucket + l
       end
-      if e > now + lease then
-        e = now + lease
-        redis.call('HSET', key, name, string.format('%d %d %d %d %d', h, u, n, e, d))
+      if x > now + lease_duration then
+        x = now + lease_duration
+        redis.call('HSET', key, name, string.format('%d %d %d %d %d', l, s, n, x, e))
       end
-      if e <= now then
-        ended[#ended + 1] = { name = name, held = h, at = e, edits = d }
+      if x <= now then
+        expired[#expired + 1] = { name = name, leased = l, expires = x, edits = e }
       elseif name == holder then
-        known = { held = h, used = tonumber(u), number = tonumber(n), edits = d }
+        lease = { leased = l, spent = tonumber(s), sequence = tonumber(n), edits = e }
       else
-        others = others + h
+        leased_by_others = leased_by_others + l
       end
     end
   end
 
-  local late = known and known.number >= number
-  -- One that asks for nothing may not know the limit in force.
-  if (late or (wanted == 0 and wanted_ahead == 0)) and old_rate > 0 then
+  local is_late = lease and lease.sequence >= sequence
+  -- A report that requests no tokens may not carry the limit in force.
+  if (is_late or (wanted == 0 and reserve == 0)) and old_rate > 0 then
     capacity, rate = old_capacity, old_rate
   end
-  local drain = math.max(rate, old_rate)
+  local drain_rate = math.max(rate, old_rate)
 
-  -- What is held is used, and does not drain.
-  local function drain_to(time)
-    -- In the order of escrow.rs, so that both round alike.
-    local drained = drain * (math.max(0, time - at) / 1e6)
-    local of_promises = drain * (math.max(0, math.min(promised, time) - at) / 1e6)
-    level = math.max(level, all - beyond)
-    local used = math.min(level + beyond - all, drained)
-    of_promises = math.min(used, of_promises, beyond)
-    beyond = beyond - of_promises
-    used = used - of_promises
-    local of_the_level = math.min(used, math.max(level - newest, 0))
-    level = level - of_the_level
-    beyond = math.max(beyond - (used - of_the_level), 0)
-    at = math.max(at, time)
+  -- Leased tokens do not drain. The order of operations is that of escrow.rs, so that both round alike.
+  local function drain(to)
+    local drained = drain_rate * (math.max(0, to - updated) / 1e6)
+    local from_reserved = drain_rate * (math.max(0, math.min(reserved_until, to) - updated) / 1e6)
+    used = math.max(used, leased_by_all - overflow)
+    drained = math.min(used + overflow - leased_by_all, drained)
+    from_reserved = math.min(drained, from_reserved, overflow)
+    overflow = overflow - from_reserved
+    drained = drained - from_reserved
+    local from_used = math.min(drained, math.max(used - leased_in_bucket, 0))
+    used = used - from_used
+    overflow = math.max(overflow - (drained - from_used), 0)
+    updated = math.max(updated, to)
   end
-  table.sort(ended, function(a, b)
-    return a.at < b.at
+  table.sort(expired, function(a, b)
+    return a.expires < b.expires
   end)
-  for _, lease_ended in ipairs(ended) do
-    drain_to(lease_ended.at)
-    all = all - lease_ended.held
-    if lease_ended.edits == edits then
-      newest = newest - lease_ended.held
+  for _, lost in ipairs(expired) do
+    drain(lost.expires)
+    leased_by_all = leased_by_all - lost.leased
+    if lost.edits == edits then
+      leased_in_bucket = leased_in_bucket - lost.leased
     end
-    redis.call('HDEL', key, lease_ended.name)
+    redis.call('HDEL', key, lost.name)
   end
-  drain_to(now)
+  drain(now)
 
-  local tokens, first_in, retry_in, again_in, left = 0, 0, 0, 0, 0
-  if not late then
+  local tokens, due_in, retry_in, recheck_in, remaining = 0, 0, 0, 0, 0
+  if not is_late then
     if old_capacity > 0 and (old_capacity ~= capacity or old_rate ~= rate) then
-      -- What was reserved ahead goes beside the bucket, and what drains is for it until it is due.
-      local ahead = math.max(0, math.min(level - old_capacity, newest))
-      if ahead > 0 then
-        promised = math.min(math.max(promised, now) + math.ceil(ahead / old_rate * 1e6), now + AHEAD)
+      -- Reserved tokens move to the overflow, which drains first until they are due.
+      local reserved = math.max(0, math.min(used - old_capacity, leased_in_bucket))
+      if reserved > 0 then
+        reserved_until = math.min(
+          math.max(reserved_until, now) + math.ceil(reserved / old_rate * 1e6), now + MAX_RESERVE_AHEAD)
       end
-      local whole = level + beyond
-      level = old_capacity ~= capacity and math.min(capacity, whole - ahead) or level - ahead
-      beyond = whole - level
-      if old_capacity ~= capacity or ahead > 0 then
+      local total = used + overflow
+      used = old_capacity ~= capacity and math.min(capacity, total - reserved) or used - reserved
+      overflow = total - used
+      if old_capacity ~= capacity or reserved > 0 then
         edits = edits + 1
       end
     end
-    local seen = known and known.used or heard
-    local accounted = known and known.held or 0
-    local difference = math.max(0, used - seen) + held - accounted
-    local granted_after = known and known.edits or edits
-    if granted_after < edits and difference < 0 then
-      -- It was granted before an edit, and may be beside the bucket since.
-      local back = math.min(beyond, -difference)
-      beyond = beyond - back
-      difference = difference + back
+    local recorded = lease and lease.spent or acknowledged
+    local leased_before = lease and lease.leased or 0
+    local difference = math.max(0, spent - recorded) + leased - leased_before
+    local lease_edits = lease and lease.edits or edits
+    if lease_edits < edits and difference < 0 then
+      -- Tokens leased before an edit may have moved to the overflow, so they return from there first.
+      local returned = math.min(overflow, -difference)
+      overflow = overflow - returned
+      difference = difference + returned
     end
-    local highest = math.max(level, 2 * capacity)
-    level = math.min(math.max(level + difference, 0), highest)
-    if held == 0 then
-      granted_after = edits
+    local most = math.max(used, 2 * capacity)
+    used = math.min(math.max(used + difference, 0), most)
+    if leased == 0 then
+      lease_edits = edits
     end
 
     local function share(room, wanted, needed)
       room = math.floor(room)
       return math.min(wanted, math.max(needed, math.ceil(room / 2)), room)
     end
-    local function time_in(missing)
+    local function refill_time(missing)
       return math.ceil(math.max(0, missing) / rate * 1e6)
     end
-    local room = capacity - level + EPSILON
-    local promised_in = math.max(0, promised - now)
-    reach = math.max(0, reach - promised_in)
-    local ahead = math.min(rate * reach / 1e6, capacity - others - held - math.min(room, 0))
-    local drained_in = room < 1 and time_in(1 - room) + promised_in or 0
+    local room = capacity - used + EPSILON
+    local reserved_for = math.max(0, reserved_until - now)
+    reserve_within = math.max(0, reserve_within - reserved_for)
+    local refill = math.min(
+      rate * reserve_within / 1e6, capacity - leased_by_others - leased - math.min(room, 0))
+    local next_token_in = room < 1 and refill_time(1 - room) + reserved_for or 0
     if room >= 1 then
       tokens = share(room, wanted, needed)
-    elseif room + ahead >= 1 then
-      tokens = share(room + ahead, wanted_ahead, 0)
-      first_in = tokens > 0 and drained_in or 0
+    elseif room + refill >= 1 then
+      tokens = share(room + refill, reserve, 0)
+      due_in = tokens > 0 and next_token_in or 0
     end
-    level = level + tokens
-    local served = first_in == 0 and math.min(tokens, needed) or 0
-    held = held + tokens - served
-    used = used + served
+    used = used + tokens
+    local served = due_in == 0 and math.min(tokens, needed) or 0
+    leased = leased + tokens - served
+    spent = spent + served
     if tokens == 0 then
-      retry_in = drained_in
-      again_in = others >= 1 and math.min(retry_in, GIVEN_BACK) or retry_in
-      if capacity - others < 1 then
-        retry_in = retry_in + lease
+      retry_in = next_token_in
+      recheck_in = leased_by_others >= 1 and math.min(retry_in, RETURN_AFTER) or retry_in
+      if capacity - leased_by_others < 1 then
+        retry_in = retry_in + lease_duration
       end
     end
-    left = math.max(0, math.floor(room - tokens))
-    if held > 0 or used > heard then
-      local until_us = now + lease
+    remaining = math.max(0, math.floor(room - tokens))
+    if leased > 0 or spent > acknowledged then
+      local expires = now + lease_duration
       if tokens > 0 then
-        granted_after = edits
+        lease_edits = edits
       end
       redis.call('HSET', key, holder,
-        string.format('%d %d %d %d %d', held, used, number, until_us, granted_after))
-    elseif known then
+        string.format('%d %d %d %d %d', leased, spent, sequence, expires, lease_edits))
+    elseif lease then
       redis.call('HDEL', key, holder)
     end
   end
-  redis.call('HSET', key, 'level', string.format('%.17g', level), 'at', string.format('%d', now),
-    'limit', string.format('%.17g %.17g %.17g %d', capacity, rate, beyond, edits))
-  if promised > now then
-    redis.call('HSET', key, 'promised', string.format('%d', promised))
+  redis.call('HSET', key, 'level', string.format('%.17g', used), 'at', string.format('%d', now),
+    'limit', string.format('%.17g %.17g %.17g %d', capacity, rate, overflow, edits))
+  if reserved_until > now then
+    redis.call('HSET', key, 'promised', string.format('%d', reserved_until))
   end
-  redis.call('PEXPIRE', key, math.ceil((level + beyond) / rate * 1000 + lease / 1000) + 1000)
-  answers[#answers + 1] = { tokens, first_in, retry_in, again_in, left }
+  redis.call('PEXPIRE', key, math.ceil((used + overflow) / rate * 1000 + lease_duration / 1000) + 1000)
+  grants[#grants + 1] = { tokens, due_in, retry_in, recheck_in, remaining }
 end
-return answers
+return grants

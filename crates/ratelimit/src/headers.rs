@@ -1,9 +1,9 @@
-//! What an answer says about the limit.
+//! Response headers that describe the limit.
 //!
-//! Every answer: `RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers). A
-//! refused one in addition what older clients read: `Retry-After` and the trio `X-RateLimit-*`.
+//! Every response carries `RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers). A
+//! refusal also carries the headers that older clients read: `Retry-After` and the three `X-RateLimit-*`.
 //!
-//! Times are whole seconds, rounded up: who waits so long is admitted.
+//! Times are whole seconds, rounded up, so a client that waits for the stated time is admitted.
 
 use std::time::Duration;
 
@@ -17,11 +17,12 @@ const X_RATELIMIT_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit
 const X_RATELIMIT_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 const X_RATELIMIT_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 
-/// Whole seconds, rounded up.
+/// Returns the duration in whole seconds, rounded up.
 pub(crate) fn seconds(duration: Duration) -> u64 {
     duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
 }
 
+/// Writes the headers that describe a decision under a rule.
 pub(crate) fn write(rule: &Rule, decision: &Decision, headers: &mut HeaderMap) {
     let (remaining, reset) = match decision {
         Decision::Admit { remaining, full_in } => (*remaining, Some(seconds(*full_in))),
@@ -40,7 +41,7 @@ pub(crate) fn write(rule: &Rule, decision: &Decision, headers: &mut HeaderMap) {
     }
 }
 
-/// `"name";r=remaining;t=reset`. On the path of every request, so without `format!`.
+/// Formats `"name";r=remaining;t=reset`. Runs for every request, so it avoids the cost of `format!`.
 fn ratelimit(name: &str, remaining: u64, reset: Option<u64>) -> HeaderValue {
     let mut digits = itoa::Buffer::new();
     let mut text = String::with_capacity(name.len() + 48);
@@ -52,5 +53,5 @@ fn ratelimit(name: &str, remaining: u64, reset: Option<u64>) -> HeaderValue {
         text.push_str(";t=");
         text.push_str(digits.format(reset));
     }
-    HeaderValue::from_str(&text).expect("digits and a plain name")
+    HeaderValue::from_str(&text).expect("digits and a name of visible ASCII")
 }

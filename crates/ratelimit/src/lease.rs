@@ -1,352 +1,212 @@
-//! What one replica holds of a shared bucket, and what it decides by itself. Pure, with an explicit clock.
+//! One replica's lease on a shared bucket, and the decisions that it allows without a call. Pure, with an
+//! explicit clock.
 //!
 //! ```text
-//!   tokens held       -> admit, no call               (new tokens are asked for at a quarter)
-//!   reserved ahead    -> refuse until the first is due, no call
-//!   told when to come -> refuse until then, no call
-//!   else              -> ask the shared state
+//!   State::Spendable  leased tokens are due         -> admit, no call (a report requests more at a quarter)
+//!   State::Exhausted  no token before a known time  -> refuse, no call
+//!   State::Unknown    neither                       -> report to the shared state
 //! ```
 //!
-//! What it holds, or that there is nothing, it lends as a [`Purse`], by which requests are decided without it.
+//! A lease publishes its current state as a [`CreditWord`], by which requests are decided without the lease.
 //!
-//! The shared state is [`crate::escrow::Escrow`]. A lease that was not renewed ends here before it ends
-//! there: what this replica still held then counts as spent, and is not spent again.
+//! The shared state is [`crate::escrow::Escrow`]. A lease that is not renewed expires here before it expires
+//! there. The shared state then counts its leased tokens as spent, and this replica does not spend them.
 
-mod purse;
+mod credit;
+mod demand;
+mod local_fallback;
+mod reporting;
 
 use std::time::Duration;
 
-pub(crate) use purse::admitted;
-pub use purse::{Loan, Purse, Said};
+pub use credit::{Credit, CreditDecision, CreditWord};
+pub use reporting::Served;
 
-use crate::{
-    escrow::{AHEAD_US, Grant, LEASE_US, Report},
-    gcra::{Bucket, Decision, Limit},
-};
+use crate::gcra::{Decision, Limit};
+use demand::Demand;
+use local_fallback::LocalFallback;
+use reporting::InFlight;
 
-/// A lease ends here so much earlier than there.
-const MARGIN_NS: u64 = 500_000_000;
-/// What nobody has spent for so long is given back.
-const IDLE_NS: u64 = 1_000_000_000;
-/// For a key that nobody has asked about for so long nothing more is asked for.
-const PAUSE_NS: u64 = 100_000_000;
-/// A key without tokens is asked about again after so long, whatever the shared state said.
-const TOLD_NS: u64 = 10_000_000_000;
-/// What nobody has asked for so long is forgotten.
-const OVER_NS: u64 = 10_000_000_000;
-/// A bucket with fewer tokens than this for each replica is shared token by token.
-const SMALL: f64 = 4.0;
+/// Time without requests after which a lease without further use is dropped, in nanoseconds.
+const OBSOLETE_NS: u64 = 10_000_000_000;
+/// Minimum size of a grant for which more tokens are requested before all of them are spent.
+const MIN_GRANT_FOR_EARLY_REPORT: u32 = 4;
 
-/// One key in one replica.
+/// One replica's lease on one key.
 #[derive(Clone, Debug)]
 pub struct Lease {
     limit: Limit,
     holder: u64,
-    /// Tokens that may be spent, the first of them from `due_ns` on.
-    held: u32,
+    /// Tokens that may be spent from `due_ns` on.
+    leased: u32,
+    /// Value of `leased` after the last grant: the tokens that count as spent when the lease expires.
     granted: u32,
+    /// Time from which the next token may be spent, in nanoseconds.
     due_ns: u64,
-    /// Time between reserved tokens; 0: all are due together.
-    gap_ns: u64,
-    ends_ns: u64,
-    /// Until then there are no tokens for anybody.
-    none_until_ns: u64,
-    /// And at the latest then there is one, if nobody else takes it.
-    told_until_ns: u64,
-    /// Tokens that were left to all replicas when the shared state was asked last.
-    left: u32,
-    used: u64,
-    heard: u64,
-    /// Requests per second, and when that was counted.
-    demand: f64,
-    seen_ns: u64,
-    reports: u64,
-    asking: Option<Asking>,
-    /// The share of this replica while the shared state is gone, and when nothing of it is used any more. It
-    /// outlives the outage: another one that follows does not give it again.
-    alone: Bucket,
-    alone_until_ns: u64,
-    is_alone: bool,
-    /// The largest that it was in this outage.
-    alone_of: f64,
+    /// Time between tokens that were reserved ahead, in nanoseconds; 0 if all are due together.
+    interval_ns: u64,
+    /// Time at which the lease expires, in nanoseconds; 0 without a grant.
+    expires_ns: u64,
+    /// Time before which the shared state has no token for anyone, in nanoseconds.
+    recheck_at_ns: u64,
+    /// Time at which a token is available if no other replica takes it, in nanoseconds.
+    retry_at_ns: u64,
+    /// Tokens that remained available to all replicas after the last grant.
+    remaining: u32,
+    /// Tokens spent under this holder.
+    spent: u64,
+    /// Part of `spent` that the shared state has recorded.
+    acknowledged: u64,
+    demand: Demand,
+    /// Sequence number of the last report.
+    sequence: u64,
+    in_flight: Option<InFlight>,
+    /// Outlives an outage, so that a second outage does not grant the share again.
+    fallback: LocalFallback,
 }
 
-/// A report is on its way.
-#[derive(Clone, Copy, Debug)]
-struct Asking {
-    left_ns: u64,
-    /// The count of used tokens that it tells.
-    used: u64,
-    needed: u32,
-    wanted: u32,
-    limit: Limit,
-    /// It only tells what is held and used.
-    only_tells: bool,
+/// State of a lease at one time.
+///
+/// Derived from the fields, not stored: a lease may hold tokens and at the same time know that the shared
+/// state has no more, and both facts expire on their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// A token may be spent now.
+    Spendable,
+    /// No token may be spent before `until_ns`; a refused client may retry at `retry_at_ns`.
+    Exhausted { until_ns: u64, retry_at_ns: u64 },
+    /// Only the shared state can decide.
+    Unknown,
 }
 
-/// What to do with a request.
+/// The decision of a lease on one request.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Step {
-    /// Decided.
+pub enum LeaseDecision {
+    /// The lease decides.
     Decided(Decision),
-    /// Nobody here knows: ask.
-    Ask,
+    /// The lease cannot decide; a report to the shared state is needed.
+    Unknown,
 }
 
 impl Lease {
-    /// Nothing is held yet. `holder` is a name that nobody had before.
+    /// Creates a lease without tokens. `holder` is an identity that no lease had before.
     pub fn new(limit: Limit, holder: u64) -> Self {
         Self {
             limit,
             holder,
-            held: 0,
+            leased: 0,
             granted: 0,
             due_ns: 0,
-            gap_ns: 0,
-            ends_ns: 0,
-            none_until_ns: 0,
-            told_until_ns: 0,
-            left: 0,
-            used: 0,
-            heard: 0,
-            demand: 0.0,
-            seen_ns: 0,
-            reports: 0,
-            asking: None,
-            alone: Bucket::default(),
-            alone_until_ns: 0,
-            is_alone: false,
-            alone_of: 0.0,
+            interval_ns: 0,
+            expires_ns: 0,
+            recheck_at_ns: 0,
+            retry_at_ns: 0,
+            remaining: 0,
+            spent: 0,
+            acknowledged: 0,
+            demand: Demand::default(),
+            sequence: 0,
+            in_flight: None,
+            fallback: LocalFallback::default(),
         }
     }
 
-    /// Decides about a request under `limit` at `now_ns`, if that is possible here.
+    /// Decides on a request under `limit` at `now_ns`.
     ///
-    /// `rename` gives a new name when the lease has ended.
-    pub fn decide(&mut self, limit: &Limit, now_ns: u64, rename: impl FnOnce() -> u64) -> Step {
-        self.count(1, now_ns);
-        self.keep_up(limit, now_ns, rename);
-        self.again(now_ns)
+    /// If the lease has expired, it continues under the identity that `new_holder` returns.
+    pub fn decide(&mut self, limit: &Limit, now_ns: u64, new_holder: impl FnOnce() -> u64) -> LeaseDecision {
+        self.demand.count(1, now_ns);
+        self.apply_limit(limit);
+        self.expire(now_ns, new_holder);
+        self.decide_waiting(now_ns)
     }
 
-    /// Decides about a request that was counted already: one that has waited for a grant.
-    pub fn again(&mut self, now_ns: u64) -> Step {
-        let holds = self.held > 0 && self.ends_ns > now_ns;
-        if holds && self.due_ns <= now_ns {
-            self.held -= 1;
-            self.used += 1;
-            self.due_ns += self.gap_ns;
-            return Step::Decided(self.admitted());
+    /// Decides on a request that has waited for a grant and is already counted in the demand.
+    pub fn decide_waiting(&mut self, now_ns: u64) -> LeaseDecision {
+        match self.state(now_ns) {
+            State::Spendable => {
+                self.leased -= 1;
+                self.spent += 1;
+                self.due_ns += self.interval_ns;
+                LeaseDecision::Decided(self.admit())
+            }
+            State::Exhausted { retry_at_ns, .. } => {
+                let retry_after = Some(Duration::from_nanos(retry_at_ns.saturating_sub(now_ns)));
+                LeaseDecision::Decided(Decision::Refuse { retry_after })
+            }
+            State::Unknown => LeaseDecision::Unknown,
         }
-        let (known_until, told_until) =
-            if holds { (self.due_ns, self.due_ns) } else { (self.none_until_ns, self.told_until_ns) };
-        if known_until > now_ns {
-            let retry_after = Some(Duration::from_nanos(told_until.saturating_sub(now_ns)));
-            return Step::Decided(Decision::Refuse { retry_after });
-        }
-        Step::Ask
     }
 
-    /// Decides by this replica's share, while the shared state is gone. What is admitted is told later.
-    ///
-    /// The share begins half used or more, and so does what an edit adds to it: what was admitted just before
-    /// is not known here.
-    pub fn decide_alone(&mut self, share: &Limit, now_ns: u64) -> Decision {
-        if !self.is_alone {
-            self.is_alone = true;
-            self.alone_of = share.capacity();
-            self.alone.at_least((share.capacity() / 2.0).ceil(), share, now_ns);
-        } else if share.capacity() > self.alone_of {
-            let added = share.capacity() - self.alone_of;
-            self.alone_of = share.capacity();
-            self.alone.more((added / 2.0).ceil(), share, now_ns);
-        }
-        let decision = self.alone.decide(share, 1, now_ns);
-        self.alone_until_ns = now_ns.saturating_add(self.alone.forgotten_in(share).as_nanos() as u64);
-        self.used += u64::from(decision.is_admitted());
+    /// Decides by this replica's share while the shared state is unavailable. Admitted requests count as
+    /// spent and are reported later.
+    pub fn decide_by_local_fallback(&mut self, share: &Limit, now_ns: u64) -> Decision {
+        let decision = self.fallback.decide(share, now_ns);
+        self.spent += u64::from(decision.is_admitted());
         decision
     }
 
-    /// Whether a report would be useful although nobody waits: more tokens are needed soon, or some have
-    /// not been spent for long, or some were used that nobody has heard of.
-    pub fn wants_to_report(&self, now_ns: u64) -> bool {
-        if self.asking.is_some() {
-            return false;
-        }
-        let is_quiet = now_ns.saturating_sub(self.seen_ns) > IDLE_NS;
-        let runs_low = self.granted >= 4 && self.held <= self.granted / 4;
-        let ends_soon = self.ends_ns.saturating_sub(now_ns) < IDLE_NS;
-        if is_quiet {
-            self.held > 0 || self.used > self.heard
+    /// Returns true if dropping the lease loses nothing but tokens, which return by themselves.
+    pub fn is_evictable(&self) -> bool {
+        self.in_flight.is_none()
+    }
+
+    /// Returns true if the lease has no further use: it is idle, no token is leased, every spent token is
+    /// acknowledged, and the share of the local fallback is full again.
+    pub fn is_obsolete(&self, now_ns: u64) -> bool {
+        self.in_flight.is_none()
+            && self.leased == 0
+            && self.spent == self.acknowledged
+            && self.fallback.is_full(now_ns)
+            && now_ns.saturating_sub(self.demand.last_request_ns) > OBSOLETE_NS
+    }
+
+    /// Time of the last request, in nanoseconds.
+    pub fn last_request_ns(&self) -> u64 {
+        self.demand.last_request_ns
+    }
+
+    /// Records that the published credit last decided on a request at `now_ns`.
+    pub fn record_request(&mut self, now_ns: u64) {
+        self.demand.record_request(now_ns);
+    }
+
+    /// Returns the state at `now_ns`.
+    fn state(&self, now_ns: u64) -> State {
+        let (until_ns, retry_at_ns) = if self.leased > 0 && self.expires_ns > now_ns {
+            if self.due_ns <= now_ns {
+                return State::Spendable;
+            }
+            (self.due_ns, self.due_ns)
         } else {
-            self.held > 0 && (runs_low || ends_soon)
-        }
-    }
-
-    /// Whether the shared state is to hear of what was used without it.
-    pub fn has_to_tell(&self) -> bool {
-        self.asking.is_none() && self.used > self.heard
-    }
-
-    /// Says what is held and used, and asks for nothing: this replica goes on by its share. None: a report is
-    /// on its way already.
-    pub fn tell(&mut self, now_ns: u64) -> Option<Report> {
-        self.send([0; 3], now_ns, true)
-    }
-
-    /// Says what is held, and asks for more if `needed` requests wait or more will come. None: a report is
-    /// on its way already.
-    pub fn report(&mut self, needed: u32, replicas: u32, now_ns: u64) -> Option<Report> {
-        if self.asking.is_some() {
-            return None;
-        }
-        let replicas = f64::from(replicas.max(1));
-        let capacity = self.limit.capacity();
-        let quiet_ns = if needed == 0 { now_ns.saturating_sub(self.seen_ns) } else { 0 };
-        if quiet_ns > IDLE_NS {
-            self.held = 0;
-        }
-        // Where no request has brought the limit in force along, nothing is asked for under it.
-        let (wanted, ahead) = if quiet_ns > PAUSE_NS {
-            (0, 0)
-        } else if capacity < SMALL * replicas {
-            (needed, 0)
-        } else {
-            let most = (capacity / (2.0 * replicas)).max(1.0);
-            // As many as will be asked for until the last of them is due.
-            let ahead = (self.demand * AHEAD_US as f64 / 1e6).ceil() as u32;
-            ((self.demand.min(most) as u32).max(needed), ahead)
+            (self.recheck_at_ns, self.retry_at_ns)
         };
-        self.send([needed, wanted, ahead], now_ns, false)
+        if until_ns > now_ns { State::Exhausted { until_ns, retry_at_ns } } else { State::Unknown }
     }
 
-    fn send(&mut self, [needed, wanted, ahead]: [u32; 3], now_ns: u64, only_tells: bool) -> Option<Report> {
-        if self.asking.is_some() {
-            return None;
-        }
-        self.asking =
-            Some(Asking { left_ns: now_ns, used: self.used, needed, wanted, limit: self.limit, only_tells });
-        self.reports += 1;
-        Some(Report {
-            holder: self.holder,
-            number: self.reports,
-            used: self.used,
-            heard: self.heard,
-            held: self.held,
-            needed,
-            wanted,
-            ahead,
-            ahead_us: AHEAD_US,
-        })
-    }
-
-    /// Takes an answer. Tells to how many of the requests that waited it goes: these are spent, and there is
-    /// one decision for all of them.
-    pub fn granted(&mut self, grant: &Grant, now_ns: u64) -> (u32, Decision) {
-        let served = self.take(grant, now_ns);
-        (served, self.admitted())
-    }
-
-    fn take(&mut self, grant: &Grant, now_ns: u64) -> u32 {
-        let Some(asked) = self.asking.take() else { return 0 };
-        // Nobody grants more than was asked for, unless its state or its answer is broken.
-        let grant = Grant { tokens: grant.tokens.min(asked.wanted), ..*grant };
-        let served = grant.served(asked.needed);
-        self.used += u64::from(served);
-        self.heard = asked.used + u64::from(served);
-        if asked.limit != self.limit {
-            // The next report does not know of the others, which gives them back.
-            return served;
-        }
-        self.left = grant.left;
-        self.ends_ns = asked.left_ns + LEASE_US * 1000 - MARGIN_NS;
-        // What is held now, and no more, counts there as held.
-        self.granted = self.held;
-        if asked.only_tells {
-            return 0;
-        }
-        self.is_alone = false;
-        if grant.tokens == 0 {
-            // A large bucket at a low rate takes longer than a clock can say.
-            let then =
-                |in_us: u64| if in_us > 0 { now_ns.saturating_add(in_us.saturating_mul(1000)) } else { 0 };
-            self.none_until_ns = then(grant.again_in_us).min(now_ns.saturating_add(TOLD_NS));
-            self.told_until_ns = then(grant.retry_in_us);
-            return 0;
-        }
-        self.none_until_ns = 0;
-        self.held += grant.tokens - served;
-        self.granted = self.held;
-        // What may be spent at once may be spent by a request that looked at the clock before the answer came.
-        (self.due_ns, self.gap_ns) = if grant.first_in_us > 0 {
-            let due_ns = now_ns.saturating_add(grant.first_in_us.saturating_mul(1000));
-            (due_ns, (1e9 / self.limit.refill_per_second()) as u64)
-        } else {
-            (0, 0)
-        };
-        served
-    }
-
-    /// No answer came. The same is told again, later.
-    pub fn failed(&mut self) {
-        self.asking = None;
-    }
-
-    /// Whether nothing would be lost without this lease but tokens, which come back by themselves.
-    pub fn may_be_forgotten(&self) -> bool {
-        self.asking.is_none()
-    }
-
-    /// Whether it is of no use any more: nobody asks, nothing is held, everything is told, and of its share
-    /// nothing is used.
-    pub fn is_over(&self, now_ns: u64) -> bool {
-        self.asking.is_none()
-            && self.held == 0
-            && self.used == self.heard
-            && self.alone_until_ns <= now_ns
-            && now_ns.saturating_sub(self.seen_ns) > OVER_NS
-    }
-
-    /// When it was asked last.
-    pub fn seen_ns(&self) -> u64 {
-        self.seen_ns
-    }
-
-    /// Counts requests that came since the last one was counted, evenly.
-    fn count(&mut self, requests: u32, now_ns: u64) {
-        let elapsed = now_ns.saturating_sub(self.seen_ns) as f64 / 1e9;
-        // Of what was counted before, each request leaves so much, and adds itself.
-        if requests == 1 {
-            self.demand = self.demand * (1.0 - elapsed).max(0.0) + 1.0;
-        } else if requests > 1 {
-            let gone = (elapsed / f64::from(requests)).min(1.0);
-            let left = (1.0 - gone).powf(f64::from(requests));
-            let added = if gone > 0.0 { (1.0 - left) / gone } else { f64::from(requests) };
-            self.demand = self.demand * left + added;
-        }
-        self.was_seen(now_ns);
-    }
-
-    /// Drops what belongs to another limit or to a lease that has ended.
-    fn keep_up(&mut self, limit: &Limit, now_ns: u64, rename: impl FnOnce() -> u64) {
+    /// Drops the state that belongs to a former limit.
+    fn apply_limit(&mut self, limit: &Limit) {
         if *limit != self.limit {
             self.limit = *limit;
-            self.held = 0;
-            self.none_until_ns = 0;
-        }
-        if self.ends_ns > 0 && self.ends_ns <= now_ns && self.asking.is_none() {
-            // What was held counts there as spent; what was spent before is part of that. Only what was
-            // spent beyond it, alone, is still to be told.
-            let beyond = self.used - self.heard;
-            let covered = u64::from(self.granted);
-            self.used = beyond.saturating_sub(covered);
-            (self.heard, self.held, self.granted, self.ends_ns) = (0, 0, 0, 0);
-            self.holder = rename();
+            self.leased = 0;
+            self.recheck_at_ns = 0;
         }
     }
 
-    fn admitted(&self) -> Decision {
-        admitted(&self.limit, u64::from(self.held) + u64::from(self.left))
+    /// Continues under a new holder if the lease has expired.
+    fn expire(&mut self, now_ns: u64, new_holder: impl FnOnce() -> u64) {
+        if self.expires_ns > 0 && self.expires_ns <= now_ns && self.in_flight.is_none() {
+            // The shared state counts all granted tokens of the old holder as spent. Only tokens that the
+            // local fallback spent beyond them remain to be reported.
+            let unacknowledged = self.spent - self.acknowledged;
+            self.spent = unacknowledged.saturating_sub(u64::from(self.granted));
+            (self.acknowledged, self.leased, self.granted, self.expires_ns) = (0, 0, 0, 0);
+            self.holder = new_holder();
+        }
+    }
+
+    fn admit(&self) -> Decision {
+        Decision::admit(&self.limit, u64::from(self.leased) + u64::from(self.remaining))
     }
 }
 

@@ -1,33 +1,38 @@
-//! Rate limiting: a token bucket for every key, whose limit may change at any moment.
+//! Token-bucket rate limiting with limits that can change at any time.
 //!
 //! ```text
-//! request -> Limits::rule (which limit) -> key (whose bucket) -> Backend::decide -> admit | 429
+//! request -> Limits::rule    the rule that applies
+//!         -> Limits::bucket  the bucket of the client under that rule
+//!         -> Backend::decide admit or refuse
 //! ```
 //!
-//! * [`gcra`] decides about one bucket: pure, with an explicit clock.
-//! * [`Memory`] holds buckets in a table of fixed size; a flood of new keys costs no busy key its
-//!   state.
-//! * [`Shared`] holds leases of buckets that all replicas share: [`lease`] is what a replica decides by
-//!   itself, [`escrow`] what the shared state decides, [`contact`] when it is asked at all. All are pure.
-//! * [`RateLimitLayer`] puts the decision in front of a service and says it in headers.
+//! * [`gcra`] decides for a single bucket. Pure, with an explicit clock.
+//! * [`LocalBuckets`] keeps one replica's buckets in a table of fixed size. A flood of new keys does not
+//!   displace the buckets of busy keys.
+//! * [`SharedBuckets`] leases tokens from buckets in Redis that all replicas share. Its three cores are pure:
+//!   [`lease`] decides within one replica, [`escrow`] decides in the shared state, and [`backend_state`]
+//!   decides when a replica may use the shared state.
+//! * [`RateLimitLayer`] enforces the decision in front of a service and reports it in response headers.
 //!
-//! A bucket stores how much is used and when, never the limit: a new limit meets the old state.
-//! The layer refuses in `call` and never waits in `poll_ready`.
+//! A bucket stores the number of used tokens and a timestamp, never the limit, so a new limit applies to the
+//! existing state. The layer refuses in `call` and never waits in `poll_ready`.
 
 mod backend;
-pub mod contact;
+pub mod backend_state;
 pub mod escrow;
 pub mod gcra;
 mod headers;
 mod layer;
 pub mod lease;
 mod limits;
-mod memory;
+mod local;
 mod shared;
 
-pub use backend::{Backend, Bucketed, Buckets, Sharing, Terms, Verdict};
+pub use backend::{Backend, BackendDecision, BucketConfig, BucketRef, Buckets, Sharing};
 pub use gcra::{Decision, Limit};
-pub use layer::{Ask, RateLimit, RateLimitFuture, RateLimitLayer, Refusal};
+pub use layer::{
+    Client, DecisionCounts, RateLimit, RateLimitFuture, RateLimitLayer, Refusal, RequestAccessors,
+};
 pub use limits::{Limits, Rule};
-pub use memory::{Memory, Stats};
-pub use shared::{Shared, SharedStats};
+pub use local::{LocalBuckets, LocalStats};
+pub use shared::{FallbackCounts, SharedBuckets, SharedStats};

@@ -1,4 +1,7 @@
-//! A policy's rate limit in the form that requests are held against.
+//! The rate limit section of a policy, compiled for enforcement.
+//!
+//! Selects the rule that applies to a request and the bucket that the request draws on. Reads no clock and
+//! holds no bucket.
 
 use std::{hash::BuildHasher, net::IpAddr, sync::Arc};
 
@@ -7,12 +10,12 @@ use http::{HeaderName, HeaderValue};
 use phase6_policy::{self as policy, Key, Match, Mode, Scope};
 
 use crate::{
-    Bucketed, Terms,
-    backend::{Sharing, Whose},
+    BucketConfig, BucketRef,
+    backend::{BucketKey, Sharing},
     gcra::Limit,
 };
 
-/// What one service enforces at a time.
+/// The limits that a service enforces at one time.
 #[derive(Clone, Debug)]
 pub struct Limits {
     mode: Mode,
@@ -22,11 +25,11 @@ pub struct Limits {
     overrides: Vec<(Match, Arc<Rule>)>,
 }
 
-/// One limit and the header values that speak of it.
+/// One limit and the header values that describe it.
 #[derive(Debug)]
 pub struct Rule {
-    /// What is enforced.
-    pub terms: Terms,
+    /// Limit of each bucket of this rule.
+    pub config: BucketConfig,
     pub(crate) name: String,
     pub(crate) policy_header: HeaderValue,
     pub(crate) capacity_header: HeaderValue,
@@ -34,14 +37,15 @@ pub struct Rule {
 }
 
 impl Rule {
-    fn new(identity: &str, name: String, terms: Terms) -> Arc<Self> {
-        let window = terms.limit.window().as_secs_f64().ceil() as u64;
-        let capacity = terms.limit.capacity() as u64;
+    /// Creates a rule. `identity` determines which buckets belong to it.
+    fn new(identity: &str, name: String, config: BucketConfig) -> Arc<Self> {
+        let window = config.limit.window().as_secs_f64().ceil() as u64;
+        let capacity = config.limit.capacity() as u64;
         let policy = format!("\"{name}\";q={capacity};w={window}");
         Arc::new(Self {
-            terms,
+            config,
             name,
-            policy_header: HeaderValue::from_str(&policy).expect("digits and a plain name"),
+            policy_header: HeaderValue::from_str(&policy).expect("digits and a name of visible ASCII"),
             capacity_header: HeaderValue::from(capacity),
             id: FixedState::default().hash_one(identity),
         })
@@ -49,24 +53,26 @@ impl Rule {
 }
 
 impl Limits {
-    /// Compiles a policy for one of `replicas` replicas. A bucket belongs to what its rule matches, not to
-    /// the rule's place or numbers, so editing numbers or reordering rules keeps every bucket.
+    /// Compiles a policy for one of `replicas` replicas.
     ///
-    /// Without `shared` state a limit for all replicas is divided among them.
-    pub fn new(policy: &policy::RateLimit, replicas: u32, shared: bool) -> Self {
+    /// A rule's buckets are identified by the requests that it matches, not by its position or its figures:
+    /// reordering rules or editing their figures keeps every bucket.
+    ///
+    /// Without shared state, a limit of scope `Shared` is divided among the replicas.
+    pub fn new(policy: &policy::RateLimit, replicas: u32, has_shared_state: bool) -> Self {
         let divided = policy.share(replicas);
-        let sharing = (shared && policy.scope == Scope::Shared).then_some(policy.on_backend_failure);
-        let terms = |whole: (i64, f64), part: (i64, f64)| {
-            let (whole, share) = (Limit::new(whole.0, whole.1), Limit::new(part.0, part.1));
-            match sharing {
-                Some(on_failure) => {
-                    Terms { limit: whole, sharing: Some(Sharing { replicas, share, on_failure }) }
-                }
-                None => Terms { limit: share, sharing: None },
+        let sharing =
+            (has_shared_state && policy.scope == Scope::Shared).then_some(policy.on_backend_failure);
+        let config = |whole: Limit, share: Limit| match sharing {
+            Some(on_failure) => {
+                BucketConfig { limit: whole, sharing: Some(Sharing { replicas, share, on_failure }) }
             }
+            None => BucketConfig { limit: share, sharing: None },
         };
-        let default =
-            terms((policy.capacity, policy.refill_per_second), (divided.capacity, divided.refill_per_second));
+        let default = config(
+            Limit::new(policy.capacity, policy.refill_per_second),
+            Limit::new(divided.capacity, divided.refill_per_second),
+        );
         Self {
             mode: policy.mode,
             key: policy.key,
@@ -77,35 +83,34 @@ impl Limits {
                 .iter()
                 .zip(&divided.overrides)
                 .enumerate()
-                .map(|(i, (rule, part))| {
+                .map(|(i, (rule, share))| {
                     let method = rule.matches.method.map_or("", policy::Method::as_str);
                     let identity = format!("{method} {}", rule.matches.path.as_deref().unwrap_or("*"));
                     let name = format!("override-{}", i + 1);
-                    let terms = terms(
-                        (rule.capacity, rule.refill_per_second),
-                        (part.capacity, part.refill_per_second),
+                    let config = config(
+                        Limit::new(rule.capacity, rule.refill_per_second),
+                        Limit::new(share.capacity, share.refill_per_second),
                     );
-                    let compiled = Rule::new(&identity, name, terms);
-                    (rule.matches.clone(), compiled)
+                    (rule.matches.clone(), Rule::new(&identity, name, config))
                 })
                 .collect(),
         }
     }
 
-    /// What is done with a decision.
+    /// Returns the enforcement mode.
     pub fn mode(&self) -> Mode {
         self.mode
     }
 
-    /// The rule that decides about a request.
+    /// Returns the rule for a request: the first override that matches it, or else the default rule.
     pub fn rule(&self, method: &str, path: &str) -> &Arc<Rule> {
         let special = self.overrides.iter().find(|(matches, _)| matches.accepts(method, path));
         special.map_or(&self.default, |(_, rule)| rule)
     }
 
-    /// The bucket of a request under `rule`.
+    /// Returns the bucket of a request under `rule`.
     ///
-    /// `owner` is the authenticated caller, `header` reads a request header.
+    /// `owner` is the authenticated caller, `address` the client address; `header` reads a request header.
     pub fn bucket<'a>(
         &self,
         rule: &Rule,
@@ -113,17 +118,17 @@ impl Limits {
         address: IpAddr,
         header: impl FnOnce(&HeaderName) -> Option<&'a HeaderValue>,
         hasher: &impl BuildHasher,
-    ) -> Bucketed<'a> {
-        let whose = match self.key {
-            Key::Global => Whose::Everybody,
+    ) -> BucketRef<'a> {
+        let key = match self.key {
+            Key::Global => BucketKey::Global,
             Key::Ip => address.into(),
-            Key::Client => owner.map_or_else(|| address.into(), Whose::Client),
+            Key::Client => owner.map_or_else(|| address.into(), BucketKey::Client),
             Key::Header => {
                 let value = self.header.as_ref().and_then(header);
-                value.map_or_else(|| address.into(), |value| Whose::Header(value.as_bytes()))
+                value.map_or_else(|| address.into(), |value| BucketKey::Header(value.as_bytes()))
             }
         };
-        Bucketed::new(rule.id, whose, hasher)
+        BucketRef::new(rule.id, key, hasher)
     }
 }
 
@@ -146,18 +151,18 @@ mod tests {
     }
 
     #[test]
-    fn the_first_override_that_matches_decides() {
+    fn the_first_matching_override_applies() {
         let limits = limits(json!({"capacity": 100, "refillPerSecond": 10, "overrides": [
             {"match": {"path": "/burst", "method": "POST"}, "capacity": 10, "refillPerSecond": 1},
             {"match": {"path": "/*"}, "capacity": 50, "refillPerSecond": 1},
         ]}));
-        assert_eq!(limits.rule("POST", "/burst").terms.limit, Limit::new(10, 1.0));
-        assert_eq!(limits.rule("GET", "/burst").terms.limit, Limit::new(50, 1.0));
+        assert_eq!(limits.rule("POST", "/burst").config.limit, Limit::new(10, 1.0));
+        assert_eq!(limits.rule("GET", "/burst").config.limit, Limit::new(50, 1.0));
         assert_eq!(limits.rule("POST", "/burst").policy_header, "\"override-1\";q=10;w=10");
     }
 
     #[test]
-    fn a_client_is_its_key_or_else_its_address() {
+    fn a_client_is_identified_by_its_owner_or_else_by_its_address() {
         let limits = limits(json!({"capacity": 1, "refillPerSecond": 1}));
         let alice = bucket(&limits, Some("alice"), "10.0.0.1", None);
         assert_eq!(alice, bucket(&limits, Some("alice"), "10.0.0.2", None));
@@ -166,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn ipv6_addresses_of_one_network_count_as_one() {
+    fn ipv6_addresses_of_one_64_bit_prefix_share_a_bucket() {
         let limits = limits(json!({"capacity": 1, "refillPerSecond": 1, "key": "Ip"}));
         let first = bucket(&limits, None, "2001:db8:0:1::1", None);
         assert_eq!(first, bucket(&limits, None, "2001:db8:0:1:ffff::2", None));
@@ -174,18 +179,18 @@ mod tests {
         assert_eq!(
             bucket(&limits, None, "10.0.0.1", None),
             bucket(&limits, None, "::ffff:10.0.0.1", None),
-            "an IPv4 address written as IPv6 is the same client"
+            "an IPv4-mapped IPv6 address is the same client"
         );
     }
 
     #[test]
-    fn everybody_shares_the_global_bucket() {
+    fn all_clients_share_the_global_bucket() {
         let limits = limits(json!({"capacity": 1, "refillPerSecond": 1, "key": "Global"}));
         assert_eq!(bucket(&limits, Some("a"), "10.0.0.1", None), bucket(&limits, None, "10.0.0.9", None));
     }
 
     #[test]
-    fn a_header_is_the_key_and_without_it_the_address() {
+    fn a_header_selects_the_bucket_and_without_it_the_address_does() {
         let limits =
             limits(json!({"capacity": 1, "refillPerSecond": 1, "key": "Header", "headerName": "x-team"}));
         let red = bucket(&limits, None, "10.0.0.1", Some("red"));
@@ -195,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn editing_numbers_or_order_keeps_the_bucket() {
+    fn editing_figures_or_order_keeps_the_buckets() {
         let a = limits(json!({"capacity": 1, "refillPerSecond": 1, "overrides": [
             {"match": {"path": "/a"}, "capacity": 1, "refillPerSecond": 1},
             {"match": {"path": "/b"}, "capacity": 1, "refillPerSecond": 1},
@@ -209,21 +214,24 @@ mod tests {
     }
 
     #[test]
-    fn a_shared_limit_is_whole_where_there_is_shared_state_and_divided_where_there_is_none() {
+    fn a_shared_limit_is_whole_with_shared_state_and_divided_without() {
         let policy = json!({"capacity": 10, "refillPerSecond": 4, "onBackendFailure": "Deny", "overrides": [
             {"match": {"path": "/a"}, "capacity": 4, "refillPerSecond": 1},
         ]});
         let policy: policy::RateLimit = serde_json::from_value(policy).unwrap();
-        let shared = Limits::new(&policy, 2, true).rule("GET", "/").terms;
+        let shared = Limits::new(&policy, 2, true).rule("GET", "/").config;
         assert_eq!(shared.limit, Limit::new(10, 4.0));
         let sharing = shared.sharing.unwrap();
         assert_eq!((sharing.replicas, sharing.share), (2, Limit::new(5, 2.0)));
         assert_eq!(sharing.on_failure, policy::BackendFailure::Deny);
-        let alone = Limits::new(&policy, 2, false);
-        assert_eq!(alone.rule("GET", "/").terms, Terms { limit: Limit::new(5, 2.0), sharing: None });
-        assert_eq!(alone.rule("GET", "/a").terms.limit, Limit::new(2, 0.5));
-        let own = policy::RateLimit { scope: Scope::PerReplica, ..policy };
-        let own = Limits::new(&own, 2, true).rule("GET", "/").terms;
-        assert_eq!(own, Terms { limit: Limit::new(10, 4.0), sharing: None });
+        let divided = Limits::new(&policy, 2, false);
+        assert_eq!(
+            divided.rule("GET", "/").config,
+            BucketConfig { limit: Limit::new(5, 2.0), sharing: None }
+        );
+        assert_eq!(divided.rule("GET", "/a").config.limit, Limit::new(2, 0.5));
+        let per_replica = policy::RateLimit { scope: Scope::PerReplica, ..policy };
+        let per_replica = Limits::new(&per_replica, 2, true).rule("GET", "/").config;
+        assert_eq!(per_replica, BucketConfig { limit: Limit::new(10, 4.0), sharing: None });
     }
 }

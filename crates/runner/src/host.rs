@@ -14,7 +14,7 @@ use clap::Args;
 use ipnet::IpNet;
 use phase6_chassis::{Access, ApiKeys, Clock, ConnectionLimits, Environment, Host, InternalToken, Settings};
 use phase6_live::Live;
-use phase6_otlp::{Otlp, OtlpError};
+use phase6_otlp::{Collector, CollectorError, Protocol};
 use phase6_store::DatabaseUrl;
 use tokio::net::TcpListener;
 
@@ -137,18 +137,18 @@ pub(crate) fn host(
 }
 
 /// Returns the collector that receives finished spans, if one is configured.
-fn collector(options: &HostOptions) -> Result<Option<Otlp>, RunError> {
+fn collector(options: &HostOptions) -> Result<Option<Collector>, RunError> {
     let invalid = |name: &str, error: String| RunError::Usage(format!("--{name}: {error}"));
-    let protocol = options
+    let protocol: Protocol = options
         .otlp_protocol
         .parse()
-        .map_err(|error| invalid("otlp-protocol (or OTEL_EXPORTER_OTLP_PROTOCOL)", error))?;
+        .map_err(|error| invalid("otlp-protocol (or OTEL_EXPORTER_OTLP_PROTOCOL)", error_chain(&error)))?;
     let Some(endpoint) = options.otlp.as_deref().filter(|endpoint| !endpoint.is_empty()) else {
         return Ok(None);
     };
-    match Otlp::new(endpoint, protocol) {
-        Ok(otlp) => Ok(Some(otlp)),
-        Err(OtlpError::Environment(error)) => Err(RunError::Usage(error)),
+    match Collector::new(endpoint, protocol) {
+        Ok(collector) => Ok(Some(collector)),
+        Err(CollectorError::Environment(error)) => Err(RunError::Usage(error.to_string())),
         Err(error) => Err(invalid("otlp (or OTEL_EXPORTER_OTLP_ENDPOINT)", error_chain(&error))),
     }
 }

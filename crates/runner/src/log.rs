@@ -104,7 +104,7 @@ mod tests {
     };
 
     use http::{Request, Response};
-    use phase6_chassis::telemetry::{Ask, Sampler, Telemetry, TelemetryLayer};
+    use phase6_chassis::telemetry::{RequestAccessors, RequestTelemetryLayer, Sampler, Telemetry};
     use tower::{Layer as _, ServiceExt, service_fn};
 
     use super::*;
@@ -139,14 +139,15 @@ mod tests {
         let subscriber = tracing_subscriber::registry().with(formatted(format, false, lines.clone()));
         let _guard = tracing::subscriber::set_default(subscriber);
         let telemetry = Telemetry::new("test", Sampler::new(1), None);
-        let ask = Ask { tracing: |_| None, trusted: |_| false };
-        let service = TelemetryLayer::new(telemetry, ask).layer(service_fn(|request: Request<()>| {
-            let exchange = Arc::clone(request.extensions().get::<Arc<Exchange>>().unwrap());
-            exchange.scope(async {
-                tracing::info!(n = 1, "asked");
-                Ok::<_, Infallible>(Response::new(()))
-            })
-        }));
+        let accessors = RequestAccessors { tracing: |_| None, trusted: |_| false };
+        let service =
+            RequestTelemetryLayer::new(telemetry, accessors).layer(service_fn(|request: Request<()>| {
+                let exchange = Arc::clone(request.extensions().get::<Arc<Exchange>>().unwrap());
+                exchange.scope(async {
+                    tracing::info!(n = 1, "asked");
+                    Ok::<_, Infallible>(Response::new(()))
+                })
+            }));
         let traceparent = format!("00-{TRACE}-b7ad6b7169203331-00");
         let request = Request::builder().header("traceparent", traceparent).body(()).unwrap();
         service.oneshot(request).await.unwrap();

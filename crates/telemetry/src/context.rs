@@ -1,6 +1,6 @@
 //! W3C trace context (<https://www.w3.org/TR/trace-context/>), level 1.
 //!
-//! An invalid `traceparent` is as good as none: a new trace begins. Ids come from a
+//! An invalid `traceparent` is ignored, as the specification requires: a new trace begins. Ids come from a
 //! cryptographically secure generator.
 
 use std::fmt;
@@ -9,34 +9,34 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use rand::{CryptoRng, RngExt};
 use serde::{Serialize, Serializer};
 
-/// The header that carries the context.
+/// Header that carries the trace context.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// Identity of a trace; never zero.
+/// Id of a trace; never zero.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TraceId(u128);
 
-/// Identity of a span; never zero.
+/// Id of a span; never zero.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SpanId(u64);
 
-/// Where ids come from: nobody can guess another one's.
-fn generator() -> impl CryptoRng {
+/// Returns the generator of ids. Cryptographically secure, so that nobody can predict the ids of others.
+fn rng() -> impl CryptoRng {
     rand::rng()
 }
 
 impl TraceId {
-    /// A new one.
+    /// Generates a random id.
     pub fn random() -> Self {
-        Self(generator().random::<u128>().max(1))
+        Self(rng().random::<u128>().max(1))
     }
 
-    /// As a number.
+    /// Returns the id as a number.
     pub const fn get(self) -> u128 {
         self.0
     }
 
-    /// As the value of a header.
+    /// Returns the id as a header value of 32 hexadecimal digits.
     pub fn to_header(self) -> HeaderValue {
         let mut text = [0; 32];
         write_hex(&mut text, self.0);
@@ -44,19 +44,19 @@ impl TraceId {
     }
 }
 
-/// A new trace and its first span, in one draw.
-pub(crate) fn new_ids() -> (TraceId, SpanId) {
-    let (trace, span): (u128, u64) = generator().random();
+/// Generates the ids of a new trace and its root span in one call of the generator.
+pub(crate) fn random_ids() -> (TraceId, SpanId) {
+    let (trace, span): (u128, u64) = rng().random();
     (TraceId(trace.max(1)), SpanId(span.max(1)))
 }
 
 impl SpanId {
-    /// A new one.
+    /// Generates a random id.
     pub fn random() -> Self {
-        Self(generator().random::<u64>().max(1))
+        Self(rng().random::<u64>().max(1))
     }
 
-    /// As a number.
+    /// Returns the id as a number.
     pub const fn get(self) -> u64 {
         self.0
     }
@@ -98,32 +98,32 @@ impl Serialize for SpanId {
     }
 }
 
-/// A place in a trace.
+/// Position of a span in a trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TraceContext {
-    /// The trace.
+    /// Id of the trace.
     pub trace_id: TraceId,
-    /// The span at this place.
+    /// Id of the span.
     pub span_id: SpanId,
-    /// Whether spans of this trace are recorded.
+    /// True if the spans of the trace are recorded.
     pub sampled: bool,
 }
 
 impl TraceContext {
-    /// Reads the `traceparent` header; none if it is missing or invalid.
+    /// Reads the `traceparent` header. Returns `None` if it is missing, repeated or invalid.
     pub fn from_headers(headers: &HeaderMap) -> Option<Self> {
         let mut values = headers.get_all(&TRACEPARENT).iter();
         let only = values.next().filter(|_| values.next().is_none())?;
         Self::parse(only.as_bytes())
     }
 
-    /// Reads `00-<trace id>-<span id>-<flags>`; of later versions the part that has this form.
+    /// Parses `00-<trace id>-<span id>-<flags>`. Of later versions, parses the prefix of this form.
     pub fn parse(text: &[u8]) -> Option<Self> {
         let well_formed = text.len() >= 55 && text[2] == b'-' && text[35] == b'-' && text[52] == b'-';
         if !well_formed {
             return None;
         }
-        let version = hex(&text[0..2])?;
+        let version = parse_hex(&text[0..2])?;
         let length_fits = match version {
             0 => text.len() == 55,
             0xff => false,
@@ -132,9 +132,9 @@ impl TraceContext {
         if !length_fits {
             return None;
         }
-        let trace_id = u128::from(hex(&text[3..19])?) << 64 | u128::from(hex(&text[19..35])?);
-        let span_id = hex(&text[36..52])?;
-        let flags = hex(&text[53..55])?;
+        let trace_id = u128::from(parse_hex(&text[3..19])?) << 64 | u128::from(parse_hex(&text[19..35])?);
+        let span_id = parse_hex(&text[36..52])?;
+        let flags = parse_hex(&text[53..55])?;
         let are_ids = trace_id != 0 && span_id != 0;
         are_ids.then_some(Self {
             trace_id: TraceId(trace_id),
@@ -143,13 +143,13 @@ impl TraceContext {
         })
     }
 
-    /// A new span of the same trace.
+    /// Returns the context of a new child span.
     #[must_use]
     pub fn child(&self) -> Self {
         Self { span_id: SpanId::random(), ..*self }
     }
 
-    /// As a `traceparent` header.
+    /// Returns the context as the value of a `traceparent` header.
     pub fn to_header(&self) -> HeaderValue {
         let mut text = *b"00-................................-................-00";
         write_hex(&mut text[3..35], self.trace_id.0);
@@ -161,8 +161,8 @@ impl TraceContext {
 
 const DIGITS: [u8; 16] = *b"0123456789abcdef";
 
-/// The value of each digit; 255 for what is none.
-const VALUES: [u8; 256] = {
+/// Value of each ASCII character as a lower-case hexadecimal digit; 255 for other characters.
+const DIGIT_VALUES: [u8; 256] = {
     let mut values = [255; 256];
     let mut value = 0;
     while value < DIGITS.len() {
@@ -172,21 +172,21 @@ const VALUES: [u8; 256] = {
     values
 };
 
-/// The number that at most sixteen lower-case hexadecimal digits write.
-fn hex(digits: &[u8]) -> Option<u64> {
-    // One look at all of them in the end, instead of a decision about each.
-    let (number, seen) = digits.iter().fold((0, 0), |(number, seen), digit| {
-        let value = VALUES[usize::from(*digit)];
-        (number << 4 | u64::from(value & 15), seen | value)
+/// Parses up to sixteen lower-case hexadecimal digits.
+fn parse_hex(digits: &[u8]) -> Option<u64> {
+    // Invalid digits are detected once at the end, which saves a branch per digit.
+    let (number, seen_bits) = digits.iter().fold((0, 0), |(number, seen_bits), digit| {
+        let value = DIGIT_VALUES[usize::from(*digit)];
+        (number << 4 | u64::from(value & 15), seen_bits | value)
     });
-    (seen < 16).then_some(number)
+    (seen_bits < 16).then_some(number)
 }
 
-/// Writes the last digits of a number, two for each byte.
-fn write_hex(place: &mut [u8], number: u128) {
+/// Fills `out` with the last hexadecimal digits of a number.
+fn write_hex(out: &mut [u8], number: u128) {
     let bytes = number.to_be_bytes();
-    let last = &bytes[bytes.len() - place.len() / 2..];
-    for (pair, byte) in place.chunks_exact_mut(2).zip(last) {
+    let last = &bytes[bytes.len() - out.len() / 2..];
+    for (pair, byte) in out.chunks_exact_mut(2).zip(last) {
         pair.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
     }
 }
@@ -200,7 +200,7 @@ mod tests {
     const EXAMPLE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
     #[test]
-    fn reads_the_example_of_the_standard() {
+    fn parses_the_example_of_the_specification() {
         let context = TraceContext::parse(EXAMPLE.as_bytes()).unwrap();
         assert_eq!(context.trace_id.to_string(), "0af7651916cd43dd8448eb211c80319c");
         assert_eq!(context.span_id.to_string(), "b7ad6b7169203331");
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_are_shown_and_told_in_hexadecimal_digits() {
+    fn ids_are_displayed_and_serialized_as_hexadecimal_digits() {
         let context = TraceContext::parse(EXAMPLE.as_bytes()).unwrap();
         let (trace, span) = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331");
         assert_eq!(format!("{:?} {:?}", context.trace_id, context.span_id), format!("{trace} {span}"));
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_the_standard_calls_invalid() {
+    fn rejects_invalid_headers() {
         for text in [
             "",
             "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331",
@@ -247,15 +247,15 @@ mod tests {
     }
 
     #[test]
-    fn a_later_version_is_read_as_far_as_it_is_known() {
+    fn parses_the_known_prefix_of_a_later_version() {
         let known = "42-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
         let read = |rest: &str| TraceContext::parse(format!("{known}{rest}").as_bytes());
         assert!(read("").is_some() && read("-what-comes").is_some());
-        assert_eq!(read("what-comes"), None, "its flags are longer than they are known to be");
+        assert_eq!(read("what-comes"), None, "the flags are longer than two digits");
     }
 
     #[test]
-    fn two_traceparents_are_as_good_as_none() {
+    fn a_repeated_header_is_ignored() {
         let mut headers = HeaderMap::new();
         headers.append(TRACEPARENT, HeaderValue::from_static(EXAMPLE));
         assert!(TraceContext::from_headers(&headers).is_some());
@@ -264,18 +264,18 @@ mod tests {
     }
 
     #[test]
-    fn new_ids_differ() {
+    fn random_ids_are_unique() {
         let ids: std::collections::HashSet<_> = (0..10_000).map(|_| TraceId::random()).collect();
         assert_eq!(ids.len(), 10_000);
-        let ids: std::collections::HashSet<_> = (0..10_000).map(|_| new_ids()).collect();
+        let ids: std::collections::HashSet<_> = (0..10_000).map(|_| random_ids()).collect();
         assert_eq!(ids.len(), 10_000);
     }
 
-    /// The original's ids came from a generator whose next numbers can be worked out.
+    /// The ids of the original system came from a predictable generator.
     #[test]
-    fn ids_come_from_a_cryptographic_generator_and_every_bit_of_them_is_random() {
+    fn ids_come_from_a_cryptographic_generator_and_every_bit_is_random() {
         fn cryptographic(_: &impl CryptoRng) {}
-        cryptographic(&generator());
+        cryptographic(&rng());
         let ids: Vec<_> = (0..10_000).map(|_| TraceId::random().get()).collect();
         for bit in 0..128 {
             let set = ids.iter().filter(|id| **id >> bit & 1 == 1).count();
@@ -285,13 +285,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_reads_back(trace in 1_u128.., span in 1_u64.., sampled: bool) {
+        fn a_formatted_context_parses_to_itself(trace in 1_u128.., span in 1_u64.., sampled: bool) {
             let context = TraceContext { trace_id: TraceId(trace), span_id: SpanId(span), sampled };
             prop_assert_eq!(TraceContext::parse(context.to_header().as_bytes()), Some(context));
         }
 
         #[test]
-        fn never_panics(text in proptest::collection::vec(any::<u8>(), 0..80)) {
+        fn parsing_never_panics(text in proptest::collection::vec(any::<u8>(), 0..80)) {
             let _ = TraceContext::parse(&text);
         }
     }

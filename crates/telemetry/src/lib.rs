@@ -1,40 +1,42 @@
-//! What a service knows of its requests: which trace they belong to, how long they took, how many
-//! failed.
+//! Telemetry of an HTTP service: trace context, sampling, spans and metrics.
 //!
 //! ```text
-//! request -> context (W3C in) -> sample? -> handler -> traffic (every request)
-//!                                                   -> metrics (every request)
-//!                                                   -> span (sampled, failed or slow ones)
+//! request -> trace context -> sampling decision -> handler -> response
+//!                                                               |-> metrics and traffic window: all requests
+//!                                                               '-> span: sampled, failed and slow requests
 //! ```
 //!
-//! * [`context`] reads and writes W3C trace context.
-//! * [`sample`] decides by the trace id, so that services agree without talking.
-//! * [`traffic`] counts every request of the last minute, sampled or not.
-//! * [`Metrics`] holds Prometheus series whose labels come from closed sets.
-//! * [`Telemetry`] and [`TelemetryLayer`] put these around a service.
+//! * [`context`] parses and formats W3C trace context.
+//! * [`Sampler`] decides by the trace id, so that services agree without coordination.
+//! * [`TrafficWindow`] holds latency, throughput and error rate of the last minute, over all requests.
+//! * [`Metrics`] holds Prometheus metrics whose labels come from closed sets.
+//! * [`Telemetry`] combines these for one service, and [`RequestTelemetryLayer`] puts them around it.
 //!
-//! The pure parts take the time as an argument; nothing here waits or grows without bound.
+//! The pure parts take the time as an argument. Nothing here blocks, and memory is bounded.
 
 pub mod context;
-mod count;
-mod layer;
+mod exchange;
+mod labels;
 mod metrics;
 mod openmetrics;
-mod record;
-mod requests;
-mod routes;
-mod sample;
-mod scrape;
+mod per_thread;
+mod request_metrics;
+mod request_telemetry;
+mod sampling;
+mod scraped;
 mod span;
-pub mod traffic;
+mod telemetry;
+mod traffic_window;
 
 pub use context::{SpanId, TraceContext, TraceId};
-pub use layer::{Ask, TelemetryLayer, Traced, TracedFuture};
-pub use metrics::{EndpointFigures, Metrics};
-pub use openmetrics::CONTENT_TYPE as OPENMETRICS;
-pub use record::{Exchange, OutgoingCall, Telemetry, TracerSnapshot};
-pub use requests::Requests;
-pub use routes::RouteId;
-pub use sample::{Pace, Sampler};
-pub use scrape::{SeriesKind, Values};
-pub use span::{Attribute, Attributes, Kept, Kind, Recorder, Sink, Span, Status};
+pub use exchange::{Exchange, OutgoingCall};
+pub use labels::{RouteId, StatusClass};
+pub use metrics::{EndpointStats, Metrics};
+pub use openmetrics::CONTENT_TYPE as OPENMETRICS_CONTENT_TYPE;
+pub use request_metrics::{RequestMetrics, StatusClassCounts};
+pub use request_telemetry::{RequestAccessors, RequestTelemetry, RequestTelemetryLayer, ResponseFuture};
+pub use sampling::Sampler;
+pub use scraped::{Samples, SeriesKind};
+pub use span::{AttributeValue, Attributes, KeepReason, RecentSpans, Span, SpanKind, SpanSink, SpanStatus};
+pub use telemetry::{Telemetry, TracerSnapshot};
+pub use traffic_window::{TrafficStats, TrafficWindow};

@@ -1,4 +1,4 @@
-//! Spans and where finished ones go.
+//! Spans, and where finished ones go.
 
 use std::{
     borrow::Cow,
@@ -14,37 +14,37 @@ use serde::Serialize;
 
 use crate::{SpanId, TraceContext, TraceId};
 
-/// Which side of a call a span stands for.
+/// Role of a span in a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Kind {
-    /// Answers a request.
+pub enum SpanKind {
+    /// Handling of an incoming request.
     Server,
-    /// Makes one.
+    /// An outgoing request.
     Client,
-    /// Neither.
+    /// Work without a remote side.
     Internal,
 }
 
-/// How it ended.
+/// Result of a span.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Status {
-    /// As it should.
+pub enum SpanStatus {
+    /// The operation succeeded.
     Ok,
-    /// It failed.
+    /// The operation failed.
     Error,
 }
 
-/// Why a span was recorded.
+/// Reason for keeping a span.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Kept {
-    /// Its trace is sampled.
+pub enum KeepReason {
+    /// The trace is sampled.
     Sampled,
-    /// It failed and errors are kept.
+    /// The request failed, and the policy keeps errors (`keepErrors`).
     Error,
-    /// It was slow and slow ones are kept.
+    /// The request was slow, and the policy keeps slow requests (`keepSlowerThan`).
     Slow,
 }
 
@@ -52,56 +52,56 @@ pub enum Kept {
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Span {
-    /// The trace it belongs to.
+    /// Trace that the span belongs to.
     pub trace_id: TraceId,
-    /// Its own identity.
+    /// Id of the span.
     pub span_id: SpanId,
-    /// The span that caused it.
+    /// Id of the parent span; `None` for the root of a trace.
     pub parent_span_id: Option<SpanId>,
-    /// What was done, as a template: `GET /api/v1/budget`.
+    /// Low-cardinality name, such as `GET /api/v1/budget`.
     pub name: String,
-    /// Which side of a call.
-    pub kind: Kind,
-    /// When it began.
+    /// Role of the span in a call.
+    pub kind: SpanKind,
+    /// Start time.
     pub start: Timestamp,
-    /// How long it took, in milliseconds.
+    /// Duration; serialized in milliseconds.
     #[serde(serialize_with = "as_millis")]
     pub duration: Duration,
-    /// How it ended.
-    pub status: Status,
-    /// Why it was recorded.
-    pub kept: Kept,
-    /// What else is known of it, under OpenTelemetry's names.
+    /// Result of the operation.
+    pub status: SpanStatus,
+    /// Reason for keeping the span.
+    pub keep_reason: KeepReason,
+    /// Further attributes, named as in OpenTelemetry's semantic conventions.
     #[serde(serialize_with = "as_map")]
     pub attributes: Attributes,
 }
 
-/// What is known of a span, by name. Names are those of OpenTelemetry's semantic conventions.
-pub type Attributes = Vec<(&'static str, Attribute)>;
+/// Attributes of a span by name. Names are those of OpenTelemetry's semantic conventions.
+pub type Attributes = Vec<(&'static str, AttributeValue)>;
 
-/// The value of an attribute.
+/// Value of an attribute.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
-pub enum Attribute {
-    /// A word or a name.
+pub enum AttributeValue {
+    /// A string.
     Text(Cow<'static, str>),
-    /// A count or a code.
+    /// An integer.
     Number(i64),
 }
 
-impl From<&'static str> for Attribute {
+impl From<&'static str> for AttributeValue {
     fn from(text: &'static str) -> Self {
         Self::Text(text.into())
     }
 }
 
-impl From<String> for Attribute {
+impl From<String> for AttributeValue {
     fn from(text: String) -> Self {
         Self::Text(text.into())
     }
 }
 
-impl From<StatusCode> for Attribute {
+impl From<StatusCode> for AttributeValue {
     fn from(status: StatusCode) -> Self {
         Self::Number(status.as_u16().into())
     }
@@ -115,66 +115,71 @@ fn as_millis<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result
     serializer.serialize_f64(duration.as_secs_f64() * 1e3)
 }
 
-/// Takes finished spans. Must not block and must be bounded.
-pub trait Sink: Send + Sync + 'static {
-    /// Takes what it needs of one span, or counts it as dropped.
+/// A destination of finished spans. Must not block, and must bound its memory.
+pub trait SpanSink: Send + Sync + 'static {
+    /// Takes a span, or drops it and counts it as dropped.
     fn record(&self, span: &Span);
 }
 
-/// Keeps the newest spans in memory.
+/// The newest spans, kept in memory.
 #[derive(Debug)]
-pub struct Recorder {
-    newest: Mutex<VecDeque<Span>>,
+pub struct RecentSpans {
+    spans: Mutex<VecDeque<Span>>,
     capacity: usize,
     recorded: AtomicU64,
 }
 
-impl Recorder {
-    /// Keeps up to `capacity` spans.
+impl RecentSpans {
+    /// Creates a buffer of at most `capacity` spans.
     pub fn new(capacity: usize) -> Self {
-        Self { newest: Mutex::new(VecDeque::new()), capacity: capacity.max(1), recorded: AtomicU64::new(0) }
+        Self { spans: Mutex::new(VecDeque::new()), capacity: capacity.max(1), recorded: AtomicU64::new(0) }
     }
 
-    /// The newest spans, newest first.
+    /// Returns up to `limit` spans, newest first.
     pub fn newest(&self, limit: usize) -> Vec<Span> {
-        self.newest.lock().iter().rev().take(limit).cloned().collect()
+        self.spans.lock().iter().rev().take(limit).cloned().collect()
     }
 
-    /// How many spans were recorded since the start.
+    /// Returns the number of spans recorded since the start.
     pub fn recorded(&self) -> u64 {
         self.recorded.load(Ordering::Relaxed)
     }
 
-    /// Keeps a span, in the place of the oldest if there is no other.
+    /// Adds a span, and removes the oldest one if the buffer is full.
     pub fn record(&self, span: Span) {
         self.recorded.fetch_add(1, Ordering::Relaxed);
-        let mut newest = self.newest.lock();
-        let oldest = if newest.len() == self.capacity { newest.pop_front() } else { None };
-        newest.push_back(span);
-        // The memory of the oldest is given back when others may go on.
-        drop(newest);
+        let mut spans = self.spans.lock();
+        let oldest = if spans.len() == self.capacity { spans.pop_front() } else { None };
+        spans.push_back(span);
+        // Released before the oldest span is freed, so that no other thread waits for the deallocation.
+        drop(spans);
         drop(oldest);
     }
 }
 
-/// A span that is running.
+/// A span that has not ended.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Running {
+pub(crate) struct ActiveSpan {
     pub(crate) context: TraceContext,
     pub(crate) parent: Option<SpanId>,
     pub(crate) started: Instant,
 }
 
-impl Running {
-    /// The span of what ends now.
-    pub(crate) fn finish(
-        &self,
-        duration: Duration,
-        name: String,
-        kind: Kind,
-        (status, kept): (Status, Kept),
-        attributes: Attributes,
-    ) -> Span {
+/// Parts of a span that are known when it ends.
+#[derive(Debug)]
+pub(crate) struct SpanEnd {
+    pub(crate) name: String,
+    pub(crate) kind: SpanKind,
+    pub(crate) duration: Duration,
+    pub(crate) status: SpanStatus,
+    pub(crate) keep_reason: KeepReason,
+    pub(crate) attributes: Attributes,
+}
+
+impl ActiveSpan {
+    /// Returns the finished span. The start time is computed from the current time and the duration.
+    pub(crate) fn finish(&self, end: SpanEnd) -> Span {
+        let SpanEnd { name, kind, duration, status, keep_reason, attributes } = end;
         Span {
             trace_id: self.context.trace_id,
             span_id: self.context.span_id,
@@ -184,7 +189,7 @@ impl Running {
             start: Timestamp::now().checked_sub(duration).unwrap_or(Timestamp::UNIX_EPOCH),
             duration,
             status,
-            kept,
+            keep_reason,
             attributes,
         }
     }
@@ -195,22 +200,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keeps_the_newest_and_never_more_than_its_capacity() {
-        let recorder = Recorder::new(3);
+    fn keeps_the_newest_spans_up_to_its_capacity() {
+        let recent = RecentSpans::new(3);
         for i in 0..10 {
             let context =
                 TraceContext { trace_id: TraceId::random(), span_id: SpanId::random(), sampled: true };
-            let running = Running { context, parent: None, started: Instant::now() };
-            recorder.record(running.finish(
-                Duration::ZERO,
-                i.to_string(),
-                Kind::Internal,
-                (Status::Ok, Kept::Sampled),
-                vec![],
-            ));
+            let span = ActiveSpan { context, parent: None, started: Instant::now() };
+            recent.record(span.finish(SpanEnd {
+                name: i.to_string(),
+                kind: SpanKind::Internal,
+                duration: Duration::ZERO,
+                status: SpanStatus::Ok,
+                keep_reason: KeepReason::Sampled,
+                attributes: vec![],
+            }));
         }
-        let names: Vec<_> = recorder.newest(10).into_iter().map(|span| span.name).collect();
+        let names: Vec<_> = recent.newest(10).into_iter().map(|span| span.name).collect();
         assert_eq!(names, ["9", "8", "7"]);
-        assert_eq!(recorder.recorded(), 10);
+        assert_eq!(recent.recorded(), 10);
     }
 }

@@ -34,13 +34,14 @@ impl Seeds {
 
 /// Simulates replicas that share limits.
 pub(crate) fn limits(seeds: Seeds) -> Result<(), String> {
-    let tests = ["test", "--locked", "--package", "phase6-ratelimit", "--test", "replicas", "in_every_world"];
+    let tests = ["test", "--locked", "--package", "phase6-ratelimit", "--test", "replicas", "no_scenario"];
     succeed(&mut seeds.apply(cargo(&tests), WORLDS))
 }
 
 /// Simulates callers of a peer behind a breaker.
 pub(crate) fn breaker(seeds: Seeds) -> Result<(), String> {
-    let tests = ["test", "--locked", "--package", "phase6-breaker", "--test", "callers", "in_every_world"];
+    let tests =
+        ["test", "--locked", "--package", "phase6-breaker", "--test", "simulation", "breaker_matches"];
     succeed(&mut seeds.apply(cargo(&tests), CALLERS))
 }
 

@@ -1,9 +1,10 @@
-//! Calls one core so many times: `instructions CORE TIMES`. Without CORE, names them and how many calls are
-//! enough, one a line.
+//! Calls one hot path a given number of times: `instructions NAME CALLS`. Without arguments, prints the name
+//! of each hot path and the number of calls to measure it with, one per line.
 //!
-//! Run by `cargo xtask instructions` under callgrind, once with so many calls and once with twice as many:
-//! the difference is what the calls cost, whatever the start does. So a core has to be in the same state after
-//! its start however many calls follow; one thread, and the same keys in the same order.
+//! `cargo xtask instructions` runs it under callgrind twice, with that number of calls and with twice as
+//! many: the difference is the cost of the calls, without that of the setup. A hot path must therefore be in
+//! one steady state after its setup, however many calls follow, and use one thread and the same keys in the
+//! same order.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for a terminal")]
 
@@ -26,68 +27,77 @@ use phase6_cache::{Cache, CachePolicy, Client, HttpCacheLayer};
 use phase6_live::Live;
 use phase6_policy::{CircuitBreaker, PolicyDocument, Tracing};
 use phase6_ratelimit::{
-    Backend, Limit, Limits, Memory,
+    Backend, Limit, Limits, LocalBuckets,
     escrow::Grant,
-    lease::{Lease, Step},
+    lease::{Lease, LeaseDecision},
 };
-use phase6_telemetry::{Ask, Exchange, Sampler, Telemetry, TelemetryLayer, context::TRACEPARENT};
+use phase6_telemetry::{
+    Exchange, RequestAccessors, RequestTelemetryLayer, Sampler, Telemetry, context::TRACEPARENT,
+};
 use tower::{Layer, Service, ServiceExt, service_fn};
 
-type Core = fn(u64);
+/// A hot path whose instructions are counted.
+struct HotPath {
+    name: &'static str,
+    /// Number of calls to measure with. High enough that variation in the setup, where hash tables are seeded
+    /// differently in each process, does not show.
+    calls: u64,
+    /// Runs the setup and then the given number of calls.
+    run: fn(u64),
+}
 
-/// With how many calls the start's own cost, which hash tables with another seed in each process make somewhat
-/// different, is nothing beside theirs.
-const CORES: [(&str, u64, Core); 6] = [
-    ("limit-local", 20_000, limit_local),
-    ("limit-leased", 20_000, limit_leased),
-    ("breaker", 20_000, breaker),
-    ("cache-hit", 100_000, cache_hit),
-    ("telemetry-unsampled", 10_000, telemetry_unsampled),
-    ("policy-parse", 1_000, policy_parse),
+const HOT_PATHS: [HotPath; 6] = [
+    HotPath { name: "limit-local", calls: 20_000, run: limit_local },
+    HotPath { name: "limit-leased", calls: 20_000, run: limit_leased },
+    HotPath { name: "breaker", calls: 20_000, run: breaker },
+    HotPath { name: "cache-hit", calls: 100_000, run: cache_hit },
+    HotPath { name: "telemetry-unsampled", calls: 10_000, run: telemetry_unsampled },
+    HotPath { name: "policy-parse", calls: 1_000, run: policy_parse },
 ];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let asked = match arguments.as_slice() {
+    let selection = match arguments.as_slice() {
         [] => {
-            for (name, calls, _) in CORES {
+            for HotPath { name, calls, .. } in HOT_PATHS {
                 println!("{name} {calls}");
             }
             return ExitCode::SUCCESS;
         }
-        [core, times] => CORES.iter().find(|(name, ..)| name == core).zip(times.parse().ok()),
+        [name, calls] => HOT_PATHS.iter().find(|hot_path| hot_path.name == name).zip(calls.parse().ok()),
         _ => None,
     };
-    let Some(((.., core), times)) = asked else {
-        eprintln!("usage: instructions [CORE TIMES]");
+    let Some((hot_path, calls)) = selection else {
+        eprintln!("usage: instructions [NAME CALLS]");
         return ExitCode::from(2);
     };
-    core(times);
+    (hot_path.run)(calls);
     ExitCode::SUCCESS
 }
 
-/// A decision about one of a thousand callers in memory: which rule, whose bucket, and whether it has a token.
-fn limit_local(times: u64) {
+/// Rate-limit decision in memory for one of a thousand clients: selects the rule and the bucket, and takes a
+/// token.
+fn limit_local(calls: u64) {
     let policy = serde_json::json!({"capacity": 1_000_000, "refillPerSecond": 1000});
     let policy = serde_json::from_value(policy).expect("a valid policy");
-    let (limits, memory) = (Limits::new(&policy, 1, false), Memory::with_room_for(10_000));
+    let (limits, buckets) = (Limits::new(&policy, 1, false), LocalBuckets::with_capacity(10_000));
     let names: Vec<String> = (0..1_000).map(|number| format!("customer-{number:06}")).collect();
     let (hasher, address) = (FixedState::default(), IpAddr::V4(Ipv4Addr::LOCALHOST));
     let decide = |name: &String| {
         let rule = limits.rule("GET", "/api/v1/budget");
         let bucket = limits.bucket(rule, Some(black_box(name)), address, |_| None, &hasher);
-        let _ = black_box(memory.decide(&bucket, &rule.terms));
+        let _ = black_box(buckets.decide(&bucket, &rule.config));
     };
     for name in &names {
         decide(name);
     }
-    for (_, name) in (0..times).zip(names.iter().cycle()) {
+    for (_, name) in (0..calls).zip(names.iter().cycle()) {
         decide(name);
     }
 }
 
-/// A decision about a shared bucket by a replica that holds tokens of it.
-fn limit_leased(times: u64) {
+/// Rate-limit decision on a shared bucket by a replica that leases tokens of it.
+fn limit_leased(calls: u64) {
     const TOKENS: u32 = 100_000;
     let limit = Limit::new(1_000_000, 1_000.0);
     let mut lease = Lease::new(limit, 1);
@@ -95,30 +105,30 @@ fn limit_leased(times: u64) {
         let _ = lease.decide(&limit, 1, || 2);
     }
     let wanted = lease.report(0, 1, 1).map_or(0, |report| report.wanted);
-    lease.granted(&Grant { tokens: wanted, ..Grant::default() }, 1);
-    for now in 1..=times {
-        let step = lease.decide(black_box(&limit), now, || 2);
+    lease.apply_grant(&Grant { tokens: wanted, ..Grant::default() }, 1);
+    for now in 1..=calls {
+        let decision = lease.decide(black_box(&limit), now, || 2);
         assert!(
-            matches!(step, Step::Decided(decision) if decision.is_admitted()),
-            "{wanted} tokens are held"
+            matches!(decision, LeaseDecision::Decided(decision) if decision.is_admitted()),
+            "{wanted} tokens are leased"
         );
     }
 }
 
-/// A call that a closed breaker admits, and that succeeds.
-fn breaker(times: u64) {
+/// Successful call through a closed breaker.
+fn breaker(calls: u64) {
     let breaker = Breaker::new("peer", Live::new(Settings::from(&CircuitBreaker::default())));
-    for _ in 0..times {
+    for _ in 0..calls {
         match breaker.admit() {
-            Ok(permit) => permit.end(black_box(Outcome::Success)),
-            Err(refused) => unreachable!("{refused}"),
+            Ok(permit) => permit.record(black_box(Outcome::Success)),
+            Err(rejection) => unreachable!("{rejection}"),
         }
     }
 }
 
-/// A fresh answer in memory, one of five hundred: where each of them lies is another in every process, and of so
-/// many the mean is the same.
-fn cache_hit(times: u64) {
+/// Lookup of a fresh response in memory, one of five hundred: their positions in the hash table differ
+/// between processes, but the mean over so many does not.
+fn cache_hit(calls: u64) {
     const POLICY: CachePolicy = CachePolicy {
         ttl: Duration::from_hours(1),
         stale_while_revalidate: Duration::ZERO,
@@ -145,19 +155,21 @@ fn cache_hit(times: u64) {
             .block_on(HttpCacheLayer::new(cache.clone(), "count", ACCESSORS).layer(handler).oneshot(request));
     }
     let headers = HeaderMap::new();
-    for (_, target) in (0..times).zip(targets.iter().cycle()) {
+    for (_, target) in (0..calls).zip(targets.iter().cycle()) {
         assert!(cache.get_fresh("", black_box(target), &headers, &POLICY).is_some(), "it was stored");
     }
 }
 
-/// A request with a trace context that leaves no trace.
-fn telemetry_unsampled(times: u64) {
-    const ASK: Ask =
-        Ask { tracing: |extensions| extensions.get::<Arc<Tracing>>().map(AsRef::as_ref), trusted: |_| false };
+/// Unsampled request with a `traceparent` header.
+fn telemetry_unsampled(calls: u64) {
+    const ACCESSORS: RequestAccessors = RequestAccessors {
+        tracing: |extensions| extensions.get::<Arc<Tracing>>().map(AsRef::as_ref),
+        trusted: |_| false,
+    };
     let telemetry = Telemetry::new("count", Sampler::new(1), None);
-    telemetry.metrics().declare(["/api/v1/budget".to_owned()]);
+    telemetry.metrics().declare_routes(["/api/v1/budget".to_owned()]);
     let route = telemetry.metrics().route("/api/v1/budget");
-    // However slow it is under callgrind.
+    // An hour, so that no request counts as slow under callgrind.
     let keep_slower_than = phase6_policy::Duration::from_secs(3_600);
     let policy = Arc::new(Tracing { sampling_rate: 0.0, keep_slower_than, ..Tracing::default() });
     let parent = HeaderValue::from_static("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
@@ -167,18 +179,18 @@ fn telemetry_unsampled(times: u64) {
         }
         std::future::ready(Ok::<_, Infallible>(Response::new(())))
     };
-    let mut service = TelemetryLayer::new(telemetry, ASK).layer(service_fn(handler));
-    for _ in 0..times {
+    let mut service = RequestTelemetryLayer::new(telemetry, ACCESSORS).layer(service_fn(handler));
+    for _ in 0..calls {
         let mut request = Request::new(());
         request.extensions_mut().insert(Arc::clone(&policy));
         request.headers_mut().insert(TRACEPARENT, parent.clone());
-        let answer = service.call(black_box(request)).now_or_never();
-        let _ = black_box(answer.expect("it is ready at once"));
+        let response = service.call(black_box(request)).now_or_never();
+        let _ = black_box(response.expect("the handler is ready at once"));
     }
 }
 
-/// A compiled policy as a pod finds it.
-fn policy_parse(times: u64) {
+/// Parsing of a compiled policy document.
+fn policy_parse(calls: u64) {
     let document = serde_json::json!({
         "ownerUid": "0b0a8a2e", "revision": 7, "generation": 3, "hash": "0", "replicas": 2,
         "publishedAt": "2026-11-24T10:00:00Z",
@@ -195,8 +207,8 @@ fn policy_parse(times: u64) {
         },
     });
     let text = document.to_string();
-    for _ in 0..times {
+    for _ in 0..calls {
         let document: Result<PolicyDocument, _> = serde_json::from_slice(black_box(text.as_bytes()));
-        assert!(document.is_ok_and(|document| document.revision == 7), "the whole of it was read");
+        assert!(document.is_ok_and(|document| document.revision == 7), "the document was parsed");
     }
 }

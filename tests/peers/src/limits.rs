@@ -11,7 +11,7 @@ use std::{
 use foldhash::quality::RandomState;
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use limitador::limit::{Context, Limit};
-use phase6_ratelimit::{Backend, Limits, Memory};
+use phase6_ratelimit::{Backend, Limits, LocalBuckets};
 
 use crate::{Rival, compete};
 
@@ -32,13 +32,13 @@ pub fn run(rounds: usize) {
 
     let policy = serde_json::json!({"capacity": LIMIT, "refillPerSecond": LIMIT});
     let limits = Limits::new(&serde_json::from_value(policy).expect("a valid policy"), 1, false);
-    let (memory, hasher) = (Memory::with_room_for(CALLERS), RandomState::default());
+    let (buckets, hasher) = (LocalBuckets::with_capacity(CALLERS), RandomState::default());
     let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let ours = || {
         for name in &names {
             let rule = limits.rule("GET", "/api/v1/budget");
             let bucket = limits.bucket(rule, Some(black_box(name)), address, |_| None, &hasher);
-            black_box(memory.decide(&bucket, &rule.terms));
+            black_box(buckets.decide(&bucket, &rule.config));
         }
         CALLERS as u64
     };

@@ -16,7 +16,7 @@ use limitador::{
     limit::{Context, Limit},
     storage::redis::{AsyncRedisStorage, CachedRedisStorage},
 };
-use phase6_ratelimit::{Backend, Limits, Shared, Verdict};
+use phase6_ratelimit::{Backend, BackendDecision, Limits, SharedBuckets};
 use phase6_redis::Redis;
 
 use crate::{Rival, compete};
@@ -46,16 +46,16 @@ pub fn run(rounds: usize, redis: &str) {
     let shared = {
         let _guard = runtime.enter();
         let redis = Redis::new(&redis.parse().expect("a URL of Redis"), &format!("phase6:bench:{run}"));
-        Shared::new(redis.expect("a Redis that can be used"), CALLERS)
+        SharedBuckets::new(redis.expect("a Redis that can be used"), CALLERS)
     };
     let ours = || {
         runtime.block_on(async {
             for name in names.iter().cycle().take(MANY) {
                 let rule = limits.rule("GET", "/api/v1/budget");
                 let bucket = limits.bucket(rule, Some(black_box(name)), address, |_| None, &hasher);
-                let decision = match shared.decide(&bucket, &rule.terms) {
-                    Verdict::Now(decision) => decision,
-                    Verdict::Later(deciding) => deciding.await,
+                let decision = match shared.decide(&bucket, &rule.config) {
+                    BackendDecision::Ready(decision) => decision,
+                    BackendDecision::Pending(pending) => pending.await,
                 };
                 assert!(black_box(decision).is_admitted(), "{decision:?} {:?}", shared.stats());
             }

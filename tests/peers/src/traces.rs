@@ -22,7 +22,7 @@ pub fn run(rounds: usize) {
     let ours = |headers: &HeaderMap| {
         for _ in 0..REQUESTS {
             let parent = TraceContext::from_headers(black_box(headers));
-            black_box(telemetry.place(parent, false, Some(&policy)));
+            black_box(telemetry.trace_context(parent, false, Some(&policy)));
         }
         REQUESTS
     };

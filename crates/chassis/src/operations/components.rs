@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use phase6_breaker::Breaker;
+use phase6_breaker::{Breaker, State};
 use serde_json::{Map, Value, json};
 
 use super::Registrar;
@@ -182,9 +182,9 @@ impl Inner {
 /// Fraction of breakers that are open, from 0 to 1. A half-open breaker counts half.
 fn open_fraction(breakers: &[Breaker]) -> f64 {
     let openness = |breaker: &Breaker| match breaker.snapshot().status {
-        "open" => 1.0,
-        "half-open" => 0.5,
-        _ => 0.0,
+        State::Open => 1.0,
+        State::HalfOpen => 0.5,
+        State::Closed => 0.0,
     };
     breakers.iter().map(openness).sum::<f64>() / breakers.len().max(1) as f64
 }

@@ -10,7 +10,7 @@ use http::{
     HeaderMap, HeaderValue,
     header::{ACCEPT, CONTENT_TYPE, VARY},
 };
-use phase6_telemetry::OPENMETRICS;
+use phase6_telemetry::OPENMETRICS_CONTENT_TYPE;
 
 use super::{NO_STORE, ServiceState};
 
@@ -19,7 +19,7 @@ use super::{NO_STORE, ServiceState};
 pub(super) async fn metrics(State(state): State<Arc<ServiceState>>, headers: HeaderMap) -> Response {
     let metrics = state.telemetry.metrics();
     let (content_type, text) = if accepts_openmetrics(&headers) {
-        (OPENMETRICS, metrics.openmetrics())
+        (OPENMETRICS_CONTENT_TYPE, metrics.openmetrics())
     } else {
         ("text/plain; version=0.0.4; charset=utf-8", metrics.text())
     };

@@ -8,6 +8,7 @@ use axum::{
 };
 use http::StatusCode;
 use jiff::Timestamp;
+use phase6_telemetry::StatusClass;
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -67,8 +68,8 @@ struct HealthMetrics {
 #[utoipa::path(get, path = "/health", tag = "operations",
     responses((status = 200, body = Health), (status = 503, description = "Not ready", body = Health)))]
 pub(super) async fn health(State(state): State<Arc<ServiceState>>) -> Response {
-    let totals = state.request_totals();
-    let by_class = state.telemetry.metrics().by_class();
+    let by_class = state.telemetry.metrics().by_status_class();
+    let (requests, errors) = (by_class.total(), by_class.get(StatusClass::ServerError));
     let ready = state.is_ready();
     let body = Health {
         ok: ready,
@@ -77,14 +78,14 @@ pub(super) async fn health(State(state): State<Arc<ServiceState>>) -> Response {
         uptime: state.uptime_ms(),
         ready,
         metrics: HealthMetrics {
-            requests: totals.all,
-            successful_requests: totals.all - totals.errors,
-            errors: totals.errors,
-            avg_latency: state.telemetry.snapshot().figures.avg_latency,
-            errors_by_code: by_class
-                .iter()
-                .filter(|(class, count)| *count > 0 && (*class == "4xx" || *class == "5xx"))
-                .map(|(class, count)| ((*class).to_owned(), Value::from(*count)))
+            requests,
+            successful_requests: requests - errors,
+            errors,
+            avg_latency: state.telemetry.snapshot().traffic.avg_latency,
+            errors_by_code: [StatusClass::ClientError, StatusClass::ServerError]
+                .into_iter()
+                .filter(|class| by_class.get(*class) > 0)
+                .map(|class| (class.label().to_owned(), Value::from(by_class.get(class))))
                 .collect(),
         },
     };

@@ -50,7 +50,7 @@ impl<'a> Registrar<'a> {
         labels: &'static [&'static str],
         read: impl Fn() -> Values + Send + Sync + 'static,
     ) {
-        self.telemetry.metrics().observe(SeriesKind::Counter, name, help, labels, read);
+        self.telemetry.metrics().register(SeriesKind::Counter, name, help, labels, read);
     }
 
     /// Registers a family of gauges. The values of its labels must come from a closed set.
@@ -61,6 +61,6 @@ impl<'a> Registrar<'a> {
         labels: &'static [&'static str],
         read: impl Fn() -> Values + Send + Sync + 'static,
     ) {
-        self.telemetry.metrics().observe(SeriesKind::Gauge, name, help, labels, read);
+        self.telemetry.metrics().register(SeriesKind::Gauge, name, help, labels, read);
     }
 }

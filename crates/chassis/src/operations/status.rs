@@ -6,7 +6,7 @@ use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
-use phase6_telemetry::EndpointFigures;
+use phase6_telemetry::{EndpointStats, StatusClass};
 use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
@@ -59,14 +59,14 @@ struct StatusMetrics {
     avg_latency: f64,
     /// The ten busiest endpoints since the start.
     #[schema(value_type = Vec<Object>)]
-    top_endpoints: Vec<EndpointFigures>,
+    top_endpoints: Vec<EndpointStats>,
 }
 
 /// Returns version, readiness, traffic, components and policy of the service.
 #[utoipa::path(get, path = "/api/v1/status", tag = "operations", responses((status = 200, body = Status)))]
 pub(super) async fn status(State(state): State<Arc<ServiceState>>) -> Response {
-    let totals = state.request_totals();
-    let traffic = state.telemetry.snapshot().figures;
+    let by_class = state.telemetry.metrics().by_status_class();
+    let traffic = state.telemetry.snapshot().traffic;
     let body = Reply::new(Status {
         service: state.server_name(),
         version: state.version.to_owned(),
@@ -74,11 +74,11 @@ pub(super) async fn status(State(state): State<Arc<ServiceState>>) -> Response {
         uptime: state.uptime_ms(),
         ready: state.is_ready(),
         metrics: StatusMetrics {
-            total_requests: totals.all,
-            total_errors: totals.errors,
+            total_requests: by_class.total(),
+            total_errors: by_class.get(StatusClass::ServerError),
             error_rate: traffic.error_rate,
             avg_latency: traffic.avg_latency,
-            top_endpoints: state.telemetry.metrics().busiest(10),
+            top_endpoints: state.telemetry.metrics().busiest_endpoints(10),
         },
         components: state.components.names(),
         policy: state.enforcer.state(),

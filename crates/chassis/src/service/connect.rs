@@ -12,7 +12,7 @@ use phase6_live::Live;
 use phase6_otlp::Exporter;
 use phase6_redis::{Redis, RedisUrl};
 use phase6_store::{Migration, PoolLimits, Store, StoreError};
-use phase6_telemetry::{Sink, Telemetry};
+use phase6_telemetry::{SpanSink, Telemetry};
 use serde_json::json;
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
@@ -64,8 +64,9 @@ impl Connections {
         let (level, limits) =
             tokio::try_join!(second_cache_level(name, shared_as, host), shared_limits(shared_as, host))?;
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let exporter = host.collector.as_ref().map(|otlp| Arc::new(otlp.exporter(name, host.version)));
-        let sink = exporter.clone().map(|exporter| exporter as Arc<dyn Sink>);
+        let exporter =
+            host.collector.as_ref().map(|collector| Arc::new(collector.start_exporter(name, host.version)));
+        let sink = exporter.clone().map(|exporter| exporter as Arc<dyn SpanSink>);
         Ok(Self {
             store,
             cache: Cache::new(level),

@@ -14,7 +14,7 @@ use phase6_breaker::Breaker;
 use phase6_cache::Cache;
 use phase6_catalog::Service;
 use phase6_live::Live;
-use phase6_otlp::Otlp;
+use phase6_otlp::Collector;
 use phase6_redis::{RedisError, RedisUrl};
 use phase6_store::{DatabaseUrl, Migration, Store, StoreError};
 use phase6_telemetry::Telemetry;
@@ -160,7 +160,7 @@ pub struct Host {
     /// share of every limit, and has its own cache.
     pub redis: Option<RedisUrl>,
     /// Collector of finished spans. Without it only the latest spans are kept, in memory.
-    pub collector: Option<Otlp>,
+    pub collector: Option<Collector>,
     /// Name under which replicas share limits and cached responses; `None` for the service's name.
     pub shared_as: Option<String>,
     /// Folder for the cache of a service without Redis; `None` for a cache in memory only.

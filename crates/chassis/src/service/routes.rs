@@ -53,7 +53,7 @@ impl Routes {
         describe::complete(&mut openapi);
         let fallback_labels = definition.needs.fallback_labels;
         let labels = fallback_labels.map(|labels| labels()).unwrap_or_default();
-        connections.telemetry.metrics().declare(openapi.paths.paths.keys().cloned().chain(labels));
+        connections.telemetry.metrics().declare_routes(openapi.paths.paths.keys().cloned().chain(labels));
         Ok(Self {
             operational,
             own,

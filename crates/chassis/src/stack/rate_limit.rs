@@ -6,7 +6,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use phase6_policy::Scope;
-use phase6_ratelimit::{Ask, Buckets, Memory, RateLimitLayer, Refusal, Shared};
+use phase6_ratelimit::{
+    Buckets, Client, DecisionCounts, LocalBuckets, RateLimitLayer, Refusal, RequestAccessors, SharedBuckets,
+};
 use phase6_redis::Redis;
 use serde_json::{Value, json};
 
@@ -25,11 +27,11 @@ pub(super) type RateLimit<S> = phase6_ratelimit::RateLimit<S, Buckets, Respond>;
 type Respond = fn(Refusal) -> Response;
 
 /// Access of the rate-limit layer to the extensions of a request.
-const ACCESSORS: Ask = Ask {
+const ACCESSORS: RequestAccessors = RequestAccessors {
     limits: |extensions| governed(extensions)?.policy.limits.as_ref(),
     client: |extensions| match context(extensions) {
-        Some(context) => (context.caller.owner.as_deref(), context.caller.address),
-        None => (None, IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+        Some(context) => Client { owner: context.caller.owner.as_deref(), address: context.caller.address },
+        None => Client { owner: None, address: IpAddr::V4(Ipv4Addr::UNSPECIFIED) },
     },
 };
 
@@ -42,8 +44,8 @@ pub(crate) struct RateLimiter {
 impl RateLimiter {
     /// Creates a limiter whose limits are shared by all replicas with the same prefix in `redis`.
     pub(crate) fn new(redis: Option<Redis>) -> Self {
-        let shared = redis.map(|redis| Shared::new(redis, MAX_KEYS));
-        let buckets = Buckets { own: Memory::with_room_for(MAX_KEYS), shared };
+        let shared = redis.map(|redis| SharedBuckets::new(redis, MAX_KEYS));
+        let buckets = Buckets { local: LocalBuckets::with_capacity(MAX_KEYS), shared };
         Self { layer: RateLimitLayer::new(buckets.clone(), ACCESSORS, over_limit as Respond), buckets }
     }
 
@@ -56,7 +58,7 @@ impl RateLimiter {
             "Requests checked against a rate limit, by decision",
             &["decision"],
             move || {
-                let [admitted, refused, _] = layer.counts();
+                let DecisionCounts { admitted, refused, .. } = layer.counts();
                 [("admitted", admitted), ("refused", refused)]
                     .map(|(decision, count)| (vec![decision.to_owned()], count as f64))
                     .into()
@@ -66,7 +68,7 @@ impl RateLimiter {
         registrar.counter(
             "phase6_ratelimit_shadow_refused_total",
             "Requests over a rate limit that were admitted because the limit is in shadow mode",
-            move || layer.counts()[2] as f64,
+            move || layer.counts().shadow_refused as f64,
         );
         if let Some(shared) = &self.buckets.shared {
             register_shared(registrar, shared);
@@ -75,11 +77,11 @@ impl RateLimiter {
 
     fn register_snapshot(&self, registrar: &Registrar<'_>, enforcer: Enforcer) {
         let layer = self.layer.clone();
-        let Buckets { own, shared } = self.buckets.clone();
+        let Buckets { local, shared } = self.buckets.clone();
         registrar.snapshot(ComponentKind::RateLimiter, "requests", move || {
             let active = enforcer.active_policy();
             let Some(policy) = &active.document.policy.rate_limit else { return Value::Null };
-            let [admitted, refused, shadow_refused] = layer.counts();
+            let DecisionCounts { admitted, refused, shadow_refused } = layer.counts();
             let total = admitted + refused + shadow_refused;
             json!({
                 "totalRequests": total,
@@ -87,8 +89,8 @@ impl RateLimiter {
                 "deniedRequests": refused,
                 "shadowRefusedRequests": shadow_refused,
                 "allowRate": if total == 0 { 1.0 } else { admitted as f64 / total as f64 },
-                "buckets": own.stats(),
-                "shared": shared.as_ref().map(Shared::stats),
+                "buckets": local.stats(),
+                "shared": shared.as_ref().map(SharedBuckets::stats),
                 "mode": policy.mode,
                 // Without shared state each replica enforces every limit by itself.
                 "scope": if enforcer.is_shared() { policy.scope } else { Scope::PerReplica },
@@ -99,12 +101,12 @@ impl RateLimiter {
     }
 }
 
-fn register_shared(registrar: &Registrar<'_>, shared: &Shared) {
+fn register_shared(registrar: &Registrar<'_>, shared: &SharedBuckets) {
     let stats = shared.clone();
     registrar.gauge(
         "phase6_ratelimit_shared",
         "1 if rate limits are shared through Redis, 0 if each replica decides alone",
-        move || f64::from(u8::from(!stats.stats().alone)),
+        move || f64::from(u8::from(!stats.stats().local_fallback)),
     );
     let stats = shared.clone();
     registrar.counters(
@@ -112,12 +114,10 @@ fn register_shared(registrar: &Registrar<'_>, shared: &Shared) {
         "Rate-limit decisions made without Redis, by `onBackendFailure` mode",
         &["mode"],
         move || {
-            let counts = stats.stats().decided_alone;
-            ["LocalShare", "Allow", "Deny"]
-                .iter()
-                .zip(counts)
-                .map(|(mode, count)| (vec![(*mode).to_owned()], count as f64))
-                .collect()
+            let counts = stats.stats().fallback_decisions;
+            [("LocalShare", counts.local_share), ("Allow", counts.allow), ("Deny", counts.deny)]
+                .map(|(mode, count)| (vec![mode.to_owned()], count as f64))
+                .into()
         },
     );
     let stats = shared.clone();

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use phase6_otlp::{Counts, Exporter};
-use phase6_telemetry::{Ask, Telemetry};
+use phase6_otlp::{ExportCounts, Exporter};
+use phase6_telemetry::{RequestAccessors, Telemetry};
 
 use super::context::{context, governed};
 use crate::operations::Registrar;
 
 /// Access of the telemetry layer to the extensions of a request.
-pub(super) const ACCESSORS: Ask = Ask {
+pub(super) const ACCESSORS: RequestAccessors = RequestAccessors {
     tracing: |extensions| Some(&governed(extensions)?.policy.document.policy.tracing),
     trusted: |extensions| context(extensions).is_some_and(|context| context.caller.internal),
 };
@@ -41,7 +41,7 @@ pub(crate) fn register(
         "Spans dropped without reaching the OpenTelemetry collector, by reason",
         &["reason"],
         move || {
-            let Counts { queue_full, export_failed, .. } = counts.counts();
+            let ExportCounts { queue_full, export_failed, .. } = counts.counts();
             [("queue_full", queue_full), ("export_failed", export_failed)]
                 .map(|(reason, count)| (vec![reason.to_owned()], count as f64))
                 .into()

@@ -84,7 +84,7 @@ impl PendingAttempt {
     /// Reports the outcome to the breaker.
     pub(super) fn report(&mut self, outcome: Outcome) {
         if let Some(permit) = self.permit.take() {
-            permit.end(outcome);
+            permit.record(outcome);
         }
     }
 

@@ -82,7 +82,7 @@ impl Endpoints {
 
     /// True if there is more than one endpoint.
     pub(super) fn are_several(&self) -> bool {
-        self.list.look().len() > 1
+        self.list.load().len() > 1
     }
 
     /// Returns the circuit breakers by name: that of the peer, with the address if there are several.
@@ -102,7 +102,7 @@ impl Endpoints {
     /// Chooses the endpoint of a call. Avoids `tried`, the endpoint of the previous attempt, if a better one is
     /// eligible.
     pub(super) fn choose(&self, tried: Option<&Arc<Endpoint>>) -> Result<Chosen, NoneAvailable> {
-        let endpoints = self.list.look();
+        let endpoints = self.list.load();
         let states: Vec<EndpointState> = endpoints.iter().map(|endpoint| endpoint.state()).collect();
         let mut eligible = eligible(&states, rand::random_range(0..MAX_ENDPOINTS));
         if let Some(tried) = tried {

@@ -1,4 +1,4 @@
-//! gRPC.
+//! OTLP over gRPC.
 
 use bytes::{BufMut, Bytes};
 use http::{HeaderMap, uri::PathAndQuery};
@@ -6,69 +6,72 @@ use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse
 use prost::Message;
 use tonic::{
     Code, Request, Status,
-    client::Grpc as Client,
+    client::Grpc,
     codec::{Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, Encoder},
     metadata::MetadataMap,
     transport::{Channel, ClientTlsConfig, Endpoint, Error},
 };
 use tonic_types::StatusExt;
 
-use super::{Again, CONNECT, EXPORT, Failure, USER_AGENT, chain};
-use crate::environment::Extras;
+use super::{CONNECT_TIMEOUT, EXPORT_TIMEOUT, Failure, Retry, USER_AGENT, error_chain};
+use crate::environment::ExportOptions;
 
-/// The method that takes spans.
-const EXPORT_SPANS: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
+const EXPORT_METHOD: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
 
 #[derive(Clone, Debug)]
-pub(crate) struct Grpc {
-    client: Client<Channel>,
+pub(crate) struct GrpcSender {
+    client: Grpc<Channel>,
     headers: HeaderMap,
 }
 
-impl Grpc {
-    /// Connects when there is something to send. Must be called on a Tokio runtime.
-    pub(crate) fn new(endpoint: &str, extras: Extras) -> Result<Self, Error> {
+impl GrpcSender {
+    /// Creates a sender that connects when the first message is sent. Must be called on a Tokio runtime.
+    pub(crate) fn new(endpoint: &str, options: ExportOptions) -> Result<Self, Error> {
         let mut target = Endpoint::from_shared(endpoint.to_owned())?
-            .connect_timeout(CONNECT)
-            .timeout(EXPORT)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(EXPORT_TIMEOUT)
             .user_agent(USER_AGENT)?;
         if endpoint.starts_with("https:") {
             target = target.tls_config(ClientTlsConfig::new().with_enabled_roots())?;
         }
-        let mut client = Client::new(target.connect_lazy());
-        if extras.gzip {
+        let mut client = Grpc::new(target.connect_lazy());
+        if options.gzip {
             client = client.send_compressed(CompressionEncoding::Gzip);
         }
-        Ok(Self { client, headers: extras.headers })
+        Ok(Self { client, headers: options.headers })
     }
 
     pub(super) async fn call(&self, message: Bytes) -> Result<ExportTraceServiceResponse, Failure> {
         let mut client = self.client.clone();
-        client.ready().await.map_err(|error| Failure { told: chain(&error), again: Again::Soon })?;
+        client
+            .ready()
+            .await
+            .map_err(|error| Failure { message: error_chain(&error), retry: Retry::Backoff })?;
         let mut request = Request::new(message);
         *request.metadata_mut() = MetadataMap::from_headers(self.headers.clone());
-        let path = PathAndQuery::from_static(EXPORT_SPANS);
-        match client.unary(request, path, Written).await {
-            Ok(answer) => Ok(answer.into_inner()),
-            Err(status) => Err(Failure { told: chain(&status), again: again(&status) }),
+        let path = PathAndQuery::from_static(EXPORT_METHOD);
+        match client.unary(request, path, EncodedCodec).await {
+            Ok(response) => Ok(response.into_inner()),
+            Err(status) => Err(Failure { message: error_chain(&status), retry: retry(&status) }),
         }
     }
 }
 
-fn again(status: &Status) -> Again {
+/// Returns the retry policy of OTLP for a status.
+fn retry(status: &Status) -> Retry {
     use Code::{Aborted, Cancelled, DataLoss, DeadlineExceeded, OutOfRange, ResourceExhausted, Unavailable};
-    let wanted = status.get_details_retry_info().and_then(|info| info.retry_delay);
-    match (status.code(), wanted) {
-        (ResourceExhausted | Unavailable, Some(wanted)) if !wanted.is_zero() => Again::After(wanted),
-        (Aborted | Cancelled | DataLoss | DeadlineExceeded | OutOfRange | Unavailable, _) => Again::Soon,
-        _ => Again::No,
+    let delay = status.get_details_retry_info().and_then(|info| info.retry_delay);
+    match (status.code(), delay) {
+        (ResourceExhausted | Unavailable, Some(delay)) if !delay.is_zero() => Retry::After(delay),
+        (Aborted | Cancelled | DataLoss | DeadlineExceeded | OutOfRange | Unavailable, _) => Retry::Backoff,
+        _ => Retry::Never,
     }
 }
 
-/// Messages that are bytes already.
-struct Written;
+/// A codec for messages that are encoded already.
+struct EncodedCodec;
 
-impl Codec for Written {
+impl Codec for EncodedCodec {
     type Encode = Bytes;
     type Decode = ExportTraceServiceResponse;
     type Encoder = Self;
@@ -83,23 +86,23 @@ impl Codec for Written {
     }
 }
 
-impl Encoder for Written {
+impl Encoder for EncodedCodec {
     type Item = Bytes;
     type Error = Status;
 
-    fn encode(&mut self, message: Bytes, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        to.put(message);
+    fn encode(&mut self, message: Bytes, buf: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buf.put(message);
         Ok(())
     }
 }
 
-impl Decoder for Written {
+impl Decoder for EncodedCodec {
     type Item = ExportTraceServiceResponse;
     type Error = Status;
 
-    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<Self::Item>, Status> {
-        let answer = Message::decode(from);
-        answer.map(Some).map_err(|error| Status::internal(format!("its answer is no answer: {error}")))
+    fn decode(&mut self, buf: &mut DecodeBuf<'_>) -> Result<Option<Self::Item>, Status> {
+        let response = Message::decode(buf);
+        response.map(Some).map_err(|error| Status::internal(format!("malformed response: {error}")))
     }
 }
 
@@ -112,19 +115,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_is_sent_again_where_the_collector_may_take_it_later() {
-        let later = |code, after| {
-            let details = ErrorDetails::with_retry_info(Some(Duration::from_secs(after)));
-            again(&Status::with_error_details(code, "busy", details))
+    fn retries_the_statuses_that_otlp_declares_retryable() {
+        let with_delay = |code, seconds| {
+            let details = ErrorDetails::with_retry_info(Some(Duration::from_secs(seconds)));
+            retry(&Status::with_error_details(code, "busy", details))
         };
-        assert_eq!(later(Code::ResourceExhausted, 2), Again::After(Duration::from_secs(2)));
-        assert_eq!(later(Code::Unavailable, 3), Again::After(Duration::from_secs(3)));
-        assert_eq!(later(Code::Unavailable, 0), Again::Soon);
-        assert_eq!(later(Code::Unauthenticated, 2), Again::No);
-        let plain = |code| again(&Status::new(code, "no"));
-        assert_eq!((plain(Code::Aborted), plain(Code::Unavailable)), (Again::Soon, Again::Soon));
-        for never in [Code::ResourceExhausted, Code::InvalidArgument, Code::Unimplemented] {
-            assert_eq!(plain(never), Again::No, "{never:?}");
+        assert_eq!(with_delay(Code::ResourceExhausted, 2), Retry::After(Duration::from_secs(2)));
+        assert_eq!(with_delay(Code::Unavailable, 3), Retry::After(Duration::from_secs(3)));
+        assert_eq!(with_delay(Code::Unavailable, 0), Retry::Backoff);
+        assert_eq!(with_delay(Code::Unauthenticated, 2), Retry::Never);
+        let without_delay = |code| retry(&Status::new(code, "no"));
+        assert_eq!(
+            (without_delay(Code::Aborted), without_delay(Code::Unavailable)),
+            (Retry::Backoff, Retry::Backoff)
+        );
+        for code in [Code::ResourceExhausted, Code::InvalidArgument, Code::Unimplemented] {
+            assert_eq!(without_delay(code), Retry::Never, "{code:?}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Protobuf over HTTP/1.1.
+//! OTLP as protobuf over HTTP/1.1.
 
 use std::{io::Write, time::Duration};
 
@@ -12,89 +12,89 @@ use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse
 use prost::Message;
 use reqwest::{Client, Response, redirect};
 
-use super::{Again, CONNECT, EXPORT, Failure, USER_AGENT, chain};
-use crate::environment::Extras;
+use super::{CONNECT_TIMEOUT, EXPORT_TIMEOUT, Failure, Retry, USER_AGENT, error_chain};
+use crate::environment::ExportOptions;
 
-/// As much of an answer as is read.
-const ANSWER: usize = 64 * 1024;
+/// Maximum size of a response body that is read.
+const MAX_RESPONSE_BYTES: usize = 64 * 1024;
 
 #[derive(Clone, Debug)]
-pub(crate) struct Http {
+pub(crate) struct HttpSender {
     client: Client,
     endpoint: String,
     gzip: bool,
 }
 
-impl Http {
-    pub(crate) fn new(endpoint: String, extras: Extras) -> Result<Self, reqwest::Error> {
-        let mut headers = extras.headers;
+impl HttpSender {
+    pub(crate) fn new(endpoint: String, options: ExportOptions) -> Result<Self, reqwest::Error> {
+        let mut headers = options.headers;
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
-        if extras.gzip {
+        if options.gzip {
             headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         }
         let client = Client::builder()
-            .connect_timeout(CONNECT)
-            .timeout(EXPORT)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(EXPORT_TIMEOUT)
             .redirect(redirect::Policy::none())
             .user_agent(USER_AGENT)
             .default_headers(headers)
             .build()?;
-        Ok(Self { client, endpoint, gzip: extras.gzip })
+        Ok(Self { client, endpoint, gzip: options.gzip })
     }
 
-    /// The body of a message. Compressing one takes milliseconds.
-    pub(super) async fn prepared(&self, message: Bytes) -> Result<Bytes, String> {
+    /// Compresses a message if configured. Runs on a blocking thread, because it takes milliseconds.
+    pub(super) async fn compress(&self, message: Bytes) -> Result<Bytes, String> {
         if !self.gzip {
             return Ok(message);
         }
-        let compressed = tokio::task::spawn_blocking(move || {
+        let compression = tokio::task::spawn_blocking(move || {
             let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
             gzip.write_all(&message).and_then(|()| gzip.finish())
         });
-        match compressed.await {
+        match compression.await {
             Ok(Ok(body)) => Ok(body.into()),
-            Ok(Err(error)) => Err(format!("cannot compress: {error}")),
-            Err(_) => Err("cannot compress: the runtime ends".to_owned()),
+            Ok(Err(error)) => Err(format!("failed to compress the message: {error}")),
+            Err(_) => Err("failed to compress the message: the runtime is shutting down".to_owned()),
         }
     }
 
     pub(super) async fn post(&self, body: Bytes) -> Result<ExportTraceServiceResponse, Failure> {
-        let answer = self.client.post(&self.endpoint).body(body).send().await.map_err(|error| Failure {
-            // The address is told beside it.
-            told: chain(&error.without_url()),
-            again: Again::Soon,
+        let response = self.client.post(&self.endpoint).body(body).send().await.map_err(|error| Failure {
+            // The log names the endpoint in a field of its own.
+            message: error_chain(&error.without_url()),
+            retry: Retry::Backoff,
         })?;
-        let status = answer.status();
+        let status = response.status();
         if !status.is_success() {
             return Err(Failure {
-                told: format!("it answers {status}"),
-                again: again(status, answer.headers()),
+                message: format!("collector responded with {status}"),
+                retry: retry(status, response.headers()),
             });
         }
-        // What was taken is taken, whatever is said about it.
-        Ok(start_of(answer).await.and_then(|said| Message::decode(&said[..]).ok()).unwrap_or_default())
+        // With a success status the collector has accepted the message, even if its body cannot be decoded.
+        Ok(read_body(response).await.and_then(|body| Message::decode(&body[..]).ok()).unwrap_or_default())
     }
 }
 
-fn again(status: StatusCode, headers: &HeaderMap) -> Again {
+fn retry(status: StatusCode, headers: &HeaderMap) -> Retry {
     match status {
         StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
-            let wanted =
-                headers.get(RETRY_AFTER).and_then(|wanted| wanted.to_str().ok()?.trim().parse().ok());
-            wanted.map_or(Again::Soon, |seconds| Again::After(Duration::from_secs(seconds)))
+            let seconds = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
+            seconds.map_or(Retry::Backoff, |seconds| Retry::After(Duration::from_secs(seconds)))
         }
-        StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT => Again::Soon,
-        _ => Again::No,
+        StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT => Retry::Backoff,
+        _ => Retry::Never,
     }
 }
 
-async fn start_of(mut answer: Response) -> Option<Vec<u8>> {
+/// Reads a response body. Returns `None` if it exceeds [`MAX_RESPONSE_BYTES`] or breaks off.
+async fn read_body(mut response: Response) -> Option<Vec<u8>> {
     let mut body = Vec::new();
-    while let Some(part) = answer.chunk().await.ok()? {
-        if body.len() + part.len() > ANSWER {
+    while let Some(chunk) = response.chunk().await.ok()? {
+        if body.len() + chunk.len() > MAX_RESPONSE_BYTES {
             return None;
         }
-        body.extend_from_slice(&part);
+        body.extend_from_slice(&chunk);
     }
     Some(body)
 }

@@ -1,58 +1,60 @@
-//! The time of a limiter, in nanoseconds since it began: exactly, and cheaply.
+//! A monotonic clock with an exact and a cheaper, coarse reading, in nanoseconds since its start.
+//!
+//! On Linux the coarse reading returns the time of the kernel's last tick, which costs a quarter of the exact
+//! one. Elsewhere both readings are exact.
 
-/// Two readings of one clock.
+/// A clock with two readings.
 pub(super) struct Clock {
-    began: Began,
-    /// How far the cheap reading may be behind.
-    behind_ns: u64,
+    started: StartTime,
+    /// Maximum lag of the coarse reading, in nanoseconds.
+    coarse_lag_ns: u64,
 }
 
 #[cfg(target_os = "linux")]
-type Began = u64;
+type StartTime = u64;
 #[cfg(not(target_os = "linux"))]
-type Began = std::time::Instant;
+type StartTime = std::time::Instant;
 
 impl Clock {
-    /// Begins now.
+    /// Starts a clock at zero.
     pub(super) fn start() -> Self {
-        Self { began: sys::begin(), behind_ns: sys::behind_ns() }
+        Self { started: sys::start(), coarse_lag_ns: sys::coarse_lag_ns() }
     }
 
-    /// Now.
+    /// Exact time, in nanoseconds.
     pub(super) fn now_ns(&self) -> u64 {
-        sys::now_ns(self.began)
+        sys::now_ns(self.started)
     }
 
-    /// A moment that was at most [`Clock::behind_ns`] ago.
-    pub(super) fn recent_ns(&self) -> u64 {
-        sys::recent_ns(self.began)
+    /// Time at most [`Clock::coarse_lag_ns`] ago, in nanoseconds.
+    pub(super) fn coarse_ns(&self) -> u64 {
+        sys::coarse_ns(self.started)
     }
 
-    pub(super) fn behind_ns(&self) -> u64 {
-        self.behind_ns
+    /// Maximum lag of the coarse reading behind the exact one, in nanoseconds.
+    pub(super) fn coarse_lag_ns(&self) -> u64 {
+        self.coarse_lag_ns
     }
 }
 
-/// The kernel notes the time at each of its ticks: to read that costs a quarter of reading the processor's
-/// counter.
 #[cfg(target_os = "linux")]
 mod sys {
     use rustix::time::{ClockId, Timespec, clock_getres, clock_gettime};
 
-    pub(super) fn begin() -> u64 {
+    pub(super) fn start() -> u64 {
         ns(clock_gettime(ClockId::Monotonic))
     }
 
-    pub(super) fn behind_ns() -> u64 {
+    pub(super) fn coarse_lag_ns() -> u64 {
         ns(clock_getres(ClockId::MonotonicCoarse))
     }
 
-    pub(super) fn now_ns(began: u64) -> u64 {
-        ns(clock_gettime(ClockId::Monotonic)).saturating_sub(began)
+    pub(super) fn now_ns(started: u64) -> u64 {
+        ns(clock_gettime(ClockId::Monotonic)).saturating_sub(started)
     }
 
-    pub(super) fn recent_ns(began: u64) -> u64 {
-        ns(clock_gettime(ClockId::MonotonicCoarse)).saturating_sub(began)
+    pub(super) fn coarse_ns(started: u64) -> u64 {
+        ns(clock_gettime(ClockId::MonotonicCoarse)).saturating_sub(started)
     }
 
     fn ns(time: Timespec) -> u64 {
@@ -64,20 +66,20 @@ mod sys {
 mod sys {
     use std::time::Instant;
 
-    pub(super) fn begin() -> Instant {
+    pub(super) fn start() -> Instant {
         Instant::now()
     }
 
-    pub(super) fn behind_ns() -> u64 {
+    pub(super) fn coarse_lag_ns() -> u64 {
         0
     }
 
-    pub(super) fn now_ns(began: Instant) -> u64 {
-        began.elapsed().as_nanos() as u64
+    pub(super) fn now_ns(started: Instant) -> u64 {
+        started.elapsed().as_nanos() as u64
     }
 
-    pub(super) fn recent_ns(began: Instant) -> u64 {
-        now_ns(began)
+    pub(super) fn coarse_ns(started: Instant) -> u64 {
+        now_ns(started)
     }
 }
 
@@ -86,11 +88,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_cheap_reading_is_never_ahead() {
+    fn the_coarse_reading_is_never_ahead() {
         let clock = Clock::start();
         for _ in 0..100_000 {
-            let recent = clock.recent_ns();
-            assert!(recent <= clock.now_ns());
+            let coarse = clock.coarse_ns();
+            assert!(coarse <= clock.now_ns());
         }
     }
 }

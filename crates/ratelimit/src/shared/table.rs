@@ -1,5 +1,6 @@
-//! The keys that a replica knows: bounded, and under locks that are held for a few instructions. What leases
-//! lend is found without them.
+//! The leases of the keys that a replica knows.
+//!
+//! Bounded, and behind locks that are held for a few instructions. Published credit is found without them.
 
 use std::collections::HashMap;
 
@@ -9,150 +10,156 @@ use tokio::sync::oneshot;
 
 use super::{
     clock::Clock,
-    slots::{Place, Slots},
+    fast_path::{FastPathTable, SlotHandle},
 };
-use crate::{Bucketed, Decision, Limit, Terms, lease::Lease};
+use crate::{BucketConfig, BucketRef, Decision, Limit, lease::Lease};
 
-/// So many locks.
+/// Number of shards, each behind its own lock.
 const SHARDS: usize = 64;
-/// So many keys are looked at when one has to make room.
-const LOOKED_AT: usize = 32;
+/// Number of keys that an eviction compares.
+const EVICTION_SAMPLE: usize = 32;
 
-/// One key.
+/// The lease of one key, and the requests that wait for it.
 pub(super) struct Entry {
     pub(super) lease: Lease,
-    /// Where it lends.
-    place: Option<Place>,
-    pub(super) terms: Terms,
-    /// What it is called in Redis.
+    /// Slot of the published credit; `None` while all slots of the key are occupied.
+    slot: Option<SlotHandle>,
+    pub(super) config: BucketConfig,
+    /// Name of the bucket in Redis.
     pub(super) name: Box<str>,
-    /// It is in the queue.
+    /// True while the key waits for the next call.
     pub(super) queued: bool,
-    /// Told by the next answer: what was decided, or that another try may be worth while.
-    pub(super) waiting: Vec<oneshot::Sender<Option<Decision>>>,
+    /// Requests that wait for the next grant. Each receives the decision, or `None` if the grant does not
+    /// serve it and another attempt may succeed.
+    pub(super) waiters: Vec<oneshot::Sender<Option<Decision>>>,
 }
 
 type Shard = HashMap<u64, Entry, RandomState>;
 
-pub(super) struct Table {
+/// The entries of all known keys, by the hash of the key.
+pub(super) struct LeaseTable {
     shards: Box<[Mutex<Shard>]>,
-    slots: Slots,
-    most: usize,
+    fast_path: FastPathTable,
+    shard_capacity: usize,
 }
 
-impl Table {
-    pub(super) fn with_room_for(keys: usize) -> Self {
+impl LeaseTable {
+    /// Creates a table for at least `keys` keys.
+    pub(super) fn with_capacity(keys: usize) -> Self {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            slots: Slots::with_room_for(keys),
-            most: keys.div_ceil(SHARDS).max(LOOKED_AT),
+            fast_path: FastPathTable::with_capacity(keys),
+            shard_capacity: keys.div_ceil(SHARDS).max(EVICTION_SAMPLE),
         }
     }
 
-    /// Decides about a request by what was lent to its key. None: only its entry can.
+    /// Decides on a request by the published credit of its key. Returns `None` if only the entry can decide.
     pub(super) fn decide(&self, hash: u64, limit: &Limit, clock: &Clock) -> Option<Decision> {
-        self.slots.decide(hash, limit, clock)
+        self.fast_path.decide(hash, limit, clock)
     }
 
-    /// Works on the entry of a bucket, which is made if need be.
-    pub(super) fn with<R>(
+    /// Applies `f` to the entry of a bucket, which is created if it does not exist.
+    pub(super) fn with_entry<R>(
         &self,
-        bucket: &Bucketed<'_>,
-        terms: &Terms,
+        bucket: &BucketRef<'_>,
+        config: &BucketConfig,
         now_ns: u64,
-        name: impl FnOnce() -> u64,
-        work: impl FnOnce(&mut Entry) -> R,
+        new_holder: impl FnOnce() -> u64,
+        f: impl FnOnce(&mut Entry) -> R,
     ) -> R {
         let mut shard = self.shard(bucket.hash).lock();
         if !shard.contains_key(&bucket.hash) {
-            if shard.len() >= self.most {
-                self.make_room(&mut shard);
+            if shard.len() >= self.shard_capacity {
+                self.evict_one(&mut shard);
             }
             let entry = Entry {
-                lease: Lease::new(terms.limit, name()),
-                place: None,
-                terms: *terms,
+                lease: Lease::new(config.limit, new_holder()),
+                slot: None,
+                config: *config,
                 name: bucket.name().into(),
                 queued: false,
-                waiting: Vec::new(),
+                waiters: Vec::new(),
             };
             shard.insert(bucket.hash, entry);
         }
-        let entry = shard.get_mut(&bucket.hash).expect("it is there, or was just put there");
-        entry.terms = *terms;
-        if entry.place.is_none() {
-            entry.place = self.slots.claim(bucket.hash);
+        let entry = shard.get_mut(&bucket.hash).expect("the entry exists or was just inserted");
+        entry.config = *config;
+        if entry.slot.is_none() {
+            entry.slot = self.fast_path.claim(bucket.hash);
         }
-        self.work(entry, now_ns, work)
+        self.update(entry, now_ns, f)
     }
 
-    /// Works on an entry, if it is there.
-    pub(super) fn with_known<R>(
+    /// Applies `f` to an entry if it exists.
+    pub(super) fn with_existing<R>(
         &self,
         hash: u64,
         now_ns: u64,
-        work: impl FnOnce(&mut Entry) -> R,
+        f: impl FnOnce(&mut Entry) -> R,
     ) -> Option<R> {
-        self.shard(hash).lock().get_mut(&hash).map(|entry| self.work(entry, now_ns, work))
+        self.shard(hash).lock().get_mut(&hash).map(|entry| self.update(entry, now_ns, f))
     }
 
-    fn work<R>(&self, entry: &mut Entry, now_ns: u64, work: impl FnOnce(&mut Entry) -> R) -> R {
-        if let Some(place) = &mut entry.place {
-            self.slots.take(place, &mut entry.lease);
+    /// Withdraws the credit of an entry, applies `f`, and publishes the credit anew.
+    fn update<R>(&self, entry: &mut Entry, now_ns: u64, f: impl FnOnce(&mut Entry) -> R) -> R {
+        if let Some(slot) = &mut entry.slot {
+            self.fast_path.withdraw(slot, &mut entry.lease);
         }
-        let result = work(entry);
-        if let Some(place) = &mut entry.place {
-            self.slots.lend(place, &entry.lease, now_ns);
+        let result = f(entry);
+        if let Some(slot) = &mut entry.slot {
+            self.fast_path.publish(slot, &entry.lease, now_ns);
         }
         result
     }
 
-    /// Keeps the entries for which `keep` says so, one shard after another. What they have lent is not taken
-    /// back for it: what was spent of that they do not know yet.
+    /// Retains the entries for which `keep` returns true, one shard after another. Their credit stays
+    /// published, so the leases do not yet account for tokens spent from it.
     pub(super) fn retain(&self, mut keep: impl FnMut(u64, &mut Entry) -> bool) {
         for shard in &self.shards {
             shard.lock().retain(|hash, entry| {
-                if let Some(place) = &entry.place {
-                    entry.lease.was_seen(self.slots.seen_ns(place));
+                if let Some(slot) = &entry.slot {
+                    entry.lease.record_request(self.fast_path.last_request_ns(slot));
                 }
-                let keeps = keep(*hash, entry);
-                if !keeps && let Some(place) = &entry.place {
-                    self.slots.free(place);
+                let is_kept = keep(*hash, entry);
+                if !is_kept && let Some(slot) = &entry.slot {
+                    self.fast_path.release(slot);
                 }
-                keeps
+                is_kept
             });
         }
     }
 
+    /// Number of entries.
     pub(super) fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().len()).sum()
     }
 
-    pub(super) fn room(&self) -> usize {
-        SHARDS * self.most
+    /// Maximum number of entries.
+    pub(super) fn capacity(&self) -> usize {
+        SHARDS * self.shard_capacity
     }
 
     fn shard(&self, hash: u64) -> &Mutex<Shard> {
         &self.shards[(hash >> 58) as usize % SHARDS]
     }
 
-    /// Removes the entry that was not asked for longest, of those looked at. One that waits for an answer stays
-    /// unless all of them do.
-    fn make_room(&self, shard: &mut Shard) {
-        let seen_ns = |entry: &Entry| {
-            let lent = entry.place.as_ref().map_or(0, |place| self.slots.seen_ns(place));
-            entry.lease.seen_ns().max(lent)
+    /// Removes the longest idle entry of a sample. Prefers entries without waiting requests, then those
+    /// without a report in flight.
+    fn evict_one(&self, shard: &mut Shard) {
+        let last_request_ns = |entry: &Entry| {
+            let by_credit = entry.slot.as_ref().map_or(0, |slot| self.fast_path.last_request_ns(slot));
+            entry.lease.last_request_ns().max(by_credit)
         };
-        let oldest = shard
+        let evicted = shard
             .iter()
-            .take(LOOKED_AT)
+            .take(EVICTION_SAMPLE)
             .min_by_key(|(_, entry)| {
-                (!entry.waiting.is_empty(), !entry.lease.may_be_forgotten(), seen_ns(entry))
+                (!entry.waiters.is_empty(), !entry.lease.is_evictable(), last_request_ns(entry))
             })
             .map(|(hash, _)| *hash);
-        let removed = oldest.and_then(|hash| shard.remove(&hash));
-        if let Some(place) = removed.and_then(|entry| entry.place) {
-            self.slots.free(&place);
+        let removed = evicted.and_then(|hash| shard.remove(&hash));
+        if let Some(slot) = removed.and_then(|entry| entry.slot) {
+            self.fast_path.release(&slot);
         }
     }
 }

@@ -1,380 +1,442 @@
-//! A world of replicas, requests, a network and a shared bucket, in steps of a millisecond. A seed gives the
-//! same world again.
+//! A deterministic simulation of replicas, requests, a network and a shared bucket, in steps of a
+//! millisecond.
+//!
+//! A scenario always takes the same course. After every step, the admissions of all replicas are checked
+//! against a single bucket.
 
-mod desk;
-mod world;
+mod reference_bucket;
+mod replica_limiter;
+mod scenario;
 
 use phase6_ratelimit::{
     Limit,
-    contact::Contact,
+    backend_state::BackendState,
     escrow::{Escrow, Grant, Report},
-    lease::{Lease, Step},
+    lease::{Lease, LeaseDecision},
 };
 
-pub use desk::Desk;
-use world::Numbers;
-pub use world::{Cut, World};
+use reference_bucket::ReferenceBucket;
+pub use replica_limiter::ReplicaLimiter;
+use scenario::SeededRng;
+pub use scenario::{Outage, Scenario};
 
 const MS: u64 = 1_000_000;
-/// When worlds begin, in nanoseconds.
+/// Time at which a simulation starts, in nanoseconds.
 const START: u64 = 1_000 * MS;
-/// So long after an edit nothing that was sent before it is on its way any more.
-const SETTLED: u64 = 400 * MS;
+/// Time after an edit by which every message sent before it has arrived, in nanoseconds.
+const IN_FLIGHT: u64 = 400 * MS;
+/// Time for which a replica waits for a grant, in nanoseconds.
+const CALL_TIMEOUT: u64 = 25 * MS;
 
 /// One replica.
 struct Replica {
-    /// Tells one life of it from the next.
-    life: u64,
-    desk: Desk,
-    contact: Contact,
-    /// The newest edit that it has heard of, under whose limit it decides.
+    /// Number of restarts.
+    incarnation: u64,
+    limiter: ReplicaLimiter,
+    backend: BackendState,
+    /// Newest edit that the replica knows and enforces.
     edit: Edit,
-    /// What it is going to hear of, and when.
-    unheard: Vec<(u64, Edit)>,
-    /// It is cut off from then on, for so long, and again after so long, in nanoseconds.
-    cut: Option<(u64, u64, u64)>,
+    /// Edits that the replica will learn of, with the times in nanoseconds.
+    pending_edits: Vec<(u64, Edit)>,
+    disconnection: Option<Disconnection>,
+}
+
+/// Times at which a replica cannot reach the shared state, in nanoseconds.
+#[derive(Clone, Copy)]
+struct Disconnection {
+    start: u64,
+    duration: u64,
+    /// Time from the start of one disconnection to that of the next; 0 for a single one.
+    period: u64,
+}
+
+impl Disconnection {
+    fn is_active(&self, now: u64) -> bool {
+        let since_start = now.checked_sub(self.start);
+        since_start.is_some_and(|since| since.checked_rem(self.period).unwrap_or(since) < self.duration)
+    }
 }
 
 impl Replica {
-    /// Looks for edits. Of an older one than it knows it does not hear any more.
-    fn hears(&mut self, now: u64) {
-        if self.unheard.is_empty() {
+    /// Learns of the edits that are due. Ignores edits older than the known one.
+    fn learn_of_edits(&mut self, now: u64) {
+        if self.pending_edits.is_empty() {
             return;
         }
-        let heard = self.unheard.iter().filter(|(due, _)| *due <= now).map(|(_, edit)| *edit);
-        self.edit = heard.chain([self.edit]).max_by_key(|edit| edit.number).unwrap_or(self.edit);
-        self.unheard.retain(|(due, edit)| *due > now && edit.number > self.edit.number);
+        let due = self.pending_edits.iter().filter(|(due, _)| *due <= now).map(|(_, edit)| *edit);
+        self.edit = due.chain([self.edit]).max_by_key(|edit| edit.number).unwrap_or(self.edit);
+        self.pending_edits.retain(|(due, edit)| *due > now && edit.number > self.edit.number);
     }
 
-    fn reaches(&self, now: u64) -> bool {
-        self.cut.is_none_or(|(from, length, again)| {
-            now.checked_sub(from).is_none_or(|since| since.checked_rem(again).unwrap_or(since) >= length)
-        })
+    /// Returns true if the replica can reach the shared state.
+    fn is_connected(&self, now: u64) -> bool {
+        self.disconnection.is_none_or(|disconnection| !disconnection.is_active(now))
     }
 }
 
-/// A limit, and which edit brought it.
+/// An edit of the limit.
 #[derive(Clone, Copy)]
 struct Edit {
     number: u64,
-    at: u64,
+    /// Time by which every replica knows the edit, in nanoseconds.
+    known_at: u64,
     limit: Limit,
 }
 
-/// Nobody's life: the answer to what came late is heard by nobody.
-const NOBODY: u64 = u64::MAX;
+/// An incarnation that no replica has, so that a grant for it is discarded.
+const NO_INCARNATION: u64 = u64::MAX;
 
-enum Message {
-    Report(usize, u64, Report, Edit),
-    Answer(usize, u64, Grant),
-    Lost(usize, u64),
+/// The sender of a report, and receiver of its grant.
+#[derive(Clone, Copy)]
+struct Sender {
+    replica: usize,
+    incarnation: u64,
 }
 
-/// What came of it.
+enum Message {
+    Report {
+        sender: Sender,
+        report: Report,
+        edit: Edit,
+    },
+    Grant {
+        receiver: Sender,
+        grant: Grant,
+    },
+    /// The sender of a report has stopped waiting.
+    Timeout {
+        receiver: Sender,
+    },
+}
+
+/// The result of a simulation.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
     pub admitted: u64,
     pub refused: u64,
+    /// Reports that arrived at the shared state.
     pub calls: u64,
-    /// Things that happened: requests, messages that arrived, looks of a replica at its lease.
+    /// Simulated events: requests, arrived messages, and maintenance of a replica.
     pub steps: u64,
-    /// Which bucket held how much at each millisecond, in one number.
-    pub history: u64,
-}
-
-/// What a single bucket would hold of all that was admitted.
-struct Judge {
-    level: f64,
-    at: u64,
-    /// The most that it may hold.
-    most: f64,
-    /// At which rate it drains, in tokens per second.
-    rate: f64,
-}
-
-impl Judge {
-    fn admitted(&mut self, now: u64) {
-        self.level = (self.level - self.rate * (now - self.at) as f64 / 1e9).max(0.0) + 1.0;
-        self.at = now;
-    }
+    /// Hash over the tokens of all buckets at each millisecond.
+    pub fingerprint: u64,
 }
 
 struct Simulation<'a> {
-    world: &'a World,
-    numbers: Numbers,
-    names: u64,
+    scenario: &'a Scenario,
+    rng: SeededRng,
+    last_holder: u64,
+    /// Newest edit.
     edit: Edit,
-    /// How many times the limit replicas may admit that lose the shared state, and once more what it forgets.
-    factor: f64,
-    forgotten: f64,
+    /// Multiple of the limit that replicas may admit around outages.
+    outage_factor: f64,
+    /// Multiple of the capacity that may be admitted again because the shared state lost its memory.
+    lost_state_factor: f64,
     shared: Escrow,
-    /// What the clock of the shared state shows beside that of the world, in microseconds.
-    ahead_us: u64,
+    /// Lead of the shared state's clock over that of the simulation, in microseconds.
+    clock_lead_us: u64,
     replicas: Vec<Replica>,
-    /// Messages on their way, and when they arrive.
+    /// Messages in flight, with their times of arrival in nanoseconds.
     network: Vec<(u64, Message)>,
-    judge: Judge,
-    /// The same of what was admitted since the last edit, once all that was on its way has arrived.
-    since_edit: Judge,
+    /// Bucket of the largest limit so far, for all admissions.
+    overall: ReferenceBucket,
+    /// Bucket of the newest limit, for the admissions under it after all earlier messages have arrived.
+    since_edit: ReferenceBucket,
     outcome: Outcome,
 }
 
-/// Lets a world go by, and checks after each millisecond that no more was admitted than may be.
-pub fn simulate(world: &World) -> Outcome {
-    let mut simulation = Simulation::new(world);
-    for tick in 0..world.seconds * 1_000 {
+/// Runs a scenario.
+///
+/// # Panics
+///
+/// If the replicas have admitted more requests at the end of any millisecond than they may.
+pub fn simulate(scenario: &Scenario) -> Outcome {
+    let mut simulation = Simulation::new(scenario);
+    for tick in 0..scenario.seconds * 1_000 {
         let now = START + tick * MS;
-        simulation.happens(tick);
-        simulation.arrives(now);
-        simulation.requests(tick, now);
-        simulation.tends(tick, now);
-        let Judge { level, most, .. } = simulation.judge;
-        let outcome = &mut simulation.outcome;
-        outcome.history =
-            outcome.history.rotate_left(7) ^ level.to_bits() ^ simulation.shared.level().to_bits();
-        assert!(level <= most + 1e-3, "{level} in a bucket of {most} after {tick} ms: {world:?}");
-        let Judge { level, most, .. } = simulation.since_edit;
-        assert!(level <= most + 1e-3, "{level} of {most} since the edit, after {tick} ms: {world:?}");
+        simulation.inject_faults(tick);
+        simulation.deliver_messages(now);
+        simulation.send_requests(tick, now);
+        simulation.maintain_replicas(tick, now);
+        let Simulation { overall, since_edit, shared, outcome, .. } = &mut simulation;
+        outcome.fingerprint =
+            outcome.fingerprint.rotate_left(7) ^ overall.used.to_bits() ^ shared.used().to_bits();
+        let ReferenceBucket { used, capacity, .. } = *overall;
+        assert!(!overall.is_exceeded(), "{used} of {capacity} tokens after {tick} ms: {scenario:?}");
+        let ReferenceBucket { used, capacity, .. } = *since_edit;
+        assert!(
+            !since_edit.is_exceeded(),
+            "{used} of {capacity} tokens since the last edit after {tick} ms: {scenario:?}"
+        );
     }
     simulation.outcome
 }
 
 impl<'a> Simulation<'a> {
-    fn new(world: &'a World) -> Self {
-        let mut numbers = Numbers(world.seed);
-        let limit = Limit::new(world.capacity, world.rate);
-        let edit = Edit { number: 0, at: 0, limit };
-        let replicas: Vec<Replica> = (0..world.replicas)
+    fn new(scenario: &'a Scenario) -> Self {
+        let mut rng = SeededRng(scenario.seed);
+        let limit = Limit::new(scenario.capacity, scenario.rate);
+        let edit = Edit { number: 0, known_at: 0, limit };
+        let replicas: Vec<Replica> = (0..scenario.replicas)
             .map(|i| Replica {
-                life: 0,
-                desk: Desk::new(Lease::new(limit, u64::from(i))),
-                contact: Contact::default(),
+                incarnation: 0,
+                limiter: ReplicaLimiter::new(Lease::new(limit, u64::from(i))),
+                backend: BackendState::default(),
                 edit,
-                unheard: Vec::new(),
-                cut: world.cut.filter(|cut| numbers.below(100) < cut.percent).map(|cut| {
-                    let length = cut.for_ms + if i > 0 { cut.noticed_ms } else { 0 };
-                    let period = cut.for_ms + cut.noticed_ms + cut.again_ms;
-                    let again = if cut.again_ms == 0 { 0 } else { period };
-                    (START + cut.from_ms * MS, length * MS, again * MS)
-                }),
+                pending_edits: Vec::new(),
+                disconnection: scenario.outage.filter(|outage| rng.below(100) < outage.percent).map(
+                    |outage| {
+                        let detection_ms = if i > 0 { outage.detection_ms } else { 0 };
+                        let period_ms = outage.duration_ms + outage.detection_ms + outage.repeat_after_ms;
+                        Disconnection {
+                            start: START + outage.start_ms * MS,
+                            duration: (outage.duration_ms + detection_ms) * MS,
+                            period: if outage.repeat_after_ms == 0 { 0 } else { period_ms * MS },
+                        }
+                    },
+                ),
             })
             .collect();
-        // An edit acts on the time since the last report too, so the largest rate counts for all of it.
-        let rate = if world.edits > 0 { 1.5 * world.rate } else { world.rate };
-        let (mut factor, mut forgotten) = (1.0, 0.0);
-        if let Some(cut) = world.cut {
-            // If only some are cut off, the others draw on the whole limit beside the shares of these. Where
-            // messages are lost, each of them is cut off for a moment now and then.
-            let cut_off = replicas.iter().filter(|replica| replica.cut.is_some()).count();
-            let part = cut_off as f64 / replicas.len() as f64;
-            // Where the next outage begins before all have settled, the first one back draws on it by itself for a
-            // moment each time: 1.55 was seen.
-            let one_and_a_half = if (1..1_500).contains(&cut.again_ms) { 1.6 } else { 1.5 };
-            factor = match (world.lost, part) {
+        // An edit also applies to the time since the last report, so the largest rate counts for all of it.
+        let rate = if scenario.edits_per_second > 0 { 1.5 * scenario.rate } else { scenario.rate };
+        let (mut outage_factor, mut lost_state_factor) = (1.0, 0.0);
+        if let Some(outage) = scenario.outage {
+            let disconnected = replicas.iter().filter(|replica| replica.disconnection.is_some()).count();
+            let part = disconnected as f64 / replicas.len() as f64;
+            // If the next outage starts before all replicas have settled, the first one to return draws on
+            // the shared state alone for a moment each time: a factor of 1.55 was observed.
+            let one_and_a_half = if (1..1_500).contains(&outage.repeat_after_ms) { 1.6 } else { 1.5 };
+            outage_factor = match (scenario.lost_percent, part) {
                 (0, 1.0) => one_and_a_half,
+                // The connected replicas draw on the whole limit, in addition to the shares of the others.
                 (0, part) => (1.0 + part).max(one_and_a_half),
+                // Each lost message disconnects a replica for a moment.
                 _ => 2.0,
             };
-            // What the shared state forgot may be had again.
-            forgotten = f64::from(u8::from(cut.forgets));
+            lost_state_factor = f64::from(u8::from(outage.loses_state));
         }
-        let judge =
-            Judge { level: 0.0, at: 0, most: limit.capacity() * (factor + forgotten), rate: rate * factor };
+        let overall = ReferenceBucket {
+            used: 0.0,
+            updated_ns: 0,
+            capacity: limit.capacity() * (outage_factor + lost_state_factor),
+            rate: rate * outage_factor,
+        };
         Self {
-            world,
-            numbers,
-            names: u64::from(world.replicas),
+            scenario,
+            rng,
+            last_holder: u64::from(scenario.replicas),
             edit,
-            factor,
-            forgotten,
+            outage_factor,
+            lost_state_factor,
             shared: Escrow::default(),
-            ahead_us: 3_600_000_000,
+            clock_lead_us: 3_600_000_000,
             replicas,
             network: Vec::new(),
-            since_edit: Judge { ..judge },
-            judge,
+            since_edit: overall.clone(),
+            overall,
             outcome: Outcome::default(),
         }
     }
 
-    /// What befalls the world: edits, crashes, and loss of memory.
-    fn happens(&mut self, tick: u64) {
-        let Self { world, numbers, .. } = self;
-        if numbers.below(1_000) < world.edits {
-            // One below the number of replicas cannot be divided among them.
-            let least = if world.cut.is_some() { i64::from(2 * world.replicas) } else { 1 };
-            let capacity = least.max(1 + numbers.below(2 * world.capacity as u64) as i64);
-            let rate = world.rate * [0.002, 0.5, 1.0, 1.5][numbers.below(4) as usize];
-            let (number, at) = (self.edit.number + 1, START + tick * MS);
-            self.edit = Edit { number, at, limit: Limit::new(capacity, rate) };
-            let most = self.edit.limit.capacity() * (self.factor + self.forgotten);
-            self.judge.most = self.judge.most.max(most);
-            // Nothing is said of it until all have heard.
-            self.edit.at += world.heard_ms * MS;
-            self.since_edit = Judge { level: 0.0, at, most, rate: rate * self.factor };
+    /// Edits the limit, crashes replicas, steps the clock back, and clears the shared state.
+    fn inject_faults(&mut self, tick: u64) {
+        let Self { scenario, rng, .. } = self;
+        if rng.below(1_000) < scenario.edits_per_second {
+            // A limit below the number of replicas cannot be divided among them.
+            let min_capacity = if scenario.outage.is_some() { i64::from(2 * scenario.replicas) } else { 1 };
+            let capacity = min_capacity.max(1 + rng.below(2 * scenario.capacity as u64) as i64);
+            let rate = scenario.rate * [0.002, 0.5, 1.0, 1.5][rng.below(4) as usize];
+            let now = START + tick * MS;
+            self.edit = Edit {
+                number: self.edit.number + 1,
+                // The bound of the new limit applies once all replicas know it.
+                known_at: now + scenario.edit_delay_ms * MS,
+                limit: Limit::new(capacity, rate),
+            };
+            let capacity = self.edit.limit.capacity() * (self.outage_factor + self.lost_state_factor);
+            self.overall.capacity = self.overall.capacity.max(capacity);
+            self.since_edit =
+                ReferenceBucket { used: 0.0, updated_ns: now, capacity, rate: rate * self.outage_factor };
             for replica in &mut self.replicas {
-                let heard_in = if world.heard_ms > 0 { numbers.below(world.heard_ms) } else { 0 };
-                replica.unheard.push((at + heard_in * MS, self.edit));
+                let delay_ms = if scenario.edit_delay_ms > 0 { rng.below(scenario.edit_delay_ms) } else { 0 };
+                replica.pending_edits.push((now + delay_ms * MS, self.edit));
             }
         }
-        if numbers.below(1_000) < world.crashes {
-            let victim = &mut self.replicas[numbers.below(u64::from(world.replicas)) as usize];
-            self.names += 1;
-            victim.unheard.push((0, self.edit));
-            (victim.life, victim.desk) =
-                (victim.life + 1, Desk::new(Lease::new(self.edit.limit, self.names)));
+        if rng.below(1_000) < scenario.crashes_per_second {
+            let victim = &mut self.replicas[rng.below(u64::from(scenario.replicas)) as usize];
+            self.last_holder += 1;
+            victim.pending_edits.push((0, self.edit));
+            victim.incarnation += 1;
+            victim.limiter = ReplicaLimiter::new(Lease::new(self.edit.limit, self.last_holder));
         }
-        if numbers.below(10_000) < world.steps {
-            self.ahead_us = self.ahead_us.saturating_sub(numbers.below(60_000) * 1_000);
+        if rng.below(10_000) < scenario.clock_steps_per_ten_seconds {
+            self.clock_lead_us = self.clock_lead_us.saturating_sub(rng.below(60_000) * 1_000);
         }
-        if world.cut.is_some_and(|cut| cut.forgets && tick == cut.from_ms + cut.for_ms) {
+        let clears_state =
+            |outage: Outage| outage.loses_state && tick == outage.start_ms + outage.duration_ms;
+        if scenario.outage.is_some_and(clears_state) {
             self.shared = Escrow::default();
         }
     }
 
-    /// What arrives by now.
-    fn arrives(&mut self, now: u64) {
-        let (arrived, rest): (Vec<_>, Vec<_>) =
+    /// Delivers the messages that have arrived.
+    fn deliver_messages(&mut self, now: u64) {
+        let (arrived, in_flight): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.network).into_iter().partition(|(due, _)| *due <= now);
-        self.network = rest;
+        self.network = in_flight;
         self.outcome.steps += arrived.len() as u64;
         for (_, message) in arrived {
             match message {
-                Message::Report(replica, life, report, edit) => {
-                    let grant = self.shared.report(&edit.limit, &report, now / 1_000 + self.ahead_us);
+                Message::Report { sender, report, edit } => {
+                    let grant = self.shared.report(&edit.limit, &report, now / 1_000 + self.clock_lead_us);
                     self.outcome.calls += 1;
-                    // A request that waits is decided about here, whenever it hears of it.
+                    // A waiting request counts as admitted now, whenever its replica receives the grant.
                     for _ in 0..grant.served(report.needed) {
-                        self.admits(edit.number, now);
+                        self.record_admission(edit.number, now);
                     }
-                    let due = now + (1 + self.numbers.below(self.world.delay_ms)) * MS;
-                    let lost =
-                        self.numbers.below(100) < self.world.lost || !self.replicas[replica].reaches(now);
-                    self.network.push(if lost {
-                        (due + 25 * MS, Message::Lost(replica, life))
+                    let due = now + (1 + self.rng.below(self.scenario.delay_ms)) * MS;
+                    let is_lost = self.rng.below(100) < self.scenario.lost_percent
+                        || !self.replicas[sender.replica].is_connected(now);
+                    self.network.push(if is_lost {
+                        (due + CALL_TIMEOUT, Message::Timeout { receiver: sender })
                     } else {
-                        (due, Message::Answer(replica, life, grant))
+                        (due, Message::Grant { receiver: sender, grant })
                     });
                 }
-                Message::Answer(replica, life, grant) if self.replicas[replica].life == life => {
-                    self.replicas[replica].contact.answered(now);
-                    let (served, _) =
-                        self.replicas[replica].desk.with(now, |lease| lease.granted(&grant, now));
-                    self.outcome.admitted += u64::from(served);
-                }
-                Message::Lost(replica, life) if self.replicas[replica].life == life => {
-                    self.replicas[replica].desk.with(now, Lease::failed);
-                    // A message that is lost while nobody is cut off is just told again.
-                    if self.world.cut.is_some() {
-                        self.replicas[replica].contact.failed(now);
+                Message::Grant { receiver, grant } => {
+                    let replica = &mut self.replicas[receiver.replica];
+                    if replica.incarnation == receiver.incarnation {
+                        replica.backend.call_succeeded(now);
+                        let served = replica.limiter.with_lease(now, |lease| lease.apply_grant(&grant, now));
+                        self.outcome.admitted += u64::from(served.requests);
                     }
                 }
-                Message::Answer(..) | Message::Lost(..) => {}
-            }
-        }
-    }
-
-    /// What comes in this millisecond: requests, to replicas at random.
-    fn requests(&mut self, tick: u64, now: u64) {
-        let world = self.world;
-        let count = (0..10).filter(|_| self.numbers.below(10_000) < world.demand).count();
-        let is_quiet = world.cut.is_some_and(|cut| {
-            cut.quiet && (cut.from_ms + cut.for_ms / 4..cut.from_ms + cut.for_ms).contains(&tick)
-        });
-        for _ in 0..count.max((world.demand / 1_000) as usize) {
-            let chosen = self.numbers.below(u64::from(world.replicas));
-            let pauses = world.burst_ms > 0 && !(tick / world.burst_ms + chosen).is_multiple_of(3);
-            if !pauses && !is_quiet {
-                self.request(chosen as usize, now);
-            }
-        }
-    }
-
-    fn request(&mut self, chosen: usize, now: u64) {
-        self.outcome.steps += 1;
-        let replica = &mut self.replicas[chosen];
-        replica.hears(now);
-        let edit = replica.edit;
-        let of = f64::from(self.world.replicas);
-        let share = Limit::new((edit.limit.capacity() / of) as i64, edit.limit.refill_per_second() / of);
-        let name = || {
-            self.names += 1;
-            self.names
-        };
-        let is_admitted = replica.desk.decide(&edit.limit, now).or_else(|| {
-            replica.desk.with(now, |lease| match lease.decide(&edit.limit, now, name) {
-                Step::Decided(decision) => Some(decision.is_admitted()),
-                Step::Ask if replica.contact.is_alone(now) => {
-                    Some(lease.decide_alone(&share, now).is_admitted())
+                Message::Timeout { receiver } => {
+                    let replica = &mut self.replicas[receiver.replica];
+                    if replica.incarnation == receiver.incarnation {
+                        replica.limiter.with_lease(now, Lease::report_failed);
+                        // Without an outage, a lost message is only reported again.
+                        if self.scenario.outage.is_some() {
+                            replica.backend.call_failed(now);
+                        }
+                    }
                 }
-                Step::Ask => None,
+            }
+        }
+    }
+
+    /// Sends the requests of this millisecond to random replicas.
+    fn send_requests(&mut self, tick: u64, now: u64) {
+        let scenario = self.scenario;
+        let count = (0..10).filter(|_| self.rng.below(10_000) < scenario.demand).count();
+        let pauses_for_outage = scenario.outage.is_some_and(|outage| {
+            let end_ms = outage.start_ms + outage.duration_ms;
+            outage.without_requests && (outage.start_ms + outage.duration_ms / 4..end_ms).contains(&tick)
+        });
+        for _ in 0..count.max((scenario.demand / 1_000) as usize) {
+            let replica = self.rng.below(u64::from(scenario.replicas));
+            let pauses_between_bursts =
+                scenario.burst_ms > 0 && !(tick / scenario.burst_ms + replica).is_multiple_of(3);
+            if !pauses_between_bursts && !pauses_for_outage {
+                self.request(replica as usize, now);
+            }
+        }
+    }
+
+    fn request(&mut self, index: usize, now: u64) {
+        self.outcome.steps += 1;
+        let replica = &mut self.replicas[index];
+        replica.learn_of_edits(now);
+        let edit = replica.edit;
+        let replicas = f64::from(self.scenario.replicas);
+        let share =
+            Limit::new((edit.limit.capacity() / replicas) as i64, edit.limit.refill_per_second() / replicas);
+        let new_holder = || {
+            self.last_holder += 1;
+            self.last_holder
+        };
+        let is_admitted = replica.limiter.decide(&edit.limit, now).or_else(|| {
+            replica.limiter.with_lease(now, |lease| match lease.decide(&edit.limit, now, new_holder) {
+                LeaseDecision::Decided(decision) => Some(decision.is_admitted()),
+                LeaseDecision::Unknown if replica.backend.uses_local_fallback(now) => {
+                    Some(lease.decide_by_local_fallback(&share, now).is_admitted())
+                }
+                LeaseDecision::Unknown => None,
             })
         });
         match is_admitted {
             Some(true) => {
                 self.outcome.admitted += 1;
-                self.admits(edit.number, now);
+                self.record_admission(edit.number, now);
             }
             Some(false) => self.outcome.refused += 1,
-            // One waits for the answer; others that come meanwhile come again later.
+            // One request waits for the grant. Others that arrive meanwhile are dropped, as if they were
+            // retried later.
             None => {
-                let asks = |lease: &mut Lease| lease.report(1, self.world.replicas, now);
-                if let Some(report) = replica.desk.with(now, asks) {
-                    self.send(chosen, report, now);
+                let report = |lease: &mut Lease| lease.report(1, self.scenario.replicas, now);
+                if let Some(report) = replica.limiter.with_lease(now, report) {
+                    self.send(index, report, now);
                 }
             }
         }
     }
 
-    /// One more is admitted, under the limit of that edit.
-    fn admits(&mut self, edit: u64, now: u64) {
-        self.judge.admitted(now);
-        if edit == self.edit.number && now >= self.edit.at + SETTLED * u64::from(edit > 0) {
-            self.since_edit.admitted(now);
+    /// Records a request that was admitted under the limit of the edit with this number.
+    fn record_admission(&mut self, edit: u64, now: u64) {
+        self.overall.admit(now);
+        let settled_at = self.edit.known_at + IN_FLIGHT * u64::from(edit > 0);
+        if edit == self.edit.number && now >= settled_at {
+            self.since_edit.admit(now);
         }
     }
 
-    /// What replicas do although nobody asks.
-    fn tends(&mut self, tick: u64, now: u64) {
+    /// Runs the maintenance of every replica.
+    fn maintain_replicas(&mut self, tick: u64, now: u64) {
         self.outcome.steps += self.replicas.len() as u64;
-        for chosen in 0..self.replicas.len() {
-            let replica = &mut self.replicas[chosen];
-            if replica.contact.may_try(now) {
-                if replica.reaches(now) {
-                    replica.contact.answered(now);
+        for index in 0..self.replicas.len() {
+            let replica = &mut self.replicas[index];
+            if replica.backend.may_retry(now) {
+                if replica.is_connected(now) {
+                    replica.backend.call_succeeded(now);
                 } else {
-                    replica.contact.failed(now);
+                    replica.backend.call_failed(now);
                 }
             }
-            let lease = replica.desk.looked_at();
-            let report = if replica.contact.is_alone(now) {
-                let tells = tick.is_multiple_of(50) && !replica.contact.is_gone() && lease.has_to_tell();
-                tells.then(|| replica.desk.with(now, |lease| lease.tell(now)))
+            let lease = replica.limiter.unreconciled_lease();
+            let report = if replica.backend.uses_local_fallback(now) {
+                let is_due = tick.is_multiple_of(50)
+                    && !replica.backend.is_unavailable()
+                    && lease.should_report_spent();
+                is_due.then(|| replica.limiter.with_lease(now, |lease| lease.report_spent(now)))
             } else {
-                let wants = lease.wants_to_report(now);
-                wants.then(|| replica.desk.with(now, |lease| lease.report(0, self.world.replicas, now)))
+                let is_due = lease.should_report(now);
+                let report = |lease: &mut Lease| lease.report(0, self.scenario.replicas, now);
+                is_due.then(|| replica.limiter.with_lease(now, report))
             };
             if let Some(report) = report.flatten() {
-                self.send(chosen, report, now);
+                self.send(index, report, now);
             }
         }
     }
 
-    /// Puts a report on its way, if it is not lost. Whoever sent a lost one waits 25 ms for an answer; it may
-    /// still arrive, when nobody waits any more.
-    fn send(&mut self, chosen: usize, report: Report, now: u64) {
-        let (sender, numbers) = (&self.replicas[chosen], &mut self.numbers);
-        let lost = (now + 25 * MS, Message::Lost(chosen, sender.life));
-        if !sender.reaches(now) {
-            self.network.push(lost);
-        } else if numbers.below(100) >= self.world.lost {
-            let due = now + (1 + numbers.below(self.world.delay_ms)) * MS;
-            self.network.push((due, Message::Report(chosen, sender.life, report, sender.edit)));
+    /// Sends a report. If it is lost, the sender waits for the timeout. Half of the lost reports arrive late,
+    /// when the sender no longer waits.
+    fn send(&mut self, index: usize, report: Report, now: u64) {
+        let (replica, rng) = (&self.replicas[index], &mut self.rng);
+        let sender = Sender { replica: index, incarnation: replica.incarnation };
+        let edit = replica.edit;
+        let timeout = (now + CALL_TIMEOUT, Message::Timeout { receiver: sender });
+        if !replica.is_connected(now) {
+            self.network.push(timeout);
+        } else if rng.below(100) >= self.scenario.lost_percent {
+            let due = now + (1 + rng.below(self.scenario.delay_ms)) * MS;
+            self.network.push((due, Message::Report { sender, report, edit }));
         } else {
-            self.network.push(lost);
-            if numbers.below(2) == 0 {
-                let late = now + (25 + numbers.below(300)) * MS;
-                self.network.push((late, Message::Report(chosen, NOBODY, report, sender.edit)));
+            self.network.push(timeout);
+            if rng.below(2) == 0 {
+                let due = now + (25 + rng.below(300)) * MS;
+                let sender = Sender { replica: index, incarnation: NO_INCARNATION };
+                self.network.push((due, Message::Report { sender, report, edit }));
             }
         }
     }

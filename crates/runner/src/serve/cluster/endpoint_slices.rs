@@ -94,7 +94,7 @@ impl PeerService {
     fn update<'a>(&self, slices: impl Iterator<Item = &'a Slice>) {
         let own: Vec<&Slice> = slices.filter(|slice| slice.service == self.name).collect();
         let now = if own.is_empty() { self.configured.clone() } else { addresses(&own) };
-        if **self.addresses.look() != now {
+        if **self.addresses.load() != now {
             tracing::info!(service = self.name, endpoints = now.len(), "endpoints of the peer changed");
             self.addresses.set(now);
         }

@@ -1,0 +1,79 @@
+//! Live events: a summary of providers, budget, prices and policy.
+
+use std::{collections::BTreeMap, convert::Infallible, sync::Arc, time::Duration};
+
+use axum::{
+    extract::State,
+    response::{
+        IntoResponse, Response,
+        sse::{KeepAlive, Sse},
+    },
+};
+use futures_util::stream;
+use jiff::Timestamp;
+use phase6_chassis::{ApiError, ErrorBody};
+use serde::Serialize;
+
+use super::{
+    budget::DailySpending,
+    names::by_name,
+    policy::ProviderPolicy,
+    providers::{ProviderStatus, status_by_name},
+    response::{event, uncacheable},
+};
+use crate::app::{AppState, Summary};
+
+/// Time between two events.
+const INTERVAL: Duration = Duration::from_secs(5);
+
+#[derive(Serialize)]
+struct SummaryBody {
+    timestamp: Timestamp,
+    providers: BTreeMap<&'static str, ProviderStatus>,
+    /// Spending of the current UTC day; null if the database cannot be reached.
+    budget: Option<DailySpending>,
+    /// Null if the database can be reached.
+    error: Option<&'static str>,
+    /// Price of a call by provider, in dollars.
+    costs: BTreeMap<&'static str, f64>,
+    policy: ProviderPolicy,
+}
+
+impl From<Summary> for SummaryBody {
+    fn from(summary: Summary) -> Self {
+        Self {
+            timestamp: summary.at,
+            providers: status_by_name(summary.providers),
+            error: summary.spending.is_none().then_some("the database cannot be reached now"),
+            budget: summary.spending.map(Into::into),
+            costs: by_name(|id| summary.prices.of(id).per_call.dollars()),
+            policy: summary.policy.into(),
+        }
+    }
+}
+
+/// Live events about providers, budget, prices and policy.
+///
+/// A server-sent event `summary` every five seconds, until the service stops.
+#[utoipa::path(get, path = "/api/v1/providers/realtime", tag = "providers",
+    responses((status = 200, content_type = "text/event-stream", body = str), (status = 503, body = ErrorBody)))]
+pub(super) async fn realtime(State(state): State<Arc<AppState>>) -> Result<Response, ApiError> {
+    let permit = state.admit_watcher()?;
+    let events = stream::unfold((state, permit, true), |(state, permit, is_first)| async move {
+        if !is_first {
+            tokio::select! {
+                () = state.kit().stop.cancelled() => return None,
+                () = tokio::time::sleep(INTERVAL) => {}
+            }
+        }
+        let summary = event("summary", &SummaryBody::from(state.summary().await));
+        Some((Ok::<_, Infallible>(summary), (state, permit, false)))
+    });
+    Ok(Sse::new(events).keep_alive(KeepAlive::default()).into_response())
+}
+
+/// Snapshot of `/providers/realtime`, as JSON.
+#[utoipa::path(get, path = "/api/v1/providers/performance-stream", tag = "providers", responses((status = 200, body = Object)))]
+pub(super) async fn performance_stream(State(state): State<Arc<AppState>>) -> Response {
+    uncacheable(SummaryBody::from(state.summary().await))
+}

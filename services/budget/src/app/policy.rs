@@ -1,0 +1,98 @@
+//! Use cases of the provider policy, and its copy in memory.
+//!
+//! Every replica has a copy, which follows the database: a change by another replica is seen at the
+//! next refresh, and changes the limit on concurrent calls.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use phase6_chassis::store::StoreError;
+
+use super::{AppState, ConcurrencyLimit, tags};
+use crate::{
+    model::{PolicyChange, ProviderPolicy},
+    store::PolicyStore,
+};
+
+/// Copy of the provider policy in memory. Clones share it.
+#[derive(Clone)]
+pub struct CurrentPolicy {
+    store: PolicyStore,
+    concurrency: ConcurrencyLimit,
+    current: Arc<Mutex<ProviderPolicy>>,
+}
+
+impl CurrentPolicy {
+    /// Loads the policy from `store`, or uses `initial` if nobody has changed it yet. Applies it to
+    /// `concurrency`.
+    ///
+    /// # Errors
+    ///
+    /// The database cannot be read.
+    pub async fn load(
+        store: PolicyStore,
+        concurrency: ConcurrencyLimit,
+        initial: ProviderPolicy,
+    ) -> Result<Self, StoreError> {
+        let policy = Self { store, concurrency, current: Arc::new(Mutex::new(initial)) };
+        policy.refresh().await?;
+        Ok(policy)
+    }
+
+    /// Returns the policy as of the last refresh or change.
+    pub fn get(&self) -> ProviderPolicy {
+        *self.current.lock()
+    }
+
+    /// Reads the policy, which another replica may have changed.
+    ///
+    /// # Errors
+    ///
+    /// The database cannot be read.
+    pub async fn refresh(&self) -> Result<(), StoreError> {
+        if let Some(policy) = self.store.load().await? {
+            *self.current.lock() = policy;
+        }
+        self.concurrency.set_limit(self.get().max_concurrency as usize);
+        Ok(())
+    }
+
+    /// Changes the policy for all replicas and returns the new one.
+    ///
+    /// # Errors
+    ///
+    /// The database cannot be written.
+    pub async fn change(&self, change: PolicyChange) -> Result<ProviderPolicy, StoreError> {
+        let policy = self.store.change(change, self.get()).await?;
+        *self.current.lock() = policy;
+        self.concurrency.set_limit(policy.max_concurrency as usize);
+        Ok(policy)
+    }
+}
+
+impl AppState {
+    /// Returns the provider policy.
+    pub fn policy(&self) -> ProviderPolicy {
+        self.policy.get()
+    }
+
+    /// Changes the provider policy for all replicas and returns the new one.
+    ///
+    /// # Errors
+    ///
+    /// The database cannot be written.
+    pub async fn change_policy(&self, change: PolicyChange) -> Result<ProviderPolicy, StoreError> {
+        let policy = self.policy.change(change).await?;
+        self.invalidate(tags::PROVIDER_POLICY);
+        Ok(policy)
+    }
+
+    /// Reads the provider policy, which another replica may have changed.
+    ///
+    /// # Errors
+    ///
+    /// The database cannot be read.
+    pub async fn refresh_policy(&self) -> Result<(), StoreError> {
+        self.policy.refresh().await
+    }
+}

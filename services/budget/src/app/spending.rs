@@ -1,0 +1,62 @@
+//! Use cases of the ledger and of recorded calls.
+
+use jiff::Timestamp;
+use phase6_chassis::store::StoreError;
+
+use super::AppState;
+use crate::model::spending::{CallRecord, DailySpending, ProviderQuality, top_performer};
+
+/// Performance of all providers.
+#[derive(Clone, Debug)]
+pub struct LearningStats {
+    /// Performance of each provider at each kind of task.
+    pub quality: Vec<ProviderQuality>,
+    /// Number of recorded calls.
+    pub calls: i64,
+    /// Provider and task with the highest success rate, if there are enough calls.
+    pub top_performer: Option<ProviderQuality>,
+}
+
+impl AppState {
+    /// Returns the spending of the current UTC day.
+    ///
+    /// # Errors
+    ///
+    /// The database cannot be read.
+    pub async fn spending_today(&self) -> Result<DailySpending, StoreError> {
+        self.ledger.spending(Timestamp::now()).await
+    }
+
+    /// Returns the most recent calls, newest first.
+    ///
+    /// # Errors
+    ///
+    /// The database cannot be read.
+    pub async fn recent_calls(&self) -> Result<Vec<CallRecord>, StoreError> {
+        self.history.recent().await
+    }
+
+    /// Returns the performance of all providers.
+    ///
+    /// # Errors
+    ///
+    /// The database cannot be read.
+    pub async fn learning_stats(&self) -> Result<LearningStats, StoreError> {
+        let quality = self.history.quality().await?;
+        let calls = quality.iter().map(|entry| entry.calls).sum();
+        let top_performer = top_performer(&quality).cloned();
+        Ok(LearningStats { quality, calls, top_performer })
+    }
+
+    /// Charges expired reservations, and removes old calls and expired answers. Both are attempted;
+    /// failures are logged.
+    pub async fn clean_up(&self) {
+        let now = Timestamp::now();
+        if let Err(error) = self.ledger.reclaim(now).await {
+            tracing::warn!(%error, "failed to charge expired reservations");
+        }
+        if let Err(error) = self.answers.sweep(now).await {
+            tracing::warn!(%error, "failed to remove expired answers");
+        }
+    }
+}

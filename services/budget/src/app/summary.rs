@@ -1,0 +1,40 @@
+//! Use case: providers, budget, prices and policy at one moment.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use super::AppState;
+use crate::{
+    model::{PriceList, ProviderId, ProviderPolicy, spending::DailySpending},
+    providers::ProviderStatus,
+};
+
+/// Providers, budget, prices and policy at one moment.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    /// Time of the summary.
+    pub at: Timestamp,
+    /// Status of every provider.
+    pub providers: BTreeMap<ProviderId, ProviderStatus>,
+    /// Spending of the current UTC day, or `None` if the database cannot be read now.
+    pub spending: Option<DailySpending>,
+    /// Prices of every provider.
+    pub prices: PriceList,
+    /// Provider policy.
+    pub policy: ProviderPolicy,
+}
+
+impl AppState {
+    /// Returns a summary of this moment.
+    pub async fn summary(&self) -> Summary {
+        let spending = self.ledger.spending(Timestamp::now()).await.ok();
+        Summary {
+            at: Timestamp::now(),
+            providers: self.directory.status().await,
+            spending,
+            prices: self.prices.clone(),
+            policy: self.policy.get(),
+        }
+    }
+}

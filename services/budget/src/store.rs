@@ -1,0 +1,37 @@
+//! Persistence: every SQL statement of the service.
+//!
+//! | Table | Rows |
+//! |---|---|
+//! | `budget_days` | amounts used and reserved, by UTC day |
+//! | `budget_reservations` | amounts reserved for calls in flight |
+//! | `budget_calls` | calls that were charged or failed |
+//! | `budget_workflows` | workflows charged to cohorts |
+//! | `budget_settings` | settings that all replicas share |
+//! | `budget_answers` | cached answers of models |
+//!
+//! Amounts are whole micro-dollars, times are milliseconds since the Unix epoch. Every statement is
+//! understood by SQLite and PostgreSQL, and safe under concurrent replicas: where a decision depends
+//! on a row, one statement or one transaction makes both.
+//!
+//! Rules and arithmetic are left to [`model`](crate::model).
+
+mod answers;
+mod cohorts;
+mod history;
+mod ledger;
+mod policies;
+
+use phase6_chassis::store::Migration;
+
+pub use self::{
+    answers::AnswerCache,
+    cohorts::CohortStore,
+    history::CallHistory,
+    ledger::{Ledger, RESERVATION_LIFETIME, ReserveError},
+    policies::PolicyStore,
+};
+
+/// Schema of the service, oldest step first. The text of a step never changes, not even in its
+/// comments: databases remember its checksum and refuse to start with a different one.
+pub(crate) const MIGRATIONS: [Migration; 1] =
+    [Migration { version: 1, name: "budget", sql: include_str!("../migrations/0001_budget.sql") }];

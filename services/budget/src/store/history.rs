@@ -1,0 +1,80 @@
+//! Reports on recorded calls: the most recent ones, and the performance of providers.
+//!
+//! Reads only; [`Ledger`](super::Ledger) records calls and deletes old ones.
+
+use phase6_chassis::store::{AnyRow, Row, Store, StoreError, sql};
+
+use crate::model::{
+    MicroDollars,
+    spending::{CallRecord, ProviderQuality},
+};
+
+/// Number of calls in the history.
+const HISTORY_LENGTH: i64 = 200;
+
+/// Reports on the calls of all replicas.
+#[derive(Clone)]
+pub struct CallHistory {
+    store: Store,
+}
+
+impl CallHistory {
+    /// Creates reports over `store`.
+    pub fn new(store: Store) -> Self {
+        Self { store }
+    }
+
+    /// Returns the 200 most recent calls, newest first.
+    ///
+    /// # Errors
+    ///
+    /// The database cannot be read.
+    pub async fn recent(&self) -> Result<Vec<CallRecord>, StoreError> {
+        let rows = sql("SELECT provider, model, cost_micros, estimated, at_ms, outcome, latency_ms
+             FROM budget_calls ORDER BY at_ms DESC LIMIT $1")
+        .bind(HISTORY_LENGTH)
+        .all(&self.store)
+        .await?;
+        let call = |row: &AnyRow| CallRecord {
+            provider: row.get("provider"),
+            model: row.get("model"),
+            cost: MicroDollars::new(row.get("cost_micros")),
+            estimated: row.get::<i64, _>("estimated") != 0,
+            at_ms: row.get("at_ms"),
+            outcome: row.get("outcome"),
+            latency_ms: row.get("latency_ms"),
+        };
+        Ok(rows.iter().map(call).collect())
+    }
+
+    /// Returns the performance of providers at each kind of task, over all recorded calls. Calls
+    /// whose outcome is not known do not count.
+    ///
+    /// # Errors
+    ///
+    /// The database cannot be read.
+    pub async fn quality(&self) -> Result<Vec<ProviderQuality>, StoreError> {
+        let rows = sql("SELECT provider, task, COUNT(*) AS calls,
+                CAST(SUM(CASE WHEN outcome = 'success' THEN 1 ELSE 0 END) AS BIGINT) AS successes,
+                CAST(SUM(CASE WHEN outcome = 'success' THEN latency_ms ELSE 0 END) AS BIGINT) AS latency_ms,
+                CAST(SUM(cost_micros) AS BIGINT) AS cost_micros
+             FROM budget_calls WHERE outcome <> 'lost' GROUP BY provider, task ORDER BY provider, task")
+        .all(&self.store)
+        .await?;
+        let quality = |row: &AnyRow| {
+            let calls: i64 = row.get("calls");
+            let successes: i64 = row.get("successes");
+            let latency_ms: i64 = row.get("latency_ms");
+            let cost_micros: i64 = row.get("cost_micros");
+            ProviderQuality {
+                provider: row.get("provider"),
+                task: row.get("task"),
+                calls,
+                success_rate: successes as f64 / calls.max(1) as f64,
+                mean_latency_ms: latency_ms as f64 / successes.max(1) as f64,
+                mean_cost_dollars: cost_micros as f64 / 1e6 / calls.max(1) as f64,
+            }
+        };
+        Ok(rows.iter().map(quality).collect())
+    }
+}
