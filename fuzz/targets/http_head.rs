@@ -87,7 +87,7 @@ fn caller(headers: &HeaderMap) {
     assert!(has_token || direct.address == peer("192.0.2.1:1").ip(), "a client cannot set its address");
     if let Some(owner) = &direct.owner {
         let key = KEYS.iter().find(|(known, _)| **known == **owner).expect("a known owner").1;
-        assert!(direct.credentials);
+        assert!(direct.has_credentials);
         let mut values = headers.get_all("x-api-key").iter().chain(headers.get_all(AUTHORIZATION));
         assert!(values.any(|value| value.as_bytes().ends_with(key.as_bytes())), "an owner has sent its key");
     }

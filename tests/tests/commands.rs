@@ -42,6 +42,43 @@ fn usage_errors_exit_with_2_and_say_what_is_accepted() {
     }
 }
 
+#[test]
+fn a_misspelt_variable_is_an_error_that_suggests_the_right_one() {
+    for arguments in [vec!["up"], vec!["serve", "budget"]] {
+        let mut program = Program::start(&arguments, &[("PHASE6_DATABSE_URL", "sqlite:///nowhere")]);
+        assert_eq!(program.end(Duration::from_secs(10)), Some(2), "{arguments:?}");
+        let expected = "error: PHASE6_DATABSE_URL is not a setting; did you mean PHASE6_DATABASE_URL?";
+        assert_eq!(program.errors(), expected, "{arguments:?}");
+    }
+}
+
+#[test]
+fn every_invalid_setting_is_reported_at_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().to_str().unwrap();
+    let settings = [("DAILY_BUDGET_LIMIT", "-1"), ("OPENAI_BASE_URL", "ftp://user:secret@host")];
+    let mut program = Program::start(&["serve", "budget", "--port", "0", "--data", data], &settings);
+    assert_eq!(program.end(Duration::from_secs(10)), Some(1));
+    let errors = program.errors();
+    assert!(
+        errors.contains("DAILY_BUDGET_LIMIT is \"-1\"; accepted: a number of dollars from 0"),
+        "{errors}"
+    );
+    assert!(errors.contains("OPENAI_BASE_URL is \"ftp://host\"; accepted: a URL"), "{errors}");
+    assert!(!errors.contains("secret"), "{errors}");
+}
+
+#[test]
+fn help_settings_lists_the_settings_of_a_service() {
+    let (code, listed, _) = phase6(&["serve", "web", "--help-settings"]);
+    assert_eq!(code, 0);
+    let row = listed.lines().find(|line| line.starts_with("UPSTREAM_DEADLINE_MS")).unwrap();
+    let columns: Vec<_> = row.split("  ").map(str::trim).filter(|column| !column.is_empty()).collect();
+    let (expected, meaning) = (["whole number of milliseconds from 1 to 55000", "50000"], columns[3]);
+    assert!(columns[1..3] == expected && meaning.starts_with("Longest time"), "{listed}");
+    assert!(listed.contains("PHASE6_INTERNAL_TOKEN") && !listed.contains("OPENAI_API_KEY"), "{listed}");
+}
+
 /// The parser of the command line quotes values that it rejects, which would print the password.
 #[test]
 fn a_database_password_is_never_repeated() {

@@ -119,7 +119,7 @@ async fn pipelined_requests_are_answered_in_order() {
     let statuses: Vec<_> =
         responses.match_indices("HTTP/1.1 ").map(|(at, _)| &responses[at + 9..at + 12]).collect();
     assert_eq!(statuses, ["200", "404", "200"], "{responses}");
-    assert!(responses.contains("there is no /nope here"), "{responses}");
+    assert!(responses.contains("the path /nope does not exist"), "{responses}");
 }
 
 #[tokio::test]

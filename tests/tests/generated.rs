@@ -20,6 +20,12 @@ fn the_definition_and_its_page_match_the_types() {
 }
 
 #[test]
+fn the_page_of_all_settings_matches_their_declarations() {
+    let committed = std::fs::read_to_string(root().join("docs/reference/settings.md")).unwrap_or_default();
+    assert!(committed == phase6_runner::settings_page(), "regenerate it with `cargo xtask crd`");
+}
+
+#[test]
 fn the_chart_s_demo_is_the_example_fleet() {
     let read = |file: &str| std::fs::read_to_string(root().join(file)).unwrap_or_default();
     let copy = read("charts/phase6/files/fleet.yaml");

@@ -37,7 +37,7 @@ async fn a_silent_peer_delays_no_report_and_is_named_as_missing() {
     let report: Value =
         gateway.get("/api/v1/system/observability/fleet").await.unwrap().json().await.unwrap();
     let reason = report["missing"]["budget"].as_str().unwrap();
-    assert!(reason.starts_with("budget did not answer within"), "{reason}");
+    assert!(reason.starts_with("budget did not respond within"), "{reason}");
     assert!(start.elapsed() < Duration::from_secs(6), "{:?} for two reports", start.elapsed());
 }
 

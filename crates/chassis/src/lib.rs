@@ -1,49 +1,49 @@
-//! What a service is built on.
+//! The chassis of all services: everything but their domain.
 //!
 //! ```text
-//! socket -> accept loop (caps, time limits) -> stack -> routes -> handler
-//!                                                ^
-//!             policy document -> Enforcer -------'   one pointer swap, read once per request
+//! socket -> accept loop (limits) -> stack of layers -> routes -> handler
+//!                                         ^
+//!            policy document -> Enforcer -'   one pointer swap, one look per request
 //! ```
 //!
-//! A service is a [`Definition`]: name, port, routes, what it needs. [`start`] puts everything
-//! else around it: the [stack](stack.rs) of layers, health, metrics, description, observability,
-//! and a stop that loses no request. Handlers answer with [`Reply`] or [`ApiError`], take
-//! [`Json`], [`Query`] and [`Path`], and call peers through [`Upstream`].
+//! A service is a [`Definition`]: name, port, routes, needs. [`start`] puts everything else around it: the
+//! [stack](stack.rs) of layers, health, metrics, description, observability, and a shutdown that loses no
+//! request. Handlers respond with [`Reply`] or [`ApiError`], take [`Json`], [`Query`] and [`Path`], and call
+//! peers through [`Upstream`].
 
-mod caller;
-mod common;
-mod components;
-pub mod deadline;
-mod describe;
+mod clock;
+mod config;
 mod enforce;
-mod envelope;
-mod extract;
-mod purge;
-mod series;
+mod operations;
+mod request;
 mod server;
 mod service;
-mod settings;
 mod stack;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod upstream;
 
-/// The layers that services meet in their own code.
+/// The layers that services use in their own code.
 pub use phase6_breaker as breaker;
 pub use phase6_cache as cache;
 pub use phase6_catalog as catalog;
 pub use phase6_store as store;
 pub use phase6_telemetry as telemetry;
 
-pub use caller::{Access, ApiKeys, Caller, INTERNAL, InternalToken, InvalidKeyLine, X_FORWARDED_FOR};
-pub use common::Domain;
-pub use components::{Components, Kind};
-pub use enforce::{Applied, Enforcer, Judgement, PolicyState};
-pub use envelope::{ApiError, ErrorBody, ErrorDetail, FAULT, Reply};
-pub use extract::{Json, Path, Query, parse_json};
+pub use clock::Clock;
+pub use config::{
+    Environment, InvalidSetting, InvalidSettings, Setting, SettingKind, Settings, TimeUnit,
+    without_credentials,
+};
+pub use enforce::{ActivePolicy, ApplyOutcome, Enforcer, PolicyState};
+pub use operations::{ComponentKind, Components, Domain};
+pub use request::{
+    Access, ApiError, ApiKeys, Caller, ErrorBody, ErrorDetail, FAULT, INTERNAL, InternalToken,
+    InvalidKeyLine, Json, Path, Query, Reply, X_FORWARDED_FOR, deadline, parse_json,
+};
 #[cfg(fuzzing)]
 pub use server::fuzzing;
-pub use server::{BodyError, BodyLimits, ConnectionCounts, ConnectionLimits, RequestBody, listen};
+pub use server::{BodyError, BodyLimits, ConnectionLimits, RequestBody, listen};
 pub use service::{Definition, Host, Kit, Needs, Running, StartError, start};
-pub use settings::Settings;
 pub use stack::RequestContext;
-pub use upstream::{CallError, Condition, EndpointSnapshot, Upstream};
+pub use upstream::{CallError, EndpointHealth, EndpointSnapshot, Upstream};

@@ -1,14 +1,24 @@
-//! Connections: below HTTP, before any request is understood.
+//! Connections: everything below HTTP requests, from the listening socket to bodies on their way.
 
 mod accept;
 mod body;
+mod connection;
+mod counts;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod io;
+mod limits;
 mod listen;
-mod phase;
+mod progress;
+mod shutdown;
 
-pub use accept::{ConnectionCounts, ConnectionLimits};
-pub(crate) use accept::{Ending, serve};
-pub use body::{BodyError, BodyLimits, RequestBody};
-pub use listen::listen;
+pub(crate) use self::{
+    accept::serve,
+    counts::{ConnectionCounts, ConnectionSnapshot},
+    shutdown::Shutdown,
+};
+pub use self::{
+    body::{BodyError, RequestBody},
+    limits::{BodyLimits, ConnectionLimits},
+    listen::listen,
+};

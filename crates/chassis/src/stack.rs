@@ -1,88 +1,78 @@
-//! What stands on every request, outermost first.
+//! The layers around the routes of every service, outermost first.
+//!
+//! The stack is one type without boxes: a request that a layer rejects, or that is served from the cache,
+//! allocates nothing for the layers below. Layers reject in `call`; none waits in `poll_ready`.
 
 mod admit;
+mod cache;
 mod context;
-mod innermost;
+mod map_response;
+mod rate_limit;
+mod router;
+mod telemetry;
 
 use std::sync::Arc;
 
-use axum::{Router, response::IntoResponse};
-use http::StatusCode;
+use axum::Router;
 use phase6_cache::{Cache, HttpCache, HttpCacheLayer};
-use phase6_ratelimit::{Buckets, LocalBuckets, RateLimit, RateLimitLayer, Refusal, SharedBuckets};
-use phase6_redis::Redis;
 use phase6_telemetry::{RequestTelemetry, RequestTelemetryLayer, Telemetry};
 use tower::ServiceBuilder;
 
-pub(crate) use self::admit::{Load, too_large};
+pub use self::context::RequestContext;
+pub(crate) use self::{
+    admit::ConcurrencyLimit,
+    cache::register as register_cache,
+    map_response::{MapResponse, ResponseMap},
+    rate_limit::RateLimiter,
+    telemetry::register as register_telemetry,
+};
 use self::{
     admit::{Admit, AdmitLayer},
-    context::{ContextLayer, Contextual},
-    innermost::Innermost,
+    context::{Context, ContextLayer},
+    rate_limit::RateLimit,
+    router::GuardedRouter,
 };
 use crate::{
-    Access, ApiError, Enforcer,
-    deadline::{Bounded, DeadlineLayer},
-    envelope::{EnvelopeLayer, Enveloped},
+    Access, Enforcer,
+    request::{Deadline, DeadlineLayer, Envelope, EnvelopeLayer},
+    server::BodyLimits,
 };
 
-pub use self::context::RequestContext;
+/// The whole stack.
+pub(crate) type Stack =
+    Context<RequestTelemetry<Envelope<Admit<Deadline<RateLimit<HttpCache<GuardedRouter>>>>>>>;
 
-/// The stack, as a type without boxes: a request that is refused or found in the cache allocates
-/// nothing for the layers below.
-pub(crate) type Stack = Contextual<RequestTelemetry<Enveloped<Admit<Bounded<Limited>>>>>;
-type Limited = RateLimit<HttpCache<Innermost>, Buckets, Refuse>;
-
-/// Writes the answer to a request over the limit.
-type Refuse = fn(Refusal) -> axum::response::Response;
-
-/// What the stack is made of.
+/// The parts of a stack.
 pub(crate) struct Parts {
     pub(crate) name: &'static str,
     pub(crate) router: Router,
     pub(crate) enforcer: Enforcer,
     pub(crate) access: Access,
     pub(crate) telemetry: Arc<Telemetry>,
-    pub(crate) limiter: RateLimitLayer<Buckets, Refuse>,
+    pub(crate) limiter: RateLimiter,
     pub(crate) cache: Cache,
-    pub(crate) load: Arc<Load>,
+    pub(crate) concurrency: Arc<ConcurrencyLimit>,
+    pub(crate) body: BodyLimits,
 }
 
-/// The layers read top to bottom: the first one sees a request first and its answer last.
-pub(crate) fn stack(parts: Parts) -> Stack {
+/// Assembles the stack. Requests pass the layers from top to bottom, responses from bottom to top.
+pub(crate) fn assemble(parts: Parts) -> Stack {
     ServiceBuilder::new()
-        // Takes the policy once, so that one revision judges the whole request, and works out who
-        // is asking, which every layer below wants to know.
+        // Takes the policy once, so that one revision applies to the whole request, and identifies the
+        // caller, whom every layer below asks for.
         .layer(ContextLayer::new(parts.enforcer, parts.access))
-        // Counts and times everything below, refusals included.
-        .layer(RequestTelemetryLayer::new(Arc::clone(&parts.telemetry), context::TRACING))
-        // Gives errors of every layer below the request's trace id.
+        // Counts and times everything below, rejected requests included.
+        .layer(RequestTelemetryLayer::new(Arc::clone(&parts.telemetry), telemetry::ACCESSORS))
+        // Appends the request's trace id to the errors of every layer below.
         .layer(EnvelopeLayer)
-        // Refuses strangers, oversized heads and what is over capacity before they cost anything.
-        .layer(AdmitLayer::new(parts.load))
-        // Ends what one of our own services no longer waits for, and tells calls below what is left.
+        // Rejects unauthenticated, oversized and excess requests before they cost anything.
+        .layer(AdmitLayer::new(parts.concurrency, parts.body))
+        // Ends requests whose caller no longer waits, and passes the remaining time on to calls below.
         .layer(DeadlineLayer)
-        // Before the cache: a client that asks too much is refused even for what is cheap.
-        .layer(parts.limiter)
-        // Last before the handler: what it has needs no handler.
-        .layer(HttpCacheLayer::new(parts.cache, parts.name, context::CACHING))
-        // The routes, with a time limit, safe from panics.
-        .service(Innermost::new(parts.router, &parts.telemetry))
-}
-
-/// The limiter of a service, with room for as many keys as `keys`, sharing with whoever has the same ones in
-/// `redis`.
-pub(crate) fn limiter(keys: usize, redis: Option<Redis>) -> (Buckets, RateLimitLayer<Buckets, Refuse>) {
-    let shared = redis.map(|redis| SharedBuckets::new(redis, keys));
-    let buckets = Buckets { local: LocalBuckets::with_capacity(keys), shared };
-    let layer = RateLimitLayer::new(buckets.clone(), context::LIMITING, over_limit as Refuse);
-    (buckets, layer)
-}
-
-fn over_limit(refusal: Refusal) -> axum::response::Response {
-    let message = match refusal.retry_after_seconds {
-        Some(seconds) => format!("too many requests; try again in {seconds} s"),
-        None => "too many requests".to_owned(),
-    };
-    ApiError::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", message).into_response()
+        // Above the cache: a client over its limit is rejected even if a response is cached.
+        .layer(parts.limiter.layer)
+        // Right above the routes: a cached response needs no handler.
+        .layer(HttpCacheLayer::new(parts.cache, parts.name, cache::ACCESSORS))
+        // The routes, with a time limit, and with panics caught.
+        .service(GuardedRouter::new(parts.router, &parts.telemetry))
 }

@@ -6,16 +6,17 @@ mod fleet_client;
 
 use std::{process::ExitCode, time::Duration};
 
-use clap::Parser;
-use phase6_runner::{RunError, output::print, serve, up};
+use clap::{CommandFactory, Parser};
+use phase6_runner::{RunError, check_environment, output::print, serve, up};
 
 use crate::args::{Arguments, Cache, Command};
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match arguments.command {
-        Command::Up(options) => block_on(up::run(options)),
-        Command::Serve(options) => block_on(serve::run(options)),
+        Command::Up(options) => check_settings().and_then(|()| block_on(up::run(options))),
+        Command::Serve(options) if options.help_settings => serve::print_settings(&options),
+        Command::Serve(options) => check_settings().and_then(|()| block_on(serve::run(options))),
         Command::Explain(options) => commands::explain::run(&options),
         Command::Status(target) => block_on(commands::status::run(target)),
         Command::Cache(Cache::Purge(options)) => block_on(commands::cache_purge::run(options)),
@@ -26,6 +27,11 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => error.report(),
     }
+}
+
+/// Checks that the environment has no unknown variables of ours.
+fn check_settings() -> Result<(), RunError> {
+    check_environment(&Arguments::command())
 }
 
 fn block_on(work: impl Future<Output = Result<(), RunError>>) -> Result<(), RunError> {

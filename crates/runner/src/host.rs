@@ -12,13 +12,16 @@ use std::{
 
 use clap::Args;
 use ipnet::IpNet;
-use phase6_chassis::{Access, ApiKeys, ConnectionLimits, Host, InternalToken, Settings};
+use phase6_chassis::{Access, ApiKeys, Clock, ConnectionLimits, Environment, Host, InternalToken, Settings};
 use phase6_live::Live;
 use phase6_otlp::{Collector, CollectorError, Protocol};
 use phase6_store::DatabaseUrl;
 use tokio::net::TcpListener;
 
-use crate::{LogFormat, RunError, error_chain};
+use crate::{
+    LogFormat, RunError, error_chain,
+    settings::{HOST_SETTINGS, INTERNAL_TOKEN},
+};
 
 /// Version of this program.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -84,7 +87,9 @@ pub(crate) fn host(
     peers: HashMap<String, Live<Vec<String>>>,
     store_wait: Duration,
 ) -> Result<Host, RunError> {
-    let settings = Settings::from_environment();
+    let environment = Environment::of_process();
+    let settings =
+        Settings::new(HOST_SETTINGS, &environment).map_err(|invalid| RunError::Usage(invalid.to_string()))?;
     let keys = match &options.api_keys {
         Some(file) => read_keys(file)?,
         None => ApiKeys::default(),
@@ -96,12 +101,8 @@ pub(crate) fn host(
             options.bind
         )));
     }
-    let internal = match settings.get("PHASE6_INTERNAL_TOKEN") {
-        Some(token) => InternalToken::new(token).ok_or_else(|| {
-            RunError::Usage(
-                "PHASE6_INTERNAL_TOKEN is invalid; accepted: at least 16 visible characters".into(),
-            )
-        })?,
+    let internal = match settings.secret(&INTERNAL_TOKEN) {
+        Some(token) => InternalToken::new(token).expect("settings are validated before they are read"),
         None => InternalToken::random(),
     };
     let database = match &options.database {
@@ -121,15 +122,16 @@ pub(crate) fn host(
     create_data_folder(&options.data)?;
     Ok(Host {
         redis,
-        spans: collector(options)?,
+        collector: collector(options)?,
         shared_as: None,
         access: Access { keys, internal, trusted_proxies: options.trusted_proxies.clone() },
         database,
-        patience: store_wait,
+        store_wait,
         cache_folder: Some(options.data.join("cache")),
         peers,
         connections: ConnectionLimits::default(),
-        settings,
+        environment,
+        clock: Clock::default(),
         version: VERSION,
     })
 }

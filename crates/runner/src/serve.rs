@@ -24,7 +24,9 @@ use crate::{
     HostOptions, RunError, error_chain,
     host::{host, listen},
     log,
+    output::print,
     services::definition,
+    settings::help_table,
     signals::StopSignals,
     watch::FileWatch,
 };
@@ -87,9 +89,26 @@ pub struct ServeOptions {
     )]
     pub wait: u64,
 
+    /// Print the settings that the service reads from the environment, and exit
+    #[arg(long)]
+    pub help_settings: bool,
+
     #[command(flatten)]
     #[allow(missing_docs, reason = "documented at its type")]
     pub host: HostOptions,
+}
+
+/// Prints the settings of the service.
+///
+/// # Errors
+///
+/// The service does not exist, or standard output cannot be written.
+pub fn print_settings(options: &ServeOptions) -> Result<(), RunError> {
+    print(help_table(service(options)?))
+}
+
+fn service(options: &ServeOptions) -> Result<ServiceName, RunError> {
+    options.name.parse().map_err(|error| RunError::Usage(format!("NAME: {error}")))
 }
 
 /// Runs the service until it is asked to stop.
@@ -99,8 +118,7 @@ pub struct ServeOptions {
 /// The command line or the policy is invalid, or the service cannot start.
 pub async fn run(options: ServeOptions) -> Result<(), RunError> {
     log::start(options.host.log);
-    let name: ServiceName =
-        options.name.parse().map_err(|error| RunError::Usage(format!("NAME: {error}")))?;
+    let name = service(&options)?;
     let definition = definition(name);
     let mut signals = StopSignals::install()?;
     let peers = peers::parse(&options.peer)?;
@@ -162,10 +180,10 @@ pub async fn run(options: ServeOptions) -> Result<(), RunError> {
 /// Announces the stop, gives callers time to leave, and finishes the requests in flight.
 async fn stop(running: Running, notice: Duration, signals: &mut StopSignals) {
     tracing::info!(notice_seconds = notice.as_secs(), "stopping");
-    running.announce_stop();
+    running.drain();
     let everybody_left = async {
         tokio::time::sleep(notice.min(MIN_NOTICE)).await;
-        running.unused().await;
+        running.wait_until_unused().await;
     };
     tokio::select! {
         () = tokio::time::sleep(notice) => {}
@@ -173,7 +191,7 @@ async fn stop(running: Running, notice: Duration, signals: &mut StopSignals) {
         () = signals.stop() => tracing::info!("second signal: the notice ends"),
     }
     tokio::select! {
-        is_complete = running.stop(GRACE) => tracing::info!(drained = is_complete, "stopped"),
+        is_complete = running.shutdown(GRACE) => tracing::info!(drained = is_complete, "stopped"),
         () = signals.abort() => tracing::info!("stopped at once"),
     }
 }

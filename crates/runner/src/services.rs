@@ -10,7 +10,7 @@ macro_rules! definitions {
 }
 
 /// Definitions, in the order of the catalog.
-static DEFINITIONS: &[Definition] = services!(definitions);
+pub(crate) static DEFINITIONS: &[Definition] = services!(definitions);
 
 /// Returns the definition of a service.
 pub(crate) fn definition(name: ServiceName) -> &'static Definition {

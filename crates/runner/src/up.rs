@@ -4,6 +4,8 @@
 //! saved file -> load -> plan(running, manifests) -> Vec<Action> -> execute
 //! ```
 
+#![allow(clippy::doc_markdown, reason = "doc comments of options are help texts for a terminal")]
+
 mod execute;
 mod fleet;
 mod plan;

@@ -32,7 +32,7 @@ mod servers;
 mod simulate;
 mod test;
 
-use std::process::ExitCode;
+use std::process::{ExitCode, Stdio};
 
 const USAGE: &str = "usage: cargo xtask COMMAND
 
@@ -147,6 +147,18 @@ fn example_fleet() -> Result<String, String> {
     Ok(text)
 }
 
+/// Returns the reference page of all settings. A program of its own prints it, so that this one need not be
+/// built with all services.
+fn settings_page() -> Result<String, String> {
+    let arguments = ["run", "--quiet", "--package", "phase6-runner", "--example", "settings_page"];
+    let output = run::cargo(&arguments).stderr(Stdio::inherit()).output();
+    let output = output.map_err(|error| format!("cannot start cargo: {error}"))?;
+    if !output.status.success() {
+        return Err("the page of all settings cannot be generated".to_owned());
+    }
+    String::from_utf8(output.stdout).map_err(|error| format!("the page of all settings: {error}"))
+}
+
 fn crd() -> Result<(), String> {
     let definition = phase6_crds::definition_yaml();
     let fleet = example_fleet()?;
@@ -155,6 +167,7 @@ fn crd() -> Result<(), String> {
         // Helm installs the definition where there is none, and never changes it afterwards.
         ("charts/phase6/crds/phase6services.yaml", &definition),
         ("docs/reference/phase6service.md", &phase6_crds::reference_markdown()),
+        ("docs/reference/settings.md", &settings_page()?),
         ("crds/examples/fleet.yaml", &fleet),
         // Helm can only read files of the chart.
         ("charts/phase6/files/fleet.yaml", &fleet),

@@ -20,7 +20,7 @@ mod workflows;
 
 use std::sync::Arc;
 
-use phase6_chassis::{Components, Kind};
+use phase6_chassis::{ComponentKind, Components};
 use serde_json::json;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -54,11 +54,11 @@ pub(crate) fn router(state: Arc<AppState>) -> OpenApiRouter {
 /// The components must not hold the state: it holds them, through its kit.
 pub(crate) fn register_components(components: &Components, state: &AppState) {
     let deduplicator = state.deduplicator().clone();
-    components.register(Kind::Other, "deduplicator", move || {
+    components.register(ComponentKind::Other, "deduplicator", move || {
         json!(answers::DeduplicationState::from(deduplicator.counts()))
     });
     let concurrency = state.concurrency().clone();
-    components.register(Kind::Other, "callConcurrency", move || {
+    components.register(ComponentKind::Other, "callConcurrency", move || {
         let load = concurrency.load();
         json!({"running": load.running, "waiting": load.waiting})
     });

@@ -77,9 +77,10 @@ impl AppState {
     /// The database cannot be read, or no HTTP client can be created.
     pub async fn new(kit: Kit, config: Config) -> Result<Arc<Self>, StartError> {
         let store = kit.need_store()?;
-        let client = Client::new().map_err(|error| StartError::Setting {
-            name: "system certificates".into(),
-            accepted: format!("cannot create an HTTP client: {error}"),
+        let client = Client::new().map_err(|error| StartError::Create {
+            service: "budget",
+            what: "an HTTP client",
+            source: error.into(),
         })?;
         let initial =
             ProviderPolicy { max_concurrency: config.max_concurrency, criticality: Criticality::default() };

@@ -1,17 +1,20 @@
 //! Settings of the service, read once at the start.
 //!
 //! [`Config`] is plain data: everything else takes it, or a part of it, and never reads a setting.
-//! A setting without a usable value ends the start with an error that names the setting, its value
-//! and what is accepted. API keys never appear in an error.
+//! [`settings`] declares the settings; values that are not accepted end the start before they are read here.
+
+pub(crate) mod settings;
 
 use std::time::Duration;
 
-use phase6_chassis::{Settings, StartError};
+use phase6_chassis::{Setting, Settings};
 
+use self::settings::{
+    ANSWER_LIMIT, DAILY_BUDGET_LIMIT, HEDGE_AFTER, HF_API_KEY, PROVIDER_MAX_CONCURRENCY, STREAM_LIMIT,
+};
 use crate::{
-    model::{MicroDollars, Price, PriceList, ProviderId, policy::MAX_CONCURRENCY},
+    model::{MicroDollars, Price, PriceList, ProviderId},
     providers::{ApiKey, BaseUrl},
-    store::RESERVATION_LIFETIME,
 };
 
 /// Settings of the service.
@@ -59,138 +62,78 @@ pub struct ProviderConfig {
     pub has_token_price: bool,
 }
 
-/// Default of `DAILY_BUDGET_LIMIT`.
-const DAILY_LIMIT: MicroDollars = MicroDollars::new(5_000_000);
-/// Default of `PROVIDER_MAX_CONCURRENCY`.
-const CONCURRENCY: u32 = 4;
-/// Default of `HEDGE_AFTER_MS`.
-const HEDGE_AFTER: Duration = Duration::from_millis(2_500);
-/// Largest value of `HEDGE_AFTER_MS`.
-const MAX_HEDGE_AFTER: Duration = Duration::from_mins(1);
-/// Default and largest value of `ANSWER_LIMIT_SECONDS`. The chassis gives a handler one minute; the
-/// rest is for recording, caching and sending what was paid for.
-const ANSWER_LIMIT: Duration = Duration::from_secs(45);
-/// Default of `STREAM_LIMIT_SECONDS`.
-const STREAM_LIMIT: Duration = Duration::from_mins(5);
-
 impl Config {
     /// Reads the settings.
-    ///
-    /// # Errors
-    ///
-    /// A setting has no usable value.
-    pub fn from_settings(settings: &Settings) -> Result<Self, StartError> {
-        let concurrency = settings.whole("PROVIDER_MAX_CONCURRENCY", 1, u64::from(MAX_CONCURRENCY))?;
-        Ok(Self {
-            daily_limit: amount(settings, "DAILY_BUDGET_LIMIT")?.unwrap_or(DAILY_LIMIT),
-            max_concurrency: concurrency.map_or(CONCURRENCY, |calls| calls as u32),
-            limits: CallLimits::from_settings(settings)?,
-            prices: prices(settings)?,
-            providers: ProviderId::ALL
-                .into_iter()
-                .map(|id| ProviderConfig::from_settings(settings, id))
-                .collect::<Result<_, _>>()?,
-        })
+    pub fn from_settings(settings: &Settings) -> Self {
+        Self {
+            daily_limit: amount(settings, &DAILY_BUDGET_LIMIT),
+            max_concurrency: settings.integer(&PROVIDER_MAX_CONCURRENCY) as u32,
+            limits: CallLimits::from_settings(settings),
+            prices: prices(settings),
+            providers: ProviderId::ALL.map(|id| ProviderConfig::from_settings(settings, id)).into(),
+        }
     }
 }
 
 impl CallLimits {
-    fn from_settings(settings: &Settings) -> Result<Self, StartError> {
-        let hedge_after = settings.whole("HEDGE_AFTER_MS", 1, MAX_HEDGE_AFTER.as_millis() as u64)?;
-        let answer = settings.whole("ANSWER_LIMIT_SECONDS", 2, ANSWER_LIMIT.as_secs())?;
-        // A stream must end before its reservation expires.
-        let longest_stream = RESERVATION_LIFETIME.as_secs() - 60;
-        let stream = settings.whole("STREAM_LIMIT_SECONDS", 1, longest_stream)?;
-        Ok(Self {
-            hedge_after: hedge_after.map_or(HEDGE_AFTER, Duration::from_millis),
-            answer: answer.map_or(ANSWER_LIMIT, Duration::from_secs),
-            stream: stream.map_or(STREAM_LIMIT, Duration::from_secs),
-        })
+    fn from_settings(settings: &Settings) -> Self {
+        Self {
+            hedge_after: settings.duration(&HEDGE_AFTER),
+            answer: settings.duration(&ANSWER_LIMIT),
+            stream: settings.duration(&STREAM_LIMIT),
+        }
     }
 }
 
 impl ProviderConfig {
     /// Reads the settings of one provider.
-    ///
-    /// # Errors
-    ///
-    /// A setting has no usable value.
-    pub fn from_settings(settings: &Settings, id: ProviderId) -> Result<Self, StartError> {
-        let name = |suffix: &str| setting_name(id, suffix);
-        let get = |suffix: &str| settings.get(&name(suffix));
-        let base_url = BaseUrl::parse(get("BASE_URL").unwrap_or(id.default_base_url()))
-            .map_err(|error| unusable(name("BASE_URL"), &error))?;
+    pub fn from_settings(settings: &Settings, id: ProviderId) -> Self {
+        let declared = settings::of(id);
         // The earlier system had a short name for this key.
-        let short_name = if id == ProviderId::HuggingFace { settings.get("HF_API_KEY") } else { None };
-        let api_key = get("API_KEY")
-            .or(short_name)
-            .map(|key| ApiKey::parse(key).map_err(|error| unusable(name("API_KEY"), &error)))
-            .transpose()?;
-        let enabled = match get("ENABLED").map(|value| value.trim().to_ascii_lowercase()).as_deref() {
-            None | Some("true") => true,
-            Some("false") => false,
-            Some(other) => {
-                return Err(unusable(name("ENABLED"), &format!("it is {other:?}; accepted: true or false")));
-            }
-        };
-        Ok(Self {
+        let short_name = if id == ProviderId::HuggingFace { settings.secret(&HF_API_KEY) } else { None };
+        let api_key = settings.secret(&declared.api_key).or(short_name);
+        let base_url = settings.url(&declared.base_url).unwrap_or(id.default_base_url());
+        let model = settings.text(&declared.model).unwrap_or(id.default_model());
+        Self {
             id,
-            enabled,
-            base_url,
-            api_key,
-            model: get("MODEL").unwrap_or(id.default_model()).to_owned(),
-            has_token_price: get("INPUT_PRICE").is_some() || get("OUTPUT_PRICE").is_some(),
-        })
+            enabled: settings.boolean(&declared.enabled),
+            base_url: BaseUrl::parse(base_url).expect("settings are validated before they are read"),
+            model: model.to_owned(),
+            api_key: api_key.map(|key| ApiKey::parse(key).expect("secrets can be sent in a header")),
+            has_token_price: settings.is_set(&declared.input_price)
+                || settings.is_set(&declared.output_price),
+        }
     }
 }
 
-fn prices(settings: &Settings) -> Result<PriceList, StartError> {
+fn prices(settings: &Settings) -> PriceList {
     let mut prices = PriceList::default();
     for id in ProviderId::ALL {
-        let Price { per_call, input_per_million, output_per_million } = prices.of_mut(id);
-        for (suffix, price) in [
-            ("COST_PER_CALL", per_call),
-            ("INPUT_PRICE", input_per_million),
-            ("OUTPUT_PRICE", output_per_million),
-        ] {
-            if let Some(amount) = amount(settings, &setting_name(id, suffix))? {
-                *price = amount;
-            }
-        }
+        let declared = settings::of(id);
+        *prices.of_mut(id) = Price {
+            per_call: amount(settings, &declared.cost_per_call),
+            input_per_million: amount(settings, &declared.input_price),
+            output_per_million: amount(settings, &declared.output_price),
+        };
     }
-    Ok(prices)
+    prices
 }
 
 /// Reads an amount of dollars.
-fn amount(settings: &Settings, name: &str) -> Result<Option<MicroDollars>, StartError> {
-    let Some(text) = settings.get(name) else { return Ok(None) };
-    match text.trim().parse().ok().and_then(MicroDollars::from_dollars) {
-        Some(amount) => Ok(Some(amount)),
-        None => {
-            let reason = format!("it is {text:?}; accepted: dollars from 0 to 1000000000, such as 0.25");
-            Err(unusable(name.to_owned(), &reason))
-        }
-    }
-}
-
-fn setting_name(id: ProviderId, suffix: &str) -> String {
-    format!("{}_{suffix}", id.setting_prefix())
-}
-
-fn unusable(name: String, reason: &impl ToString) -> StartError {
-    StartError::Setting { name, accepted: reason.to_string() }
+fn amount(settings: &Settings, setting: &Setting) -> MicroDollars {
+    let dollars = settings.decimal(setting);
+    MicroDollars::from_dollars(dollars).expect("the bounds of the setting are those of amounts")
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use phase6_chassis::InvalidSettings;
 
-    fn settings(settings: &[(&str, &str)]) -> Settings {
-        settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
-    }
+    use super::{settings::SETTINGS, *};
 
-    fn config(values: &[(&str, &str)]) -> Result<Config, StartError> {
-        Config::from_settings(&settings(values))
+    fn config(variables: &[(&str, &str)]) -> Result<Config, InvalidSettings> {
+        let settings = Settings::new(SETTINGS, &variables.iter().copied().collect())?;
+        Ok(Config::from_settings(&settings))
     }
 
     fn error(name: &str, value: &str) -> String {
@@ -224,9 +167,8 @@ mod tests {
     #[test]
     fn only_false_disables_a_provider() {
         for (value, enabled) in [("false", false), ("FALSE", false), ("true", true), (" True ", true)] {
-            let settings = settings(&[("OLLAMA_ENABLED", value)]);
-            let config = ProviderConfig::from_settings(&settings, ProviderId::Ollama).unwrap();
-            assert_eq!(config.enabled, enabled, "{value:?}");
+            let config = config(&[("OLLAMA_ENABLED", value)]).unwrap();
+            assert_eq!(config.providers[ProviderId::Ollama as usize].enabled, enabled, "{value:?}");
         }
         for value in ["0", "no", "off", "fasle"] {
             let error = error("OLLAMA_ENABLED", value);

@@ -30,18 +30,22 @@ use std::sync::Arc;
 use phase6_chassis::{Definition, Domain, Kit, Needs, StartError, catalog::Service};
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::{app::AppState, config::Config, store::MIGRATIONS};
+use crate::{
+    app::AppState,
+    config::{Config, settings::SETTINGS},
+    store::MIGRATIONS,
+};
 
 /// Definition of the service.
 pub const SERVICE: Definition = Definition {
     service: Service::named("budget"),
     domain: Domain::Built,
-    needs: Needs { store: Some(&MIGRATIONS), fallback_labels: None },
+    needs: Needs { store: Some(&MIGRATIONS), settings: SETTINGS, ..Needs::NOTHING },
     build: |kit| Box::pin(build(kit)),
 };
 
 async fn build(kit: Kit) -> Result<OpenApiRouter, StartError> {
-    let config = Config::from_settings(&kit.settings)?;
+    let config = Config::from_settings(&kit.settings);
     let state = AppState::new(kit.clone(), config).await?;
     api::register_components(&kit.components, &state);
     kit.tasks.spawn(jobs::housekeeping(Arc::clone(&state), kit.stop));

@@ -1,15 +1,9 @@
 //! Reports and analytics over all services.
 //!
-//! Its own endpoints are not built yet: it answers what every service answers, says so in
-//! `/api/v1/status`, and invents nothing.
+//! Its own endpoints are not built yet. The service has the endpoints that every service has, and says so in
+//! `/api/v1/status`.
 
-use phase6_chassis::{Definition, Domain, Needs, catalog::Service};
-use utoipa_axum::router::OpenApiRouter;
+use phase6_chassis::{Definition, catalog::Service};
 
 /// The service.
-pub const SERVICE: Definition = Definition {
-    service: Service::named("reports"),
-    domain: Domain::NotBuilt,
-    needs: Needs { store: None, fallback_labels: None },
-    build: |_| Box::pin(async { Ok(OpenApiRouter::new()) }),
-};
+pub const SERVICE: Definition = Definition::not_built(Service::named("reports"));

@@ -1,12 +1,11 @@
 //! Endpoints about the whole fleet. All services are asked at once, each with a deadline, and the ones
-//! that do not answer are named in the response.
+//! that do not respond are named in the response.
 
 use std::{sync::Arc, time::Duration};
 
 use axum::{extract::State, response::IntoResponse};
 use futures_util::future::join_all;
 use http::header::CACHE_CONTROL;
-use jiff::Timestamp;
 use phase6_chassis::{ApiError, Query, Reply, Upstream, catalog};
 use serde_json::{Map, Value, json};
 use utoipa::IntoParams;
@@ -21,8 +20,8 @@ const NO_STORE: [(http::HeaderName, &str); 1] = [(CACHE_CONTROL, "no-store")];
 /// Reports that the gateway runs, with the server's time.
 #[utoipa::path(get, path = "/api/v1/health", tag = "gateway", operation_id = "web_health",
     responses((status = 200, body = Reply<Object>)))]
-pub(crate) async fn health() -> impl IntoResponse {
-    (NO_STORE, Reply::new(json!({"server": "web", "time": Timestamp::now()})))
+pub(crate) async fn health(State(gateway): State<Arc<Gateway>>) -> impl IntoResponse {
+    (NO_STORE, Reply::new(json!({"server": "web", "time": gateway.kit.clock.now()})))
 }
 
 /// Lists the forwarded path prefixes, with the service and the endpoints behind each.
@@ -58,7 +57,7 @@ pub(crate) async fn status(State(gateway): State<Arc<Gateway>>) -> impl IntoResp
     let endpoints: Map<String, Value> =
         upstreams().map(|upstream| (upstream.name().to_owned(), json!(addresses(upstream)))).collect();
     let body = json!({
-        "time": Timestamp::now(),
+        "time": gateway.kit.clock.now(),
         "services": services,
         "missing": missing,
         "endpoints": endpoints,
@@ -66,7 +65,7 @@ pub(crate) async fn status(State(gateway): State<Arc<Gateway>>) -> impl IntoResp
     (NO_STORE, Reply::new(body))
 }
 
-/// Returns the observability of all services, and the error of each one that did not answer.
+/// Returns the observability of all services, and the error of each one that did not respond.
 #[utoipa::path(get, path = "/api/v1/system/observability/fleet", tag = "gateway", operation_id = "fleet_observability",
     responses((status = 200, body = Reply<Object>)))]
 pub(crate) async fn observability(State(gateway): State<Arc<Gateway>>) -> impl IntoResponse {
@@ -95,7 +94,7 @@ pub(crate) async fn observability(State(gateway): State<Arc<Gateway>>) -> impl I
         }
     }
     let body = json!({
-        "timestamp": Timestamp::now(),
+        "timestamp": gateway.kit.clock.now(),
         "answered": services.len(),
         "services": services,
         "missing": missing,

@@ -22,11 +22,7 @@ use phase6_chassis::{
     telemetry::{Exchange, RouteId},
 };
 
-use crate::{hop, path::is_ambiguous};
-
-/// Longest time until an upstream begins its response, unless `UPSTREAM_DEADLINE_MS` sets another one.
-/// Shorter than the time limit of a handler.
-const DEADLINE: Duration = Duration::from_secs(50);
+use crate::{config::UPSTREAM_DEADLINE, hop, path::is_ambiguous};
 
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -65,9 +61,8 @@ impl Gateway {
             Ok(Route { service, upstream: kit.need_peer(service.name)?, label: OnceLock::new() })
         };
         let routes = Service::named("web").peers().map(route).collect::<Result<_, StartError>>()?;
-        let deadline =
-            kit.settings.whole("UPSTREAM_DEADLINE_MS", 1, 55_000)?.map_or(DEADLINE, Duration::from_millis);
-        Ok(Self { routes, deadline, kit })
+        let deadline = kit.settings.duration(&UPSTREAM_DEADLINE);
+        Ok(Self { kit, routes, deadline })
     }
 
     /// Returns the route whose service owns `path`.

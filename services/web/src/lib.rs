@@ -10,6 +10,7 @@
 //! * [`gateway`] forwards; bodies stream both ways.
 //! * [`fleet`] has the endpoints about all services together.
 
+mod config;
 mod fleet;
 mod gateway;
 mod hop;
@@ -26,7 +27,7 @@ use crate::gateway::Gateway;
 pub const SERVICE: Definition = Definition {
     service: Service::named("web"),
     domain: Domain::Built,
-    needs: Needs { store: None, fallback_labels: Some(gateway::labels) },
+    needs: Needs { fallback_labels: Some(gateway::labels), settings: config::SETTINGS, ..Needs::NOTHING },
     build: |kit| Box::pin(async { build(kit) }),
 };
 

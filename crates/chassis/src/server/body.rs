@@ -1,5 +1,4 @@
-//! Bodies on their way: a request's with bounds on size and slowness, an answer's whose end is
-//! noticed.
+//! Bodies on their way: request bodies with limits of size and rate, response bodies whose end is recorded.
 
 use std::{
     pin::Pin,
@@ -14,56 +13,50 @@ use hyper::body::Incoming;
 use pin_project_lite::pin_project;
 use tokio::time::Sleep;
 
-use super::phase::{Phase, Progress};
+use super::{
+    BodyLimits,
+    progress::{Phase, Progress},
+};
 
-/// Bounds on a request's body.
-#[derive(Clone, Copy, Debug)]
-pub struct BodyLimits {
-    /// Most bytes.
-    pub max_bytes: u64,
-    /// We wait for it for so long, however slow it is.
-    pub grace: Duration,
-    /// After that it must have come at this mean rate. Only the time that we wait for it counts, not
-    /// the time that it waits for us.
-    pub min_bytes_per_second: u64,
-}
-
-impl Default for BodyLimits {
-    fn default() -> Self {
-        Self { max_bytes: 2 * 1024 * 1024, grace: Duration::from_secs(8), min_bytes_per_second: 1024 }
-    }
-}
-
-/// A request's body broke a bound, or its connection broke.
+/// Failure to read the body of a request.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
-    /// More bytes than allowed.
+    /// The body exceeds this number of bytes.
     #[error("body is larger than {0} bytes")]
     TooLarge(u64),
-    /// It came too slowly.
-    #[error("body came slower than {0} bytes per second")]
+    /// The body arrived at a lower rate than this number of bytes per second.
+    #[error("body arrived slower than {0} bytes per second")]
     TooSlow(u64),
     /// The connection broke.
     #[error("body is incomplete")]
     Broken(#[source] hyper::Error),
 }
 
-/// A request's body, within its bounds. The default is an empty one, and costs nothing.
+/// Body of a request, within its limits. The default is an empty body, which needs no allocation.
 #[derive(Default)]
 pub struct RequestBody {
-    inner: Option<Pin<Box<Bounded>>>,
+    inner: Option<Pin<Box<LimitedBody>>>,
 }
 
 pin_project! {
-    struct Bounded {
+    struct LimitedBody {
         #[pin]
         incoming: Incoming,
         limits: BodyLimits,
+        // Bytes so far.
         received: u64,
+        // Time spent in earlier waits.
         waited: Duration,
-        // While the body makes us wait: since when, and until when it may.
-        wait: Option<(Instant, Pin<Box<Sleep>>)>,
+        // Present while the body is not ready.
+        wait: Option<Wait>,
     }
+}
+
+/// A wait for the next frame of a body.
+struct Wait {
+    since: Instant,
+    /// Completes when the body has become too slow.
+    limit: Pin<Box<Sleep>>,
 }
 
 impl RequestBody {
@@ -71,8 +64,8 @@ impl RequestBody {
         if incoming.is_end_stream() {
             return Self::default();
         }
-        let bounded = Bounded { incoming, limits, received: 0, waited: Duration::ZERO, wait: None };
-        Self { inner: Some(Box::pin(bounded)) }
+        let limited = LimitedBody { incoming, limits, received: 0, waited: Duration::ZERO, wait: None };
+        Self { inner: Some(Box::pin(limited)) }
     }
 }
 
@@ -84,12 +77,12 @@ impl Body for RequestBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Some(bounded) = &mut self.get_mut().inner else { return Poll::Ready(None) };
-        let this = bounded.as_mut().project();
+        let Some(limited) = &mut self.get_mut().inner else { return Poll::Ready(None) };
+        let this = limited.as_mut().project();
         match this.incoming.poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
-                if let Some((since, _)) = this.wait.take() {
-                    *this.waited += since.elapsed();
+                if let Some(wait) = this.wait.take() {
+                    *this.waited += wait.since.elapsed();
                 }
                 *this.received += frame.data_ref().map_or(0, |data| data.len() as u64);
                 if *this.received > this.limits.max_bytes {
@@ -101,49 +94,50 @@ impl Body for RequestBody {
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Pending => {
                 let rate = this.limits.min_bytes_per_second;
-                let due = this.limits.grace + Duration::from_millis(*this.received * 1000 / rate.max(1));
-                let (_, timer) = this.wait.get_or_insert_with(|| {
-                    (Instant::now(), Box::pin(tokio::time::sleep(due.saturating_sub(*this.waited))))
+                let allowed = this.limits.grace + Duration::from_millis(*this.received * 1000 / rate.max(1));
+                let wait = this.wait.get_or_insert_with(|| Wait {
+                    since: Instant::now(),
+                    limit: Box::pin(tokio::time::sleep(allowed.saturating_sub(*this.waited))),
                 });
-                ready!(timer.as_mut().poll(cx));
+                ready!(wait.limit.as_mut().poll(cx));
                 Poll::Ready(Some(Err(BodyError::TooSlow(rate))))
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().is_none_or(|bounded| bounded.incoming.is_end_stream())
+        self.inner.as_ref().is_none_or(|limited| limited.incoming.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), |bounded| bounded.incoming.size_hint())
+        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), |limited| limited.incoming.size_hint())
     }
 }
 
 pin_project! {
-    /// An answer's body, whose end the connection is told.
-    pub(crate) struct AnswerBody<B> {
+    /// Body of a response. Records its end in the progress of the connection.
+    pub(crate) struct ResponseBody<B> {
         #[pin]
         inner: B,
-        end: End,
+        end: FlushOnDrop,
     }
 }
 
-struct End(Arc<Progress>);
+struct FlushOnDrop(Arc<Progress>);
 
-impl Drop for End {
+impl Drop for FlushOnDrop {
     fn drop(&mut self) {
         self.0.enter(Phase::Flushing);
     }
 }
 
-impl<B> AnswerBody<B> {
+impl<B> ResponseBody<B> {
     pub(crate) fn new(inner: B, progress: Arc<Progress>) -> Self {
-        Self { inner, end: End(progress) }
+        Self { inner, end: FlushOnDrop(progress) }
     }
 }
 
-impl<B: Body> Body for AnswerBody<B> {
+impl<B: Body> Body for ResponseBody<B> {
     type Data = B::Data;
     type Error = B::Error;
 

@@ -1,4 +1,4 @@
-//! A door for `fuzz/`, there only with `--cfg fuzzing`: a connection without a network.
+//! A connection without a network, for `fuzz/`. Exists only with `--cfg fuzzing`.
 
 use std::{
     cell::Cell,
@@ -16,17 +16,16 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tower::service_fn;
 
-use super::{
-    accept::driver,
-    body::{BodyLimits, RequestBody},
-    phase::Progress,
-};
+use super::{BodyLimits, RequestBody, connection::serve_connection, progress::Progress};
 
-/// What a client sends, whether it closes then, and what it is told.
+/// Socket of a client that sends given bytes.
 struct Wire<'a> {
-    sent: &'a [u8],
-    closes: &'a Cell<bool>,
-    told: &'a Mutex<Vec<u8>>,
+    /// Bytes that are not yet read.
+    input: &'a [u8],
+    /// True if the client closes after `input`; otherwise it stays silent.
+    is_closed: &'a Cell<bool>,
+    /// Bytes that were written to the client.
+    output: &'a Mutex<Vec<u8>>,
 }
 
 impl AsyncRead for Wire<'_> {
@@ -35,19 +34,19 @@ impl AsyncRead for Wire<'_> {
         _: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.sent.is_empty() && !self.closes.get() {
+        if self.input.is_empty() && !self.is_closed.get() {
             return Poll::Pending;
         }
-        let (now, later) = self.sent.split_at(self.sent.len().min(buf.remaining()));
+        let (now, later) = self.input.split_at(self.input.len().min(buf.remaining()));
         buf.put_slice(now);
-        self.sent = later;
+        self.input = later;
         Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncWrite for Wire<'_> {
     fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.told.lock().extend_from_slice(bytes);
+        self.output.lock().extend_from_slice(bytes);
         Poll::Ready(Ok(bytes.len()))
     }
 
@@ -60,27 +59,27 @@ impl AsyncWrite for Wire<'_> {
     }
 }
 
-/// Lets a client send these bytes, and close when it has been told what there is to say. Gives the heads of the
-/// requests that were read, and all that it was told; every request is answered at once, with nothing.
+/// Serves a client that sends `input`, and closes once everything is handled. Every request is answered with
+/// an empty 200. Returns the heads of the requests, and all bytes that were written to the client.
 ///
 /// # Panics
 ///
-/// The connection waits for something although the client has closed.
-pub fn connection(sent: &[u8]) -> (Vec<Parts>, Vec<u8>) {
-    let (heads, told) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
+/// If the connection stays open although the client has closed.
+pub fn connection(input: &[u8]) -> (Vec<Parts>, Vec<u8>) {
+    let (heads, output) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
     let stack = service_fn(|request: Request<RequestBody>| {
         heads.lock().push(request.into_parts().0);
         std::future::ready(Ok::<_, Infallible>(Response::default()))
     });
     let progress = Arc::new(Progress::new(Arc::new(AtomicBool::new(false)), Duration::MAX));
     {
-        let closes = Cell::new(false);
-        let wire = Wire { sent, closes: &closes, told: &told };
-        let mut connection = pin!(driver(wire, stack, &progress, BodyLimits::default()));
-        let mut nobody = Context::from_waker(Waker::noop());
-        let ended = connection.as_mut().poll(&mut nobody).is_ready();
-        closes.set(true);
-        assert!(ended || connection.poll(&mut nobody).is_ready(), "nobody closes it");
+        let is_closed = Cell::new(false);
+        let wire = Wire { input, is_closed: &is_closed, output: &output };
+        let mut connection = pin!(serve_connection(wire, stack, &progress, BodyLimits::default()));
+        let mut context = Context::from_waker(Waker::noop());
+        let has_ended = connection.as_mut().poll(&mut context).is_ready();
+        is_closed.set(true);
+        assert!(has_ended || connection.poll(&mut context).is_ready(), "the connection stays open");
     }
-    (heads.into_inner(), told.into_inner())
+    (heads.into_inner(), output.into_inner())
 }

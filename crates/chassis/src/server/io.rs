@@ -1,8 +1,8 @@
-//! A socket that tells what its connection is doing.
+//! A socket that records the progress of its connection.
 //!
-//! It also gives the answers that hyper writes to a request it cannot parse (400, 414, 431) the
-//! body that every other error has: such an answer is recognised by being written while no request
-//! is being answered.
+//! Also replaces the bare responses that hyper writes to requests that it cannot parse (400, 414, 431) with
+//! responses that have the envelope of all errors. They are the only ones that are written while no request is
+//! handled.
 
 use std::{
     io,
@@ -15,22 +15,23 @@ use bytes::{Buf, Bytes};
 use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::phase::{Phase, Progress};
-use crate::envelope::unparsed_request_answer;
+use super::progress::{Phase, Progress};
+use crate::request::unparsed_request_response;
 
 pin_project! {
+    /// A socket that records the progress of its connection.
     pub(crate) struct WatchedIo<T> {
         #[pin]
         inner: T,
         progress: Arc<Progress>,
-        // Our answer to a request that could not be parsed, as far as it is not written.
-        own_answer: Bytes,
+        // Unwritten part of the response to a request that could not be parsed.
+        replacement: Bytes,
     }
 }
 
 impl<T> WatchedIo<T> {
     pub(crate) fn new(inner: T, progress: Arc<Progress>) -> Self {
-        Self { inner, progress, own_answer: Bytes::new() }
+        Self { inner, progress, replacement: Bytes::new() }
     }
 }
 
@@ -47,36 +48,37 @@ impl<T: AsyncRead> AsyncRead for WatchedIo<T> {
 }
 
 impl<T: AsyncWrite> WatchedIo<T> {
-    /// Writes what is left of our own answer.
-    fn poll_own_answer(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Writes the rest of the replacement.
+    fn poll_replacement(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut this = self.project();
-        while this.own_answer.has_remaining() {
-            let written = ready!(this.inner.as_mut().poll_write(cx, this.own_answer))?;
+        while this.replacement.has_remaining() {
+            let written = ready!(this.inner.as_mut().poll_write(cx, this.replacement))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            this.own_answer.advance(written);
+            this.replacement.advance(written);
         }
         Poll::Ready(Ok(()))
     }
 
-    fn noted(self: Pin<&mut Self>, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        self.project().progress.peer_reads(result.is_ready());
+    /// Records whether a write had to wait.
+    fn record(self: Pin<&mut Self>, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        self.project().progress.set_peer_reads(result.is_ready());
         result
     }
 
-    /// Whether `bytes` are the head of an answer to a request that could not be parsed; then our
-    /// own answer takes its place.
-    fn replaces(self: Pin<&mut Self>, bytes: &[u8]) -> bool {
+    /// Prepares the replacement and returns true if `bytes` begin a response to a request that could not be
+    /// parsed.
+    fn replace(self: Pin<&mut Self>, bytes: &[u8]) -> bool {
         let this = self.project();
         if matches!(this.progress.phase(), Phase::Busy | Phase::Flushing) {
             return false;
         }
         let status = bytes.strip_prefix(b"HTTP/1.1 ").and_then(|rest| rest.get(..3));
         let status = status.and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok());
-        match status.and_then(unparsed_request_answer) {
-            Some(answer) => {
-                *this.own_answer = answer;
+        match status.and_then(unparsed_request_response) {
+            Some(response) => {
+                *this.replacement = response;
                 true
             }
             None => false,
@@ -86,12 +88,12 @@ impl<T: AsyncWrite> WatchedIo<T> {
 
 impl<T: AsyncWrite> AsyncWrite for WatchedIo<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if self.as_mut().replaces(bytes) {
+        if self.as_mut().replace(bytes) {
             return Poll::Ready(Ok(bytes.len()));
         }
-        ready!(self.as_mut().poll_own_answer(cx))?;
+        ready!(self.as_mut().poll_replacement(cx))?;
         let result = self.as_mut().project().inner.poll_write(cx, bytes);
-        self.noted(result)
+        self.record(result)
     }
 
     fn poll_write_vectored(
@@ -99,12 +101,12 @@ impl<T: AsyncWrite> AsyncWrite for WatchedIo<T> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if bufs.first().is_some_and(|first| self.as_mut().replaces(first)) {
+        if bufs.first().is_some_and(|first| self.as_mut().replace(first)) {
             return Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()));
         }
-        ready!(self.as_mut().poll_own_answer(cx))?;
+        ready!(self.as_mut().poll_replacement(cx))?;
         let result = self.as_mut().project().inner.poll_write_vectored(cx, bufs);
-        self.noted(result)
+        self.record(result)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -112,7 +114,7 @@ impl<T: AsyncWrite> AsyncWrite for WatchedIo<T> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.as_mut().poll_own_answer(cx))?;
+        ready!(self.as_mut().poll_replacement(cx))?;
         let this = self.project();
         ready!(this.inner.poll_flush(cx))?;
         if this.progress.phase() == Phase::Flushing {
@@ -122,7 +124,7 @@ impl<T: AsyncWrite> AsyncWrite for WatchedIo<T> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.as_mut().poll_own_answer(cx))?;
+        ready!(self.as_mut().poll_replacement(cx))?;
         self.project().inner.poll_shutdown(cx)
     }
 }

@@ -1,7 +1,9 @@
-//! What a service says of itself, what it is built from, and what whoever runs it provides.
+//! The definition of a service, the resources that its routes are built from, and those that the process
+//! provides.
 
 use std::{
     collections::HashMap,
+    error::Error,
     path::PathBuf,
     sync::{Arc, OnceLock, Weak},
     time::Duration,
@@ -21,19 +23,25 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::{
-    Access, Components, ConnectionLimits, Enforcer, Upstream,
-    common::{Common, Domain},
-    settings::Settings,
+    Access, Clock, Components, ConnectionLimits, Domain, Enforcer, Environment, InvalidSettings, Setting,
+    Settings, Upstream, operations::ServiceState,
 };
 
-/// What a service needs from whoever runs it.
-#[derive(Clone, Copy, Default)]
+/// Resources that a service needs.
+#[derive(Clone, Copy)]
 pub struct Needs {
-    /// Records, with these migrations.
+    /// Migrations of its database; `None` if it needs no database.
     pub store: Option<&'static [Migration]>,
-    /// Names under which it counts requests that none of its routes matches; it then has a fallback
-    /// route. Without it such requests are refused with 404.
+    /// Route labels of requests that no route matches, for a service with a fallback route. Without it such
+    /// requests are rejected with 404.
     pub fallback_labels: Option<fn() -> Vec<String>>,
+    /// Settings that it reads.
+    pub settings: &'static [Setting],
+}
+
+impl Needs {
+    /// No resources.
+    pub const NOTHING: Self = Self { store: None, fallback_labels: None, settings: &[] };
 }
 
 /// A service: its row of the catalog, its needs, and its routes.
@@ -41,142 +49,181 @@ pub struct Needs {
 pub struct Definition {
     /// Name, port, peers and purpose.
     pub service: &'static Service,
-    /// State of its own endpoints.
+    /// Implementation state of its own endpoints.
     pub domain: Domain,
     /// Resources that it needs.
     pub needs: Needs,
-    /// Makes its routes.
+    /// Builds its routes.
     pub build: fn(Kit) -> BoxFuture<'static, Result<OpenApiRouter, StartError>>,
 }
 
-/// What a service's routes are built from.
-#[derive(Clone)]
-pub struct Kit {
-    /// Its records, if it needs any.
-    pub store: Option<Store>,
-    /// Its response cache, to make answers invalid.
-    pub cache: Cache,
-    /// Where it registers its parts.
-    pub components: Components,
-    /// The policy in force.
-    pub enforcer: Enforcer,
-    /// The peers that it needs, by name.
-    pub peers: HashMap<&'static str, Upstream>,
-    /// Its figures.
-    pub telemetry: Arc<Telemetry>,
-    /// Its settings, by name.
-    pub settings: Settings,
-    /// Told when the service stops.
-    pub stop: CancellationToken,
-    /// Tasks to be waited for when it stops.
-    pub tasks: TaskTracker,
-    pub(super) observability: Observe,
+impl Definition {
+    /// Defines a service whose own endpoints do not exist yet.
+    pub const fn not_built(service: &'static Service) -> Self {
+        Self {
+            service,
+            domain: Domain::NotBuilt,
+            needs: Needs::NOTHING,
+            build: |_| Box::pin(async { Ok(OpenApiRouter::new()) }),
+        }
+    }
+
+    /// Takes the values of the service's settings from the environment.
+    ///
+    /// # Errors
+    ///
+    /// Values of the wrong type or out of bounds: all of them.
+    pub fn read_settings(&self, environment: &Environment) -> Result<Settings, StartError> {
+        Settings::new(self.needs.settings, environment)
+            .map_err(|invalid| StartError::Settings { service: self.service.name, invalid })
+    }
 }
 
-/// Gives what `/api/v1/system/observability` shows.
+/// The resources that a service's routes are built from.
+#[derive(Clone)]
+pub struct Kit {
+    /// Database, if the service needs one.
+    pub store: Option<Store>,
+    /// Response cache, for invalidations.
+    pub cache: Cache,
+    /// Registry of the service's components.
+    pub components: Components,
+    /// Holder of the active policy.
+    pub enforcer: Enforcer,
+    /// Peers of the service by name.
+    pub peers: HashMap<&'static str, Upstream>,
+    /// Metrics and traces.
+    pub telemetry: Arc<Telemetry>,
+    /// Values of the declared settings.
+    pub settings: Settings,
+    /// Wall clock.
+    pub clock: Clock,
+    /// Cancelled when the service shuts down.
+    pub stop: CancellationToken,
+    /// Tasks that a shutdown waits for.
+    pub tasks: TaskTracker,
+    pub(super) state: LateState,
+}
+
+/// State of the service, which exists only after its routes are built.
 #[derive(Clone, Default)]
-pub(super) struct Observe(pub(super) Arc<OnceLock<Weak<Common>>>);
+pub(super) struct LateState(pub(super) Arc<OnceLock<Weak<ServiceState>>>);
 
 impl Kit {
-    /// A breaker around a provider, under the policy in force. [`Kit::show_breaker`] shows it.
+    /// Creates a circuit breaker around a provider, with the settings of the active policy.
+    /// [`Kit::show_breaker`] shows it.
     pub fn breaker(&self, name: &str) -> Breaker {
         Breaker::new(name, self.enforcer.breaker())
     }
 
-    /// Shows a breaker among the service's parts. One that can never see a call is better not shown.
+    /// Shows a circuit breaker among the service's components. One that can never receive a call should not be
+    /// shown.
     pub fn show_breaker(&self, breaker: &Breaker) {
         self.components.register_breaker(breaker);
     }
 
-    /// What the service's parts show.
+    /// Returns the snapshots of all components; null before the service has started.
     pub fn observability(&self) -> Value {
-        let common = self.observability.0.get().and_then(Weak::upgrade);
-        common.map_or(Value::Null, |common| common.observability())
+        let state = self.state.0.get().and_then(Weak::upgrade);
+        state.map_or(Value::Null, |state| state.observability())
     }
 
-    /// The records of a service that says it needs them.
+    /// Returns the database.
     ///
     /// # Errors
     ///
-    /// It does not say so.
+    /// The definition does not declare that the service needs one.
     pub fn need_store(&self) -> Result<Store, StartError> {
-        self.store.clone().ok_or(StartError::Missing("records"))
+        self.store.clone().ok_or(StartError::Undeclared("a database"))
     }
 
-    /// A peer of a service that says it needs it.
+    /// Returns a peer.
     ///
     /// # Errors
     ///
-    /// It does not say so.
+    /// The catalog does not list it among the peers of the service.
     pub fn need_peer(&self, name: &'static str) -> Result<Upstream, StartError> {
-        self.peers.get(name).cloned().ok_or(StartError::Missing(name))
+        self.peers.get(name).cloned().ok_or(StartError::Undeclared(name))
     }
 }
 
-/// What whoever runs services gives to them.
+/// Everything that the process provides to the services that it runs.
 #[derive(Clone)]
 pub struct Host {
-    /// By what callers are recognised.
+    /// Credentials and proxies by which callers are identified.
     pub access: Access,
-    /// Where records are.
+    /// Address of the database.
     pub database: DatabaseUrl,
-    /// How long to wait for records that cannot be reached yet when a service starts.
-    pub patience: Duration,
-    /// What replicas share limits and cached answers through; none: each has a part of every limit, and a
-    /// cache of its own.
+    /// Longest wait for a database that is unavailable at the start.
+    pub store_wait: Duration,
+    /// Redis through which replicas share limits and cached responses. Without it each replica enforces its
+    /// share of every limit, and has its own cache.
     pub redis: Option<RedisUrl>,
-    /// Where finished spans go; none: only the newest are kept, in memory.
-    pub spans: Option<Collector>,
-    /// Under which name they do; none: the service's.
+    /// Collector of finished spans. Without it only the latest spans are kept, in memory.
+    pub collector: Option<Collector>,
+    /// Name under which replicas share limits and cached responses; `None` for the service's name.
     pub shared_as: Option<String>,
-    /// Where a service without a shared cache keeps its own; none: in memory only.
+    /// Folder for the cache of a service without Redis; `None` for a cache in memory only.
     pub cache_folder: Option<PathBuf>,
     /// Addresses (`host:port`) of services by name. They may change while services run.
     pub peers: HashMap<String, Live<Vec<String>>>,
-    /// Bounds on connections.
+    /// Limits of connections.
     pub connections: ConnectionLimits,
-    /// Settings for services.
-    pub settings: Settings,
-    /// The program's version.
+    /// Environment variables, from which services take their settings.
+    pub environment: Environment,
+    /// Wall clock.
+    pub clock: Clock,
+    /// Version of the program.
     pub version: &'static str,
 }
 
 impl Host {
-    /// An enforcer for a service that it will run.
+    /// Creates the enforcer of a service on this host.
     pub fn enforcer(&self) -> Enforcer {
-        Enforcer::new(self.redis.is_some())
+        Enforcer::with_clock(self.redis.is_some(), self.clock.clone())
     }
 }
 
-/// Why a service did not start.
+/// Failure to start a service.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The records cannot be used.
+    /// The database cannot be used.
     #[error("{service}: cannot use {database}")]
     Store {
-        /// The service.
+        /// Name of the service.
         service: &'static str,
-        /// Where they should be.
+        /// Address of the database.
         database: String,
-        /// What is wrong.
+        /// Cause of the failure.
         #[source]
         source: StoreError,
     },
-    /// A setting has no usable value.
-    #[error("setting {name} is not usable: {accepted}")]
-    Setting {
-        /// The variable.
-        name: String,
-        /// What would be accepted.
-        accepted: String,
+    /// Settings have values that are not accepted.
+    #[error("{service}: {invalid}")]
+    Settings {
+        /// Name of the service.
+        service: &'static str,
+        /// The settings.
+        invalid: InvalidSettings,
     },
-    /// The client of Redis cannot be made.
+    /// The Redis client cannot be created.
     #[error("cannot use Redis")]
     Redis(#[source] RedisError),
-    /// A definition does not say what its routes take: a bug.
-    #[error("a service takes {0} and does not say that it needs it")]
-    Missing(&'static str),
-    /// The listening socket broke.
+    /// The service uses something that its definition does not declare: a bug.
+    #[error("the service uses {0}, which it does not declare")]
+    Undeclared(&'static str),
+    /// The listening socket failed.
     #[error("cannot listen")]
     Listen(#[source] std::io::Error),
+    /// The service cannot create something that it needs.
+    #[error("{service}: cannot create {what}")]
+    Create {
+        /// Name of the service.
+        service: &'static str,
+        /// Object that cannot be created, with its article.
+        what: &'static str,
+        /// Cause of the failure.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
 }

@@ -1,4 +1,4 @@
-//! A service that runs, and how it ends without losing a request.
+//! A running service, and its shutdown without a lost request.
 
 use std::{
     future::Future,
@@ -13,75 +13,82 @@ use phase6_store::Store;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::Definition;
-use crate::{Enforcer, common::Common, server::Ending};
+use crate::{Enforcer, operations::ServiceState, server::Shutdown};
 
-/// Pause between looks at how many are connected.
-const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
+/// Pause between two looks at the number of open connections.
+const CONNECTION_POLL: Duration = Duration::from_millis(100);
+/// Longest time to close the cache.
+const CLOSE_CACHE: Duration = Duration::from_secs(1);
+/// Longest time to export the last spans.
+const CLOSE_EXPORTER: Duration = Duration::from_secs(2);
+/// Longest time to close the database.
+const CLOSE_STORE: Duration = Duration::from_secs(2);
 
 /// A running service.
 pub struct Running {
     pub(super) definition: Definition,
     pub(super) address: SocketAddr,
-    pub(super) common: Arc<Common>,
+    pub(super) state: Arc<ServiceState>,
     pub(super) store: Option<Store>,
     pub(super) cache: Cache,
-    pub(super) spans: Option<Arc<Exporter>>,
-    pub(super) ending: Ending,
-    /// Ends what the service does beside answering.
+    pub(super) exporter: Option<Arc<Exporter>>,
+    /// Steps of the shutdown for connections.
+    pub(super) shutdown: Shutdown,
+    /// Ends the background tasks of the service.
     pub(super) stop: CancellationToken,
     pub(super) tasks: TaskTracker,
 }
 
 impl Running {
-    /// What it is.
+    /// Definition of the service.
     pub fn definition(&self) -> &Definition {
         &self.definition
     }
 
-    /// Where it listens.
+    /// Address on which the service listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Its policy.
+    /// Holder of the active policy.
     pub fn enforcer(&self) -> &Enforcer {
-        &self.common.enforcer
+        &self.state.enforcer
     }
 
-    /// No longer ready from now on, and every answer asks its caller to connect anew, so that callers
-    /// are elsewhere before it stops.
-    pub fn announce_stop(&self) {
-        self.common.ready.store(false, Ordering::Relaxed);
-        self.ending.leaving.store(true, Ordering::Relaxed);
+    /// Begins to drain connections: the service is no longer ready, and every response asks its client to
+    /// reconnect, so that clients have left before the shutdown.
+    pub fn drain(&self) {
+        self.state.is_ready.store(false, Ordering::Relaxed);
+        self.shutdown.drain.store(true, Ordering::Relaxed);
     }
 
-    /// Until nobody is connected.
-    pub async fn unused(&self) {
-        while self.common.connections.open.load(Ordering::Relaxed) > 0 {
-            tokio::time::sleep(BETWEEN_LOOKS).await;
+    /// Waits until no connection is open.
+    pub async fn wait_until_unused(&self) {
+        while self.state.connections.open() > 0 {
+            tokio::time::sleep(CONNECTION_POLL).await;
         }
     }
 
-    /// Stops: no longer ready, and accepts no more; requests under way are finished within `grace`.
-    /// True if all were.
-    pub async fn stop(self, grace: Duration) -> bool {
-        self.announce_stop();
-        self.ending.stop.cancel();
+    /// Shuts down: accepts no more connections, finishes the requests in flight within `grace`, and aborts the
+    /// rest. Returns true if all were finished.
+    pub async fn shutdown(self, grace: Duration) -> bool {
+        self.drain();
+        self.shutdown.stop.cancel();
         self.stop.cancel();
         self.tasks.close();
-        let drained = within(grace, self.tasks.wait()).await;
-        self.ending.cut.cancel();
-        within(Duration::from_secs(1), self.cache.close()).await;
-        if let Some(spans) = &self.spans {
-            within(Duration::from_secs(2), spans.close()).await;
+        let is_complete = is_done_within(grace, self.tasks.wait()).await;
+        self.shutdown.abort.cancel();
+        is_done_within(CLOSE_CACHE, self.cache.close()).await;
+        if let Some(exporter) = &self.exporter {
+            is_done_within(CLOSE_EXPORTER, exporter.close()).await;
         }
         if let Some(store) = &self.store {
-            within(Duration::from_secs(2), store.close()).await;
+            is_done_within(CLOSE_STORE, store.close()).await;
         }
-        drained
+        is_complete
     }
 }
 
-async fn within(limit: Duration, work: impl Future<Output = ()>) -> bool {
+async fn is_done_within(limit: Duration, work: impl Future<Output = ()>) -> bool {
     tokio::time::timeout(limit, work).await.is_ok()
 }

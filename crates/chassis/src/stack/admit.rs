@@ -1,68 +1,75 @@
-//! Refuses what should cost nothing: strangers, oversized heads and bodies, and requests beyond
-//! what the service can answer at a time.
+//! Rejects requests that should cost nothing: without a required API key, with an oversized head or body, or
+//! beyond the number that the service handles at a time.
 
 use std::{
     convert::Infallible,
-    pin::Pin,
+    future::{Ready, ready},
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use axum::response::{IntoResponse, Response};
+use futures_util::future::Either;
 use http::{
     HeaderMap, HeaderValue, Request, StatusCode, Version,
     header::{CONTENT_LENGTH, HOST, WWW_AUTHENTICATE},
 };
-use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
-use super::context::RequestContext;
-use crate::{ApiError, server::BodyLimits};
+use super::{MapResponse, RequestContext, ResponseMap};
+use crate::{ApiError, operations::Registrar, request::body_too_large, server::BodyLimits};
 
+/// Largest number of requests that a service handles at a time.
+const MAX_IN_FLIGHT: usize = 2048;
 /// Longest request target, in bytes.
-const LONGEST_TARGET: usize = 8 * 1024;
-/// Largest head, in bytes of header names and values.
-const LARGEST_HEADERS: usize = 32 * 1024;
-/// What strangers may ask for beside the operational paths.
+const MAX_TARGET_BYTES: usize = 8 * 1024;
+/// Largest sum of the lengths of header names and values, in bytes.
+const MAX_HEADER_BYTES: usize = 32 * 1024;
+/// Paths that need no API key, besides the operational ones.
 const PUBLIC: [&str; 1] = ["/openapi.json"];
 
-/// How many requests are being answered, and how many were refused because of it.
-#[derive(Debug)]
-pub(crate) struct Load {
+/// Limit of the number of requests that a service handles at a time.
+#[derive(Debug, Default)]
+pub(crate) struct ConcurrencyLimit {
     in_flight: AtomicUsize,
-    max_in_flight: usize,
     shed: AtomicU64,
-    body: BodyLimits,
 }
 
-impl Load {
-    pub(crate) fn new(max_in_flight: usize, body: BodyLimits) -> Self {
-        Self { in_flight: AtomicUsize::new(0), max_in_flight, shed: AtomicU64::new(0), body }
-    }
-
-    /// Requests refused because too many were being answered.
+impl ConcurrencyLimit {
+    /// Number of requests that were rejected because the limit was reached.
     pub(crate) fn shed(&self) -> u64 {
         self.shed.load(Ordering::Relaxed)
     }
 
-    fn enter(self: &Arc<Self>) -> Option<InFlight> {
+    /// Registers the metric series of the limit.
+    pub(crate) fn register(self: &Arc<Self>, registrar: &Registrar<'_>) {
+        let limit = Arc::clone(self);
+        registrar.counter(
+            "phase6_requests_shed_total",
+            "Requests rejected because the concurrency limit was reached",
+            move || limit.shed() as f64,
+        );
+    }
+
+    fn try_acquire(self: &Arc<Self>) -> Option<Permit> {
         let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
-        let entered = InFlight(Arc::clone(self));
-        if before >= self.max_in_flight {
+        // Dropped below if the limit is reached, which takes the request off the count again.
+        let permit = Permit(Arc::clone(self));
+        if before >= MAX_IN_FLIGHT {
             self.shed.fetch_add(1, Ordering::Relaxed);
             return None;
         }
-        Some(entered)
+        Some(permit)
     }
 }
 
-/// Counts a request while it is being answered.
-struct InFlight(Arc<Load>);
+/// Counts a request as in flight until it is dropped.
+struct Permit(Arc<ConcurrencyLimit>);
 
-impl Drop for InFlight {
+impl Drop for Permit {
     fn drop(&mut self) {
         self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
@@ -70,12 +77,13 @@ impl Drop for InFlight {
 
 #[derive(Clone)]
 pub(crate) struct AdmitLayer {
-    load: Arc<Load>,
+    concurrency: Arc<ConcurrencyLimit>,
+    body: BodyLimits,
 }
 
 impl AdmitLayer {
-    pub(crate) fn new(load: Arc<Load>) -> Self {
-        Self { load }
+    pub(crate) fn new(concurrency: Arc<ConcurrencyLimit>, body: BodyLimits) -> Self {
+        Self { concurrency, body }
     }
 }
 
@@ -83,20 +91,27 @@ impl<S> Layer<S> for AdmitLayer {
     type Service = Admit<S>;
 
     fn layer(&self, inner: S) -> Admit<S> {
-        Admit { inner, load: Arc::clone(&self.load) }
+        Admit { inner, layer: self.clone() }
     }
 }
 
+/// A service that handles only the requests that are admitted.
 #[derive(Clone)]
 pub(crate) struct Admit<S> {
     inner: S,
-    load: Arc<Load>,
+    layer: AdmitLayer,
 }
 
-impl<S> Admit<S> {
+/// Decision about a request.
+enum Decision {
+    Admitted(Option<Permit>),
+    Rejected(Response),
+}
+
+impl AdmitLayer {
     fn check<B>(&self, request: &Request<B>, context: &RequestContext) -> Result<(), ApiError> {
-        if request.uri().path_and_query().is_some_and(|target| target.as_str().len() > LONGEST_TARGET) {
-            let message = format!("the request target is longer than {LONGEST_TARGET} bytes");
+        if request.uri().path_and_query().is_some_and(|target| target.as_str().len() > MAX_TARGET_BYTES) {
+            let message = format!("the request target is longer than {MAX_TARGET_BYTES} bytes");
             return Err(ApiError::new(StatusCode::URI_TOO_LONG, "uri_too_long", message));
         }
         // RFC 9112, section 3.2.
@@ -105,35 +120,54 @@ impl<S> Admit<S> {
             let message = format!("the request has {hosts} `Host` headers; accepted: one");
             return Err(ApiError::bad_request("invalid_host", message));
         }
-        if size(request.headers()) > LARGEST_HEADERS {
-            let message = format!("the headers are larger than {LARGEST_HEADERS} bytes");
+        if header_bytes(request.headers()) > MAX_HEADER_BYTES {
+            let message = format!("the headers are larger than {MAX_HEADER_BYTES} bytes");
             return Err(ApiError::new(
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
                 "headers_too_large",
                 message,
             ));
         }
-        let stranger = context.keys_required && context.caller.owner.is_none() && !context.caller.internal;
-        if stranger && !PUBLIC.contains(&request.uri().path()) {
-            let message = "an API key is needed: send it as `Authorization: Bearer KEY` or `X-API-Key: KEY`";
+        let is_anonymous = context.caller.owner.is_none() && !context.caller.internal;
+        if context.keys_required && is_anonymous && !PUBLIC.contains(&request.uri().path()) {
+            let message =
+                "an API key is required: send it as `Authorization: Bearer KEY` or `X-API-Key: KEY`";
             return Err(ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", message));
         }
         let announced =
             request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-        if announced.is_some_and(|bytes: u64| bytes > self.load.body.max_bytes) {
-            return Err(too_large(self.load.body.max_bytes));
+        if announced.is_some_and(|bytes: u64| bytes > self.body.max_bytes) {
+            return Err(body_too_large(self.body.max_bytes));
         }
         Ok(())
     }
+
+    /// Admits or rejects a request. Operational requests need no permit.
+    fn decide<B>(&self, request: &Request<B>) -> Decision {
+        let context = request.extensions().get::<RequestContext>();
+        let Some(context) = context.filter(|context| !context.operational) else {
+            return Decision::Admitted(None);
+        };
+        if let Err(error) = self.check(request, context) {
+            let is_unauthorized = error.status() == StatusCode::UNAUTHORIZED;
+            let mut response = error.into_response();
+            if is_unauthorized {
+                response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            return Decision::Rejected(response);
+        }
+        match self.concurrency.try_acquire() {
+            Some(permit) => Decision::Admitted(Some(permit)),
+            None => {
+                let message = "the service is at its concurrency limit; try again later";
+                let error = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message);
+                Decision::Rejected(error.retry_after(1).into_response())
+            }
+        }
+    }
 }
 
-/// The error for a body over the limit.
-pub(crate) fn too_large(max_bytes: u64) -> ApiError {
-    let message = format!("the body is larger than {max_bytes} bytes");
-    ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
-}
-
-fn size(headers: &HeaderMap) -> usize {
+fn header_bytes(headers: &HeaderMap) -> usize {
     headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum()
 }
 
@@ -143,59 +177,31 @@ where
 {
     type Response = Response;
     type Error = Infallible;
-    type Future = AdmitFuture<S::Future>;
+    type Future = Either<MapResponse<S::Future, ReleasePermit>, Ready<Result<Response, Infallible>>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let context = request.extensions().get::<RequestContext>();
-        let Some(context) = context.filter(|context| !context.operational) else {
-            return AdmitFuture::Passing { future: self.inner.call(request), entered: None };
-        };
-        if let Err(error) = self.check(&request, context) {
-            let unauthorised = error.status() == StatusCode::UNAUTHORIZED;
-            let mut answer = error.into_response();
-            if unauthorised {
-                answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        match self.layer.decide(&request) {
+            Decision::Admitted(permit) => {
+                Either::Left(MapResponse::new(self.inner.call(request), ReleasePermit { _permit: permit }))
             }
-            return AdmitFuture::Refused { answer: Some(answer) };
-        }
-        match self.load.enter() {
-            Some(entered) => {
-                AdmitFuture::Passing { future: self.inner.call(request), entered: Some(entered) }
-            }
-            None => {
-                let message = "the service answers as many requests as it can; try again";
-                let error = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message);
-                AdmitFuture::Refused { answer: Some(error.retry_after(1).into_response()) }
-            }
+            Decision::Rejected(response) => Either::Right(ready(Ok(response))),
         }
     }
 }
 
-pin_project! {
-    #[project = AdmitProjection]
-    pub(crate) enum AdmitFuture<F> {
-        Refused { answer: Option<Response> },
-        Passing { #[pin] future: F, entered: Option<InFlight> },
-    }
+/// Holds the permit of a request until its response is ready.
+pub(crate) struct ReleasePermit {
+    _permit: Option<Permit>,
 }
 
-impl<F: Future<Output = Result<Response, Infallible>>> Future for AdmitFuture<F> {
-    type Output = F::Output;
+impl ResponseMap for ReleasePermit {
+    type Response = Response;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project() {
-            AdmitProjection::Refused { answer } => {
-                Poll::Ready(Ok(answer.take().expect("a future is not polled after it is done")))
-            }
-            AdmitProjection::Passing { future, entered } => {
-                let answer = ready!(future.poll(cx));
-                *entered = None;
-                Poll::Ready(answer)
-            }
-        }
+    fn map(self, response: Response) -> Response {
+        response
     }
 }

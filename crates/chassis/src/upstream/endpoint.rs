@@ -1,4 +1,4 @@
-//! One endpoint of a peer: its connections, its breaker, its probes, and what calls showed of it.
+//! One endpoint of a peer: its connections, circuit breaker, probes, and latency.
 
 use std::{
     pin::Pin,
@@ -23,19 +23,21 @@ use serde::Serialize;
 use tokio::time::Sleep;
 
 use super::{
-    Condition,
-    balance::{Candidate, Latency, Standing},
-    health::Health,
+    EndpointHealth,
+    balance::{Candidate, EndpointState},
+    health::{HealthTracker, Transition},
+    latency::LatencyEwma,
     pool::{Pool, PooledBody, SendError},
 };
 
-/// How long a probe may take.
-const PROBE_LIMIT: Duration = Duration::from_secs(2);
-/// Most that is read of the answer to a probe.
-const PROBE_BYTES: usize = 64 * 1024;
-/// How long an answer's body may pause.
-const SILENCE: Duration = Duration::from_mins(2);
+/// Longest time of a probe.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Largest response to a probe, in bytes.
+const MAX_PROBE_BYTES: usize = 64 * 1024;
+/// Longest pause between two frames of a response's body.
+const BODY_TIMEOUT: Duration = Duration::from_mins(2);
 
+/// An endpoint of a peer.
 pub(super) struct Endpoint {
     pub(super) address: String,
     /// The address as the `Host` of a request.
@@ -43,118 +45,135 @@ pub(super) struct Endpoint {
     pub(super) breaker: Breaker,
     pool: Pool,
     in_flight: Arc<AtomicUsize>,
-    seen: Mutex<Seen>,
+    observed: Mutex<Observed>,
 }
 
-struct Seen {
-    latency: Option<(Latency, Instant)>,
-    health: Health,
+/// Observations of an endpoint from its calls and probes.
+struct Observed {
+    /// `None` until the first call succeeds.
+    latency: Option<MeasuredLatency>,
+    health: HealthTracker,
     ready_since: Instant,
 }
 
-/// What an endpoint shows.
+#[derive(Clone, Copy)]
+struct MeasuredLatency {
+    ewma: LatencyEwma,
+    last_call: Instant,
+}
+
+/// Snapshot of an endpoint.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EndpointSnapshot {
     /// `host:port`.
     pub address: String,
-    /// By its probes.
-    pub health: Condition,
-    /// Calls on their way.
+    /// Health according to readiness probes.
+    pub health: EndpointHealth,
+    /// Calls in flight.
     pub in_flight: usize,
-    /// Mean latency of its calls in milliseconds.
+    /// Mean latency of calls in milliseconds.
     pub avg_latency: Option<f64>,
 }
 
 impl Endpoint {
-    /// The endpoint at `address` (`host:port`); none if that cannot be the host of a request.
-    pub(super) fn new(address: &str, peer: &str, settings: &Live<Settings>) -> Option<Self> {
+    /// Creates the endpoint at `address` (`host:port`); `None` if that is not a valid `Host` header.
+    pub(super) fn new(address: &str, peer: &str, breaker: &Live<Settings>) -> Option<Self> {
+        let observed =
+            Observed { latency: None, health: HealthTracker::default(), ready_since: Instant::now() };
         Some(Self {
             address: address.to_owned(),
             host: HeaderValue::from_str(address).ok()?,
-            breaker: Breaker::new(peer, settings.clone()),
+            breaker: Breaker::new(peer, breaker.clone()),
             pool: Pool::new(address),
             in_flight: Arc::default(),
-            seen: Mutex::new(Seen { latency: None, health: Health::default(), ready_since: Instant::now() }),
+            observed: Mutex::new(observed),
         })
     }
 
-    pub(super) fn condition(&self) -> Condition {
-        self.seen.lock().health.condition()
+    pub(super) fn health(&self) -> EndpointHealth {
+        self.observed.lock().health.health()
     }
 
     pub(super) fn snapshot(&self) -> EndpointSnapshot {
-        let seen = self.seen.lock();
+        let observed = self.observed.lock();
         EndpointSnapshot {
             address: self.address.clone(),
-            health: seen.health.condition(),
+            health: observed.health.health(),
             in_flight: self.in_flight.load(Ordering::Relaxed),
-            avg_latency: seen.latency.map(|(latency, _)| latency.mean_ms()),
+            avg_latency: observed.latency.map(|latency| latency.ewma.mean_ms()),
         }
     }
 
-    pub(super) fn standing(&self) -> Standing {
-        match (self.breaker.would_admit(), self.condition()) {
-            (false, _) => Standing::Refusing,
-            (true, Condition::Unhealthy) => Standing::Doubtful,
-            (true, _) => Standing::Well,
+    /// State for the balancer.
+    pub(super) fn state(&self) -> EndpointState {
+        match (self.breaker.would_admit(), self.health()) {
+            (false, _) => EndpointState::Open,
+            (true, EndpointHealth::Unhealthy) => EndpointState::Suspect,
+            (true, _) => EndpointState::Healthy,
         }
     }
 
+    /// Figures for the balancer.
     pub(super) fn candidate(&self) -> Candidate {
-        let seen = self.seen.lock();
+        let observed = self.observed.lock();
         Candidate {
             in_flight: self.in_flight.load(Ordering::Relaxed),
-            latency_ms: seen.latency.map(|(latency, at)| latency.believed_ms(at.elapsed())),
-            ready_for: seen.ready_since.elapsed(),
+            latency_ms: observed.latency.map(|latency| latency.ewma.decayed_ms(latency.last_call.elapsed())),
+            ready_for: observed.ready_since.elapsed(),
         }
     }
 
-    /// Counts a call as under way until the result is dropped.
-    pub(super) fn begin(&self) -> InFlight {
+    /// Counts a call as in flight until the result is dropped.
+    pub(super) fn begin_call(&self) -> InFlight {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         InFlight(Arc::clone(&self.in_flight))
     }
 
+    /// Sends a request and returns the head of its response.
     pub(super) async fn send(&self, request: Request<Body>) -> Result<Response<PooledBody>, SendError> {
         self.pool.send(request).await
     }
 
-    /// Takes the latency of a call that was answered.
-    pub(super) fn measured(&self, took: Duration) {
-        let mut seen = self.seen.lock();
-        let before = seen.latency.map(|(latency, at)| (latency, at.elapsed()));
-        seen.latency = Some((Latency::with(before, took), Instant::now()));
+    /// Records the latency of a successful call.
+    pub(super) fn record_latency(&self, latency: Duration) {
+        let mut observed = self.observed.lock();
+        let ewma = match observed.latency {
+            Some(before) => before.ewma.add(latency, before.last_call.elapsed()),
+            None => LatencyEwma::first(latency),
+        };
+        observed.latency = Some(MeasuredLatency { ewma, last_call: Instant::now() });
     }
 
-    /// Asks once whether the endpoint is ready.
+    /// Probes the readiness of the endpoint, and closes connections that have been idle for too long.
     pub(super) async fn probe(&self, peer: &str) {
         self.pool.prune();
+        let success = tokio::time::timeout(PROBE_TIMEOUT, self.is_ready()).await == Ok(true);
+        let mut observed = self.observed.lock();
+        let Some(Transition { from, to }) = observed.health.record(success) else { return };
+        if from == EndpointHealth::Unhealthy {
+            observed.ready_since = Instant::now();
+        }
+        if (from, to) == (EndpointHealth::Unknown, EndpointHealth::Healthy) {
+            tracing::debug!(peer, endpoint = self.address, "endpoint is healthy");
+        } else {
+            tracing::info!(peer, endpoint = self.address, ?from, ?to, "endpoint health changed");
+        }
+    }
+
+    async fn is_ready(&self) -> bool {
         let mut request = Request::new(Body::empty());
         *request.uri_mut() = Uri::from_static("/readyz");
         request.headers_mut().insert(HOST, self.host.clone());
-        let answer = async {
-            let answer = self.pool.send(request).await.ok()?;
-            let success = answer.status().is_success();
-            // Read to its end, so that the connection can be used again.
-            Limited::new(answer.into_body(), PROBE_BYTES).collect().await.ok().map(|_| success)
-        };
-        let success = tokio::time::timeout(PROBE_LIMIT, answer).await == Ok(Some(true));
-        let mut seen = self.seen.lock();
-        if let Some((from, to)) = seen.health.observe(success) {
-            if from == Condition::Unhealthy {
-                seen.ready_since = Instant::now();
-            }
-            if (from, to) == (Condition::Unknown, Condition::Healthy) {
-                tracing::debug!(peer, endpoint = self.address, "endpoint is well");
-            } else {
-                tracing::info!(peer, endpoint = self.address, ?from, ?to, "endpoint changed");
-            }
-        }
+        let Ok(response) = self.pool.send(request).await else { return false };
+        let is_success = response.status().is_success();
+        // Read to its end, so that the connection returns to the pool.
+        let body = Limited::new(response.into_body(), MAX_PROBE_BYTES).collect().await;
+        is_success && body.is_ok()
     }
 }
 
-/// A call under way.
+/// Counts a call as in flight until it is dropped.
 pub(super) struct InFlight(Arc<AtomicUsize>);
 
 impl Drop for InFlight {
@@ -164,19 +183,19 @@ impl Drop for InFlight {
 }
 
 pin_project! {
-    /// A body that counts as a call under way until it is done, and that may not pause for ever.
+    /// Body of a response. Its call counts as in flight until it is dropped, and its pauses are limited.
     pub(super) struct CountedBody {
         #[pin]
         body: PooledBody,
         in_flight: InFlight,
-        // Only made when the body makes us wait.
-        patience: Option<Pin<Box<Sleep>>>,
+        // Created when a frame is not ready at once.
+        timeout: Option<Pin<Box<Sleep>>>,
     }
 }
 
 impl CountedBody {
     pub(super) fn new(body: PooledBody, in_flight: InFlight) -> Self {
-        Self { body, in_flight, patience: None }
+        Self { body, in_flight, timeout: None }
     }
 }
 
@@ -190,12 +209,13 @@ impl http_body::Body for CountedBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.project();
         if let Poll::Ready(frame) = this.body.poll_frame(cx) {
-            *this.patience = None;
+            *this.timeout = None;
             return Poll::Ready(frame.map(|frame| frame.map_err(BoxError::from)));
         }
-        let patience = this.patience.get_or_insert_with(|| Box::pin(tokio::time::sleep(SILENCE)));
-        ready!(patience.as_mut().poll(cx));
-        Poll::Ready(Some(Err(BoxError::from(format!("the peer paused for {} s", SILENCE.as_secs())))))
+        let timeout = this.timeout.get_or_insert_with(|| Box::pin(tokio::time::sleep(BODY_TIMEOUT)));
+        ready!(timeout.as_mut().poll(cx));
+        let message = format!("the peer paused for {} s in the response's body", BODY_TIMEOUT.as_secs());
+        Poll::Ready(Some(Err(BoxError::from(message))))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -1,4 +1,4 @@
-//! Why a call to a peer has no answer, and what the caller's caller is told.
+//! Errors of calls to a peer, and their responses to the caller.
 
 use std::time::Duration;
 
@@ -7,50 +7,50 @@ use http::StatusCode;
 
 use crate::ApiError;
 
-/// Why a call has no answer.
+/// Failure of a call to a peer.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
     /// No endpoint may be called now.
     #[error("no endpoint of {peer} is available; retry in {} ms", retry_after.as_millis())]
     Unavailable {
-        /// The peer.
+        /// Name of the peer.
         peer: &'static str,
-        /// When one may be.
+        /// Time until an endpoint may be available.
         retry_after: Duration,
     },
     /// No process listens at the endpoint.
     #[error("{peer} refused the connection")]
     Refused {
-        /// The peer.
+        /// Name of the peer.
         peer: &'static str,
     },
-    /// The connection could not be made or broke.
-    #[error("connection to {peer} failed: {what}")]
+    /// The connection failed, or the response was not usable.
+    #[error("connection to {peer} failed: {reason}")]
     Broken {
-        /// The peer.
+        /// Name of the peer.
         peer: &'static str,
-        /// What happened.
-        what: String,
+        /// Cause of the failure.
+        reason: String,
     },
-    /// It took too long.
-    #[error("{peer} did not answer within {} ms", limit.as_millis())]
-    TooSlow {
-        /// The peer.
+    /// The response did not begin in time.
+    #[error("{peer} did not respond within {} ms", limit.as_millis())]
+    TimedOut {
+        /// Name of the peer.
         peer: &'static str,
-        /// The deadline.
+        /// Time limit of the call.
         limit: Duration,
     },
-    /// The request's own body is at fault, and the peer is not.
+    /// The body of the caller's own request failed, which is no fault of the peer.
     #[error("the request's body could not be read")]
     Body(ApiError),
 }
 
 impl CallError {
-    /// Error for a connection that could not be opened.
+    /// Creates the error for a connection that could not be opened.
     pub(super) fn connect(peer: &'static str, error: &std::io::Error) -> Self {
         match error.kind() {
             std::io::ErrorKind::ConnectionRefused => Self::Refused { peer },
-            _ => Self::Broken { peer, what: error.to_string() },
+            _ => Self::Broken { peer, reason: error.to_string() },
         }
     }
 }
@@ -59,14 +59,14 @@ impl From<CallError> for ApiError {
     fn from(error: CallError) -> Self {
         let message = error.to_string();
         match error {
-            CallError::Body(fault) => fault,
+            CallError::Body(error) => error,
             CallError::Unavailable { retry_after, .. } => {
                 Self::unavailable("upstream_unavailable", message, retry_after.as_secs() + 1)
             }
             CallError::Refused { .. } | CallError::Broken { .. } => {
                 Self::new(StatusCode::BAD_GATEWAY, "upstream_failed", message)
             }
-            CallError::TooSlow { .. } => Self::new(StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", message),
+            CallError::TimedOut { .. } => Self::new(StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", message),
         }
     }
 }

@@ -1,34 +1,34 @@
-//! Whether an endpoint is well, by what its probes say. Pure.
+//! Health of an endpoint according to its readiness probes. Pure.
 //!
 //! ```text
 //!   unknown | degraded | unhealthy --one success--> healthy
-//!   healthy --one failure--> degraded --more, 3 in a row--> unhealthy
+//!   unknown | healthy --one failure--> degraded --3 failures in a row--> unhealthy
 //! ```
 
 use serde::Serialize;
 
-/// Failures in a row after which an endpoint counts as unhealthy.
+/// Number of failures in a row after which an endpoint is unhealthy.
 const UNHEALTHY_AFTER: u32 = 3;
 
-/// What is thought of an endpoint.
+/// Health of an endpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Condition {
+pub enum EndpointHealth {
     /// Not probed yet.
     #[default]
     Unknown,
     /// The last probe succeeded.
     Healthy,
-    /// The last probes failed, not often enough to give it up.
+    /// The last probes failed, but fewer than an unhealthy endpoint has.
     Degraded,
-    /// It gets no calls while another endpoint is better.
+    /// Several probes in a row failed. The endpoint receives no calls while a healthier one exists.
     Unhealthy,
 }
 
-impl Condition {
+impl EndpointHealth {
     pub(crate) const ALL: [Self; 4] = [Self::Unknown, Self::Healthy, Self::Degraded, Self::Unhealthy];
 
-    /// As it is shown.
+    /// Name in metrics.
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Unknown => "unknown",
@@ -39,64 +39,72 @@ impl Condition {
     }
 }
 
-/// An endpoint's condition and how it came to it.
+/// Change of an endpoint's health.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Transition {
+    pub(crate) from: EndpointHealth,
+    pub(crate) to: EndpointHealth,
+}
+
+/// Tracks the health of an endpoint.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Health {
-    condition: Condition,
+pub(crate) struct HealthTracker {
+    health: EndpointHealth,
+    /// Failures in a row.
     failures: u32,
 }
 
-impl Health {
-    pub(crate) fn condition(self) -> Condition {
-        self.condition
+impl HealthTracker {
+    pub(crate) fn health(self) -> EndpointHealth {
+        self.health
     }
 
-    /// Takes the result of a probe; tells every change, from what to what.
-    pub(crate) fn observe(&mut self, success: bool) -> Option<(Condition, Condition)> {
-        let before = self.condition;
+    /// Records the result of a probe. Returns the change of health, if there is one.
+    pub(crate) fn record(&mut self, success: bool) -> Option<Transition> {
+        let from = self.health;
         if success {
             self.failures = 0;
-            self.condition = Condition::Healthy;
+            self.health = EndpointHealth::Healthy;
         } else {
             self.failures = self.failures.saturating_add(1);
-            self.condition =
-                if self.failures >= UNHEALTHY_AFTER { Condition::Unhealthy } else { Condition::Degraded };
+            let is_unhealthy = self.failures >= UNHEALTHY_AFTER;
+            self.health = if is_unhealthy { EndpointHealth::Unhealthy } else { EndpointHealth::Degraded };
         }
-        (before != self.condition).then_some((before, self.condition))
+        (from != self.health).then_some(Transition { from, to: self.health })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::{
-        Condition::{Degraded, Healthy, Unhealthy, Unknown},
+        EndpointHealth::{Degraded, Healthy, Unhealthy, Unknown},
         *,
     };
 
-    /// In the original, listeners heard of `degraded` and never of `unhealthy`, and an endpoint
-    /// was never ready.
+    /// In the original, listeners heard of `degraded` and never of `unhealthy`, and an endpoint was never ready.
     #[test]
-    fn every_change_is_told() {
-        let mut health = Health::default();
-        let told: Vec<_> = [true, true, false, false, false, false, true]
+    fn reports_every_transition() {
+        let mut tracker = HealthTracker::default();
+        let transitions: Vec<_> = [true, true, false, false, false, false, true]
             .into_iter()
-            .filter_map(|success| health.observe(success))
+            .filter_map(|success| tracker.record(success))
+            .map(|Transition { from, to }| (from, to))
             .collect();
         assert_eq!(
-            told,
+            transitions,
             [(Unknown, Healthy), (Healthy, Degraded), (Degraded, Unhealthy), (Unhealthy, Healthy)]
         );
     }
 
     #[test]
     fn one_success_is_enough_to_recover() {
-        let mut health = Health::default();
+        let mut tracker = HealthTracker::default();
         for _ in 0..10 {
-            health.observe(false);
+            tracker.record(false);
         }
-        assert_eq!(health.condition(), Condition::Unhealthy);
-        health.observe(true);
-        health.observe(false);
-        assert_eq!(health.condition(), Condition::Degraded, "the count began anew");
+        assert_eq!(tracker.health(), Unhealthy);
+        tracker.record(true);
+        tracker.record(false);
+        assert_eq!(tracker.health(), Degraded, "failures are counted from zero again");
     }
 }

@@ -1,10 +1,9 @@
-//! Connections to one endpoint, kept for the next call.
+//! The connection pool of one endpoint.
 //!
-//! A connection is driven by whoever uses it: the call until the head of the answer is there, then
-//! the reader of the body. No task of its own stands between the two, and a call that is given up
-//! closes its connection. It comes back when the body has been read to its end. An idle connection
-//! that turns out to be closed is replaced without the caller noticing, as long as the request has
-//! not been sent.
+//! The future that uses a connection also drives it: the call until the head of the response has arrived, then
+//! the reader of the body. No spawned task moves bytes between the two, and a cancelled call closes its
+//! connection. The connection returns to the pool when the body has been read to its end. An idle connection
+//! that turns out to be closed is replaced, as long as the request has not been sent.
 
 use std::{
     future::poll_fn,
@@ -32,19 +31,19 @@ use parking_lot::Mutex;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
-/// Most connections kept idle.
-const MOST_IDLE: usize = 128;
-/// A connection idle for longer is not used again; below what servers allow.
-const IDLE: Duration = Duration::from_secs(30);
-/// A peer that is silent for 20 s is asked every 5 s, and given up after three.
+/// Largest number of idle connections.
+const MAX_IDLE: usize = 128;
+/// Time after which an idle connection is not used again; shorter than the idle limits of servers.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// TCP keepalive: probes a silent peer after 20 s and then every 5 s, and gives up after three probes.
 const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
     .with_time(Duration::from_secs(20))
     .with_interval(Duration::from_secs(5))
     .with_retries(3);
 /// Longest time to connect.
-const CONNECT: Duration = Duration::from_secs(2);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Connections to one endpoint.
+/// Idle connections to one endpoint. Clones share them.
 #[derive(Clone)]
 pub(crate) struct Pool {
     inner: Arc<Inner>,
@@ -52,7 +51,7 @@ pub(crate) struct Pool {
 
 struct Inner {
     address: String,
-    /// The newest last.
+    /// Sorted by the time at which they became idle.
     idle: Mutex<Vec<Idle>>,
 }
 
@@ -61,32 +60,33 @@ struct Idle {
     since: Instant,
 }
 
-/// A connection: what sends requests, and what moves the bytes.
+/// A connection: the end that sends requests, and the driver that moves the bytes.
 ///
-/// Everything that happens on it happens while its user drives it, so the user's task has to be
-/// woken by the socket only. Its other ends are polled with a waker that does nothing, and so is
-/// the driver as long as it gets on: otherwise they would have the task woken by itself, to be
-/// polled again from the outside in for nothing.
+/// Everything on a connection happens while its user drives it, so only the socket needs to wake the user's
+/// task. The other ends are polled with a waker that does nothing, and so is the driver while it makes progress.
+/// Otherwise driver and ends would wake the task that is polling them, which would then be polled again without
+/// need.
 struct Connection {
     sender: SendRequest<Body>,
     driver: Pin<Box<http1::Connection<TokioIo<TcpStream>, Body>>>,
+    /// True once the driver has completed.
     ended: bool,
 }
 
-const NOBODY: &Waker = Waker::noop();
+const NOOP: &Waker = Waker::noop();
 
 impl Connection {
-    /// Moves bytes as far as they go without waiting.
+    /// Moves bytes until the socket is not ready.
     fn drive(&mut self, waker: &Waker) {
-        // How it ended is told to the side that sends.
+        // The sending end reports the error of the driver, if there is one.
         self.ended = self.ended || self.driver.as_mut().poll(&mut Context::from_waker(waker)).is_ready();
     }
 
-    /// Polls one of its other ends until that is ready or the socket is not.
+    /// Polls `end`, and drives the connection, until `end` is ready or the socket is not.
     fn poll<T>(&mut self, cx: &Context<'_>, mut end: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
-        for waker in [NOBODY, cx.waker()] {
+        for waker in [NOOP, cx.waker()] {
             self.drive(waker);
-            let polled = end(&mut Context::from_waker(NOBODY));
+            let polled = end(&mut Context::from_waker(NOOP));
             if polled.is_ready() {
                 return polled;
             }
@@ -94,28 +94,28 @@ impl Connection {
         Poll::Pending
     }
 
-    /// Whether it takes a request; notices what happened to it while it was idle.
+    /// True if the connection accepts a request. Notices if the peer has closed it while it was idle.
     fn is_ready(&mut self) -> bool {
-        self.drive(NOBODY);
+        self.drive(NOOP);
         !self.ended && self.sender.is_ready()
     }
 
-    /// Sends a request and gives the head of its answer.
+    /// Sends a request and returns the head of its response.
     async fn send(
         &mut self,
         request: Request<Body>,
     ) -> Result<Response<Incoming>, TrySendError<Request<Body>>> {
         let mut sent = pin!(self.sender.try_send_request(request));
-        poll_fn(|cx| self.poll(cx, |nobody| sent.as_mut().poll(nobody))).await
+        poll_fn(|cx| self.poll(cx, |noop| sent.as_mut().poll(noop))).await
     }
 }
 
-/// Why a request has no answer.
+/// Failure to send a request or to receive the head of its response.
 #[derive(Debug)]
 pub(crate) enum SendError {
-    /// It was not sent: it can go elsewhere, whatever it is.
+    /// The request was not sent, so any endpoint may be tried with it, whether it is idempotent or not.
     Unsent(Box<Request<Body>>, io::Error),
-    /// It may have been received.
+    /// The peer may have received the request.
     Sent(hyper::Error),
 }
 
@@ -124,6 +124,7 @@ impl Pool {
         Self { inner: Arc::new(Inner { address: address.to_owned(), idle: Mutex::default() }) }
     }
 
+    /// Sends a request over an idle or a new connection, and returns the head of its response.
     pub(crate) async fn send(&self, mut request: Request<Body>) -> Result<Response<PooledBody>, SendError> {
         loop {
             let (mut connection, reused) = match self.take_idle() {
@@ -134,8 +135,8 @@ impl Pool {
                 },
             };
             match connection.send(request).await {
-                Ok(answer) => {
-                    return Ok(answer.map(|incoming| PooledBody::new(incoming, self.clone(), connection)));
+                Ok(response) => {
+                    return Ok(response.map(|incoming| PooledBody::new(incoming, self.clone(), connection)));
                 }
                 Err(mut error) => match error.take_message() {
                     Some(unsent) if reused => request = unsent,
@@ -149,15 +150,15 @@ impl Pool {
         }
     }
 
-    /// Closes connections that have been idle for too long.
+    /// Closes connections that have been idle for longer than the timeout.
     pub(crate) fn prune(&self) {
-        self.inner.idle.lock().retain(|idle| idle.since.elapsed() < IDLE);
+        self.inner.idle.lock().retain(|idle| idle.since.elapsed() < IDLE_TIMEOUT);
     }
 
     fn take_idle(&self) -> Option<Connection> {
         loop {
             let Idle { mut connection, since } = self.inner.idle.lock().pop()?;
-            if since.elapsed() < IDLE && connection.is_ready() {
+            if since.elapsed() < IDLE_TIMEOUT && connection.is_ready() {
                 return Some(connection);
             }
         }
@@ -165,7 +166,7 @@ impl Pool {
 
     fn put_idle(&self, connection: Connection) {
         let mut idle = self.inner.idle.lock();
-        if idle.len() < MOST_IDLE && !connection.ended {
+        if idle.len() < MAX_IDLE && !connection.ended {
             idle.push(Idle { connection, since: Instant::now() });
         }
     }
@@ -174,18 +175,18 @@ impl Pool {
         let connecting = async {
             let socket = TcpStream::connect(resolve(&self.inner.address).await?.as_slice()).await?;
             socket.set_nodelay(true)?;
-            // A peer whose machine is gone says nothing: the system finds out.
+            // Detects a peer whose machine has disappeared without closing the connection.
             SockRef::from(&socket).set_tcp_keepalive(&KEEPALIVE)?;
             let (sender, driver) = http1::handshake(TokioIo::new(socket)).await.map_err(io::Error::other)?;
             Ok(Connection { sender, driver: Box::pin(driver), ended: false })
         };
-        tokio::time::timeout(CONNECT, connecting)
+        tokio::time::timeout(CONNECT_TIMEOUT, connecting)
             .await
-            .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "connecting took too long")))
+            .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "connection timed out")))
     }
 }
 
-/// The addresses of `host:port`. Names are looked up anew for every connection.
+/// Resolves `host:port`. Names are looked up again for every connection.
 async fn resolve(address: &str) -> io::Result<Vec<std::net::SocketAddr>> {
     if let Ok(literal) = address.parse() {
         return Ok(vec![literal]);
@@ -196,11 +197,11 @@ async fn resolve(address: &str) -> io::Result<Vec<std::net::SocketAddr>> {
         .map_err(io::Error::other)?
 }
 
-/// The body of an answer over a pooled connection.
+/// Body of a response over a pooled connection.
 pub(crate) struct PooledBody {
     incoming: Incoming,
     pool: Pool,
-    /// None: it was given back.
+    /// `None` once the connection has returned to the pool.
     connection: Option<Connection>,
 }
 
@@ -208,12 +209,13 @@ impl PooledBody {
     fn new(incoming: Incoming, pool: Pool, connection: Connection) -> Self {
         let mut body = Self { incoming, pool, connection: Some(connection) };
         if body.is_end_stream() {
-            body.give_back();
+            body.release();
         }
         body
     }
 
-    fn give_back(&mut self) {
+    /// Returns the connection to the pool.
+    fn release(&mut self) {
         if let Some(connection) = self.connection.take() {
             self.pool.put_idle(connection);
         }
@@ -231,15 +233,15 @@ impl http_body::Body for PooledBody {
         let this = self.get_mut();
         let Some(connection) = &mut this.connection else { return Poll::Ready(None) };
         let mut incoming = Pin::new(&mut this.incoming);
-        // Some of it may have come with the head.
-        let mut polled = incoming.as_mut().poll_frame(&mut Context::from_waker(NOBODY));
+        // A part of the body may have arrived with the head.
+        let mut polled = incoming.as_mut().poll_frame(&mut Context::from_waker(NOOP));
         if polled.is_pending() {
-            polled = connection.poll(cx, |nobody| incoming.as_mut().poll_frame(nobody));
+            polled = connection.poll(cx, |noop| incoming.as_mut().poll_frame(noop));
         }
         let frame = ready!(polled);
-        // A chunked body does not know its end before it is there.
+        // The end of a chunked body is known only after its last frame.
         if frame.is_none() || this.is_end_stream() {
-            this.give_back();
+            this.release();
         }
         Poll::Ready(frame)
     }

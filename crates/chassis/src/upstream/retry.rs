@@ -1,45 +1,45 @@
-//! When a call is tried again. Pure.
+//! Retries of calls: which calls may be retried, and how many. Pure.
 //!
-//! Retries are paid from a budget that calls fill, so that they add at most a tenth to the load of
-//! a peer that is already in trouble.
+//! A budget limits retries to a tenth of the calls, so that they add little load to a peer that is already
+//! failing.
 
 use axum::body::Body;
 use http::{HeaderMap, Method, Request, StatusCode, Uri};
 
-/// What a call adds to the budget.
-const PER_CALL: f64 = 0.1;
-/// Most that is saved up.
-const MOST: f64 = 10.0;
+/// Retries that one call adds to the budget.
+const DEPOSIT_PER_CALL: f64 = 0.1;
+/// Largest number of retries in the budget.
+const MAX_BALANCE: f64 = 10.0;
 
-/// How many retries may be made.
+/// Number of retries that may be made. Full at the start.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Budget {
-    saved: f64,
+pub(crate) struct RetryBudget {
+    balance: f64,
 }
 
-impl Default for Budget {
+impl Default for RetryBudget {
     fn default() -> Self {
-        Self { saved: MOST }
+        Self { balance: MAX_BALANCE }
     }
 }
 
-impl Budget {
-    /// A call was made.
-    pub(crate) fn earn(&mut self) {
-        self.saved = (self.saved + PER_CALL).min(MOST);
+impl RetryBudget {
+    /// Adds the share of one call.
+    pub(crate) fn deposit(&mut self) {
+        self.balance = (self.balance + DEPOSIT_PER_CALL).min(MAX_BALANCE);
     }
 
-    /// Whether a retry may be made; if so it is paid for.
-    pub(crate) fn spend(&mut self) -> bool {
-        if self.saved < 1.0 {
+    /// Takes one retry from the budget. Returns false if there is none.
+    pub(crate) fn withdraw(&mut self) -> bool {
+        if self.balance < 1.0 {
             return false;
         }
-        self.saved -= 1.0;
+        self.balance -= 1.0;
         true
     }
 }
 
-/// Whether doing it twice is the same as doing it once (RFC 9110, section 9.2.2).
+/// True for methods whose requests may be repeated (RFC 9110, section 9.2.2).
 pub(crate) fn is_idempotent(method: &Method) -> bool {
     matches!(
         *method,
@@ -47,19 +47,19 @@ pub(crate) fn is_idempotent(method: &Method) -> bool {
     )
 }
 
-/// Whether another endpoint may answer better.
+/// True for statuses that another endpoint may not have.
 pub(crate) fn is_worth_another_endpoint(status: StatusCode) -> bool {
     matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
 }
 
-/// What is needed to make a request without a body again.
-pub(super) struct Head {
+/// Head of a request without a body, from which the request can be repeated.
+pub(super) struct RequestHead {
     method: Method,
     uri: Uri,
     headers: HeaderMap,
 }
 
-impl Head {
+impl RequestHead {
     pub(super) fn of(request: &Request<Body>) -> Self {
         Self {
             method: request.method().clone(),
@@ -68,6 +68,7 @@ impl Head {
         }
     }
 
+    /// Creates the request again.
     pub(super) fn request(&self) -> Request<Body> {
         let mut request = Request::new(Body::empty());
         *request.method_mut() = self.method.clone();
@@ -82,12 +83,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn retries_add_at_most_a_tenth() {
-        let mut budget = Budget::default();
+    fn retries_add_at_most_a_tenth_to_the_calls() {
+        let mut budget = RetryBudget::default();
         let mut retries = 0;
         for _ in 0..10_000 {
-            budget.earn();
-            retries += u32::from(budget.spend());
+            budget.deposit();
+            retries += u32::from(budget.withdraw());
         }
         assert!(retries <= 1_000 + 10, "{retries}");
         assert!(retries >= 1_000, "{retries}");

@@ -6,7 +6,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use phase6_chassis::Applied;
+use phase6_chassis::ApplyOutcome;
 use phase6_manifest::{Difference, Manifest, ManifestError, check_update};
 use phase6_policy::PolicyDocument;
 
@@ -48,7 +48,7 @@ pub(super) async fn reload(fleet: &mut Fleet, paths: &[PathBuf], watch: &FileWat
                 retune(fleet, manifest, document, &differences, saved);
             }
             Action::Confirm { manifest, has_cluster_changes } => {
-                confirm(fleet, manifest, has_cluster_changes)
+                confirm(fleet, manifest, has_cluster_changes);
             }
             Action::StartLater(manifest) => later.push(manifest),
             Action::Start(manifest) => starts.push(manifest),
@@ -117,9 +117,11 @@ fn retune(
     let applied = member.running.enforcer().apply(document.clone());
     let since_save = saved.and_then(|saved| SystemTime::now().duration_since(saved).ok());
     let state = match (applied, since_save) {
-        (Applied::Now, Some(elapsed)) => format!("in force {} ms after the save", elapsed.as_millis()),
-        (Applied::Now, None) => "in force".to_owned(),
-        (Applied::Already, _) => "a newer policy is in force".to_owned(),
+        (ApplyOutcome::Applied, Some(elapsed)) => {
+            format!("in force {} ms after the save", elapsed.as_millis())
+        }
+        (ApplyOutcome::Applied, None) => "in force".to_owned(),
+        (ApplyOutcome::Unchanged, _) => "a newer policy is in force".to_owned(),
     };
     let differences: Vec<_> = differences.iter().map(ToString::to_string).collect();
     let revision = document.revision;

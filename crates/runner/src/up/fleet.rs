@@ -112,13 +112,16 @@ impl Fleet {
         }
     }
 
-    /// Starts a service for every manifest, all at once. Reports every port that is in use, not the first.
+    /// Starts a service for every manifest, all at once. Reports every invalid setting and every port that is
+    /// in use, not the first one.
     pub(super) async fn start_all(&mut self, manifests: Vec<Manifest>) -> Result<(), RunError> {
         let snapshot = self.snapshot();
         let wanted: Vec<_> =
             manifests.into_iter().filter(|manifest| snapshot.includes(manifest.service)).collect();
         let (mut listeners, mut errors) = (Vec::new(), Vec::new());
         for manifest in &wanted {
+            let settings = definition(manifest.service).read_settings(&self.host.environment);
+            errors.extend(settings.err().map(|error| error.to_string()));
             match self.listen(manifest.service) {
                 Ok(listener) => listeners.push(listener),
                 Err(error) => errors.push(error.to_string()),
@@ -163,7 +166,7 @@ impl Fleet {
     pub(super) fn stop_one(&mut self, manifest: &str) {
         if let Some(member) = self.members.remove(manifest) {
             let service = member.manifest.service.as_str();
-            let task = self.stops.spawn(member.running.stop(GRACE));
+            let task = self.stops.spawn(member.running.shutdown(GRACE));
             self.draining.insert(task.id(), Draining { manifest: manifest.to_owned(), service });
         }
     }
@@ -185,7 +188,7 @@ impl Fleet {
     /// Stops every service. Returns true if every request was finished.
     pub(super) async fn stop_all(&mut self) -> bool {
         let members = std::mem::take(&mut self.members);
-        let stops = members.into_values().map(|member| member.running.stop(GRACE));
+        let stops = members.into_values().map(|member| member.running.shutdown(GRACE));
         let mut is_complete = futures_util::future::join_all(stops).await.into_iter().all(|drained| drained);
         while let Some(earlier) = self.stops.join_next().await {
             is_complete &= earlier.unwrap_or(false);

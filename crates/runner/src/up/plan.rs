@@ -12,6 +12,7 @@ use phase6_policy::PolicyDocument;
 
 /// A step towards the manifests.
 #[derive(Clone, Debug, PartialEq)]
+#[allow(clippy::large_enum_variant, reason = "a plan has a few actions, and each is moved once")]
 pub(super) enum Action {
     /// The manifest is missing while its file is still being written: the service goes on.
     KeepWithoutManifest(String),

@@ -89,7 +89,7 @@ impl AppState {
         self.deduplicator.count_request();
         let limit = self.limits.answer;
         // The answer is for this caller alone, so its remaining time counts.
-        let deadline = Instant::now() + deadline::left().map_or(limit, |left| left.min(limit));
+        let deadline = Instant::now() + deadline::remaining().map_or(limit, |remaining| remaining.min(limit));
         let route = self.route(&request);
         let Admission { permit, usable } = self.admit(&route).await?;
         let begin = |id| self.begin_stream(id, &request, route.task, deadline);

@@ -33,7 +33,7 @@ impl Price {
     /// `gemini-3.5-flash-lite` is the one that reselling gateways list. The router of Hugging Face
     /// forwards to several hosts; its price is above what most of them charge for a model of this
     /// size. Settings override all of them.
-    fn list_price(id: ProviderId) -> Self {
+    pub(crate) const fn list_price(id: ProviderId) -> Self {
         match id {
             ProviderId::OpenAi => Self::new(10_000, 100_000, 500_000),
             ProviderId::DeepSeek => Self::new(2_000, 300_000, 1_200_000),

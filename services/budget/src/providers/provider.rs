@@ -236,13 +236,13 @@ mod tests {
     use phase6_chassis::{Enforcer, Settings};
 
     use super::*;
+    use crate::config::settings::SETTINGS;
 
     #[test]
     fn warns_of_another_model_without_its_price() {
-        let warning = |settings: &[(&str, &str)]| {
-            let settings: Settings =
-                settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-            let config = ProviderConfig::from_settings(&settings, ProviderId::OpenAi).unwrap();
+        let warning = |variables: &[(&str, &str)]| {
+            let settings = Settings::new(SETTINGS, &variables.iter().copied().collect()).unwrap();
+            let config = ProviderConfig::from_settings(&settings, ProviderId::OpenAi);
             Provider::new(config, Breaker::new("openai", Enforcer::default().breaker())).price_warning()
         };
         let text = warning(&[("OPENAI_MODEL", "gpt-big")]).unwrap();

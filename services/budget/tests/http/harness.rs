@@ -1,14 +1,14 @@
 //! A budget service on a free port, whose providers are imitated.
 
-use std::{collections::HashMap, time::Duration};
+use std::collections::HashMap;
 
 use phase6_budget::SERVICE;
-use phase6_chassis::{Access, ApiKeys, ConnectionLimits, Enforcer, Host, INTERNAL, Running, Settings, start};
+pub use phase6_chassis::testing::wait_until;
+use phase6_chassis::{ApiKeys, INTERNAL, testing::TestService};
 use phase6_policy::PolicyDocument;
-use phase6_store::{DatabaseUrl, PoolLimits, Store};
+use phase6_store::Store;
 use reqwest::RequestBuilder;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
 
 use crate::fake_providers::FakeProviders;
 
@@ -16,11 +16,7 @@ use crate::fake_providers::FakeProviders;
 pub struct Harness {
     pub providers: FakeProviders,
     pub http: reqwest::Client,
-    base: String,
-    enforcer: Enforcer,
-    access: Access,
-    running: Option<Running>,
-    folder: tempfile::TempDir,
+    service: TestService,
 }
 
 impl Harness {
@@ -44,32 +40,13 @@ impl Harness {
             all.insert(format!("{prefix}_BASE_URL"), format!("{address}/{provider}"));
         }
         all.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
-        let folder = tempfile::tempdir().unwrap();
-        let access = Access { keys, ..Access::open() };
-        let host = Host {
-            access: access.clone(),
-            database: DatabaseUrl::file(folder.path().join("phase6.db")),
-            redis: None,
-            shared_as: None,
-            spans: None,
-            cache_folder: None,
-            peers: HashMap::new(),
-            patience: Duration::ZERO,
-            connections: ConnectionLimits::default(),
-            settings: Settings::from_iter(all),
-            version: "test",
-        };
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let enforcer = Enforcer::default();
-        let running = start(&SERVICE, listener, &host, enforcer.clone()).await.unwrap();
-        let base = format!("http://{}", running.address());
-        let http = reqwest::Client::new();
-        Self { providers: server, http, base, enforcer, access, running: Some(running), folder }
+        let service = TestService::builder(&SERVICE).settings(all).api_keys(keys).start().await;
+        Self { providers: server, http: reqwest::Client::new(), service }
     }
 
     /// Returns the address of a path.
     pub fn url(&self, path: &str) -> String {
-        format!("{}{path}", self.base)
+        self.service.url(path)
     }
 
     /// Returns a GET request, not yet sent.
@@ -100,7 +77,7 @@ impl Harness {
     /// Requests an answer as one of our own services, with a deadline in milliseconds.
     pub async fn burst_within(&self, milliseconds: u64, body: Value) -> (u16, Value) {
         let request = self.post_request("/api/v1/providers/burst").json(&body);
-        let request = request.header(INTERNAL, self.access.internal.header());
+        let request = request.header(INTERNAL, self.service.host().access.internal.header());
         read(request.header("phase6-deadline-ms", milliseconds).send().await.unwrap()).await
     }
 
@@ -110,13 +87,12 @@ impl Harness {
             "ownerUid": "t", "revision": revision, "generation": 1, "hash": "", "publishedAt": "", "policy": policy,
         }))
         .unwrap();
-        self.enforcer.apply(document);
+        self.service.enforcer().apply(document);
     }
 
     /// Connects to the database of the service, as another replica does.
     pub async fn database(&self) -> Store {
-        let url = DatabaseUrl::file(self.folder.path().join("phase6.db"));
-        Store::connect(&url, PoolLimits::default()).await.unwrap()
+        self.service.store().await
     }
 
     /// Returns the number of open connections, including the one of this request.
@@ -139,9 +115,8 @@ impl Harness {
     }
 
     /// Stops the service and checks that every request has ended.
-    pub async fn stop(mut self) {
-        let running = self.running.take().unwrap();
-        assert!(running.stop(Duration::from_secs(5)).await, "requests are still in flight");
+    pub async fn stop(self) {
+        self.service.shutdown().await;
     }
 }
 
@@ -149,15 +124,4 @@ async fn read(response: reqwest::Response) -> (u16, Value) {
     let status = response.status().as_u16();
     let text = response.text().await.unwrap();
     (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
-}
-
-/// Waits for a condition, for ten seconds at most.
-pub async fn wait_until<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
-    for _ in 0..2_000 {
-        if condition().await {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    panic!("timed out waiting until {what}");
 }

@@ -49,7 +49,11 @@ async fn the_description_lists_every_endpoint() {
         }
     }
     let schemas = &description["components"]["schemas"];
-    assert!(schemas["PolicyAnswer"]["allOf"].is_array(), "schema of /policyz: {}", schemas["PolicyAnswer"]);
+    assert!(
+        schemas["PolicyResponse"]["allOf"].is_array(),
+        "schema of /policyz: {}",
+        schemas["PolicyResponse"]
+    );
     assert!(schemas["ProviderPolicyResponse"]["properties"]["policy"].is_object());
     let burst = &description["paths"]["/api/v1/providers/burst"]["post"]["responses"]["200"]["content"];
     assert!(burst["text/event-stream"].is_object() && burst["application/json"].is_object(), "{burst}");

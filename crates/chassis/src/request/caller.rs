@@ -1,70 +1,72 @@
-//! Who is asking: an API key's owner, one of our own services, or an address.
+//! The caller of a request: the owner of an API key, one of our own services, or an address.
 //!
-//! A forwarded address counts only when it comes from a trusted proxy or from one of our own
-//! services, and is read from the right: what a client writes itself never changes who it is.
+//! A forwarded address counts only if it comes from a trusted proxy or from one of our own services, and is
+//! read from the right: headers that a client writes never change its identity.
 
 use std::{
     fmt,
     net::{IpAddr, SocketAddr},
-    str::FromStr,
     sync::Arc,
 };
 
-use http::{
-    HeaderMap, HeaderName, HeaderValue,
-    header::{AUTHORIZATION, FORWARDED},
-};
+use http::{HeaderMap, HeaderName, HeaderValue, header::AUTHORIZATION};
 use ipnet::IpNet;
 use phase6_telemetry::Sampler;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-/// How our own services show each other that they are ours.
+use super::ApiKeys;
+
+/// Carries the token by which our own services authenticate to each other.
 pub const INTERNAL: HeaderName = HeaderName::from_static("phase6-internal");
-/// Who a proxy says that it speaks for.
+/// Carries the addresses of the client and of the proxies before the last one.
 pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
-/// Forwarded addresses that are looked at, from the right.
-const MOST_HOPS: usize = 16;
+/// Forwarded addresses that are read, from the right.
+const MAX_FORWARDED_HOPS: usize = 16;
 
-/// Who is asking.
+/// Identity of a request's sender.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
-    /// The owner of the API key that came with the request.
+    /// Owner of the API key of the request, if it has a valid one.
     pub owner: Option<Arc<str>>,
-    /// Whether one of our own services passed the request on.
+    /// True if one of our own services sent the request.
     pub internal: bool,
-    /// Whether the request carried credentials, valid or not.
-    pub credentials: bool,
-    /// The client's address.
+    /// True if the request has credentials, valid or not.
+    pub has_credentials: bool,
+    /// Address of the client.
     pub address: IpAddr,
 }
 
-/// A secret that our own services share. Shown as dots.
+/// Secret that our own services share. `Debug` does not show it.
 #[derive(Clone)]
 pub struct InternalToken(HeaderValue);
 
 impl InternalToken {
-    /// A new one.
+    /// Shortest accepted token, in bytes.
+    pub const MIN_LENGTH: usize = 16;
+
+    /// Creates a random token.
     pub fn random() -> Self {
         let text = format!("{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>());
-        Self::new(&text).expect("hexadecimal digits")
+        Self::new(&text).expect("hexadecimal digits can be sent in a header")
     }
 
-    /// One from configuration; none if it is too short to be a secret or no header value.
+    /// Creates a token from configuration; `None` if it is shorter than 16 bytes or cannot be sent in a header.
     pub fn new(text: &str) -> Option<Self> {
-        let mut value = HeaderValue::from_str(text.trim()).ok().filter(|value| value.len() >= 16)?;
+        let mut value =
+            HeaderValue::from_str(text.trim()).ok().filter(|value| value.len() >= Self::MIN_LENGTH)?;
         value.set_sensitive(true);
         Some(Self(value))
     }
 
-    /// As it is sent.
+    /// Returns the token as a header value, which is marked as sensitive.
     pub fn header(&self) -> HeaderValue {
         self.0.clone()
     }
 
-    /// By which services that know this secret choose the same traces.
+    /// Returns the sampler of traces. Services that share this token sample the same traces.
     pub(crate) fn sampler(&self) -> Sampler {
         let digest = Sha256::digest(format!("sampling:{:?}", self.0.as_bytes()));
         Sampler::new(u64::from_be_bytes(digest[..8].try_into().expect("a digest has 32 bytes")))
@@ -81,104 +83,24 @@ impl fmt::Debug for InternalToken {
     }
 }
 
-/// The hashes of the API keys that are accepted, each with its owner.
-#[derive(Clone, Default)]
-pub struct ApiKeys {
-    by_hash: Vec<([u8; 32], Arc<str>)>,
-}
-
-/// A line of a key file is not usable.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("line {line}: {what}; accepted: OWNER sha256:64-HEX-DIGITS")]
-pub struct InvalidKeyLine {
-    /// Its number, from 1.
-    pub line: usize,
-    /// What is wrong with it.
-    pub what: &'static str,
-}
-
-impl ApiKeys {
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.by_hash.is_empty()
-    }
-
-    /// The line of a key file for a key.
-    pub fn line(owner: &str, key: &str) -> String {
-        let digest = Sha256::digest(key.as_bytes());
-        let digits: String = digest
-            .iter()
-            .flat_map(|byte| [byte >> 4, byte & 15])
-            .map(|n| char::from_digit(u32::from(n), 16).expect("a hexadecimal digit"))
-            .collect();
-        format!("{owner} sha256:{digits}")
-    }
-
-    /// The owner of a key. Every hash is compared, in constant time.
-    fn owner(&self, key: &[u8]) -> Option<&Arc<str>> {
-        let digest = Sha256::digest(key);
-        self.by_hash.iter().fold(
-            None,
-            |found, (hash, owner)| {
-                if bool::from(hash.ct_eq(&digest[..])) { Some(owner) } else { found }
-            },
-        )
-    }
-}
-
-impl FromStr for ApiKeys {
-    type Err = InvalidKeyLine;
-
-    /// Reads a key file: lines of an owner and the SHA-256 of a key; `#` begins a comment.
-    fn from_str(text: &str) -> Result<Self, InvalidKeyLine> {
-        let mut by_hash = Vec::new();
-        for (number, line) in text.lines().enumerate() {
-            let line = line.split('#').next().unwrap_or_default().trim();
-            if line.is_empty() {
-                continue;
-            }
-            let fault = |what| InvalidKeyLine { line: number + 1, what };
-            let (owner, hash) =
-                line.split_once(char::is_whitespace).ok_or(fault("there is only one word"))?;
-            let digits = hash.trim().strip_prefix("sha256:").ok_or(fault("the hash is not sha256:..."))?;
-            let mut bytes = [0; 32];
-            if digits.len() != 64 || !digits.is_ascii() {
-                return Err(fault("the hash has not 64 digits"));
-            }
-            for (i, byte) in bytes.iter_mut().enumerate() {
-                *byte = u8::from_str_radix(&digits[2 * i..2 * i + 2], 16)
-                    .map_err(|_| fault("the hash is not hexadecimal"))?;
-            }
-            by_hash.push((bytes, owner.into()));
-        }
-        Ok(Self { by_hash })
-    }
-}
-
-impl fmt::Debug for ApiKeys {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ApiKeys({} owners)", self.by_hash.len())
-    }
-}
-
-/// By what callers are recognised.
+/// Credentials and proxies by which callers are identified.
 #[derive(Clone, Debug)]
 pub struct Access {
-    /// API keys; empty: nobody needs one.
+    /// Accepted API keys. If empty, no key is required.
     pub keys: ApiKeys,
-    /// Our own services' secret.
+    /// Token of our own services.
     pub internal: InternalToken,
-    /// Networks whose forwarded addresses count.
+    /// Networks of proxies whose forwarded addresses count.
     pub trusted_proxies: Vec<IpNet>,
 }
 
 impl Access {
-    /// Nobody needs a key and no proxy is trusted.
+    /// Requires no key and trusts no proxy.
     pub fn open() -> Self {
         Self { keys: ApiKeys::default(), internal: InternalToken::random(), trusted_proxies: vec![] }
     }
 
-    /// Who sent a request with these headers over a connection from `peer`.
+    /// Identifies the sender of a request with these headers over a connection from `peer`.
     pub fn caller(&self, peer: SocketAddr, headers: &HeaderMap) -> Caller {
         let internal = headers.get(INTERNAL).is_some_and(|given| self.internal.matches(given));
         let key = presented_key(headers);
@@ -189,26 +111,28 @@ impl Access {
         let peer = peer.ip().to_canonical();
         let address =
             if internal || self.trusts(peer) { self.forwarded(headers).unwrap_or(peer) } else { peer };
-        Caller { owner, internal, credentials: key.is_some() || headers.contains_key(AUTHORIZATION), address }
+        Caller {
+            owner,
+            internal,
+            has_credentials: key.is_some() || headers.contains_key(AUTHORIZATION),
+            address,
+        }
     }
 
     fn trusts(&self, address: IpAddr) -> bool {
         self.trusted_proxies.iter().any(|network| network.contains(&address))
     }
 
-    /// The right-most forwarded address that is not itself a trusted proxy.
+    /// Returns the right-most forwarded address that is not a trusted proxy. The header `Forwarded` is not
+    /// read: a proxy may set only one of the two, and pass on the other one from the client.
     fn forwarded(&self, headers: &HeaderMap) -> Option<IpAddr> {
-        // Two ways to say it at once may disagree, and only one of them is read.
-        if headers.contains_key(FORWARDED) && !headers.contains_key(&X_FORWARDED_FOR) {
-            return None;
-        }
         let values: Vec<&str> = headers
             .get_all(&X_FORWARDED_FOR)
             .iter()
             .map(|value| value.to_str().unwrap_or_default())
             .collect();
         let mut last = None;
-        for hop in values.iter().rev().flat_map(|value| value.rsplit(',')).take(MOST_HOPS) {
+        for hop in values.iter().rev().flat_map(|value| value.rsplit(',')).take(MAX_FORWARDED_HOPS) {
             let Some(address) = parse_hop(hop.trim()) else { return last };
             last = Some(address);
             if !self.trusts(address) {
@@ -219,7 +143,7 @@ impl Access {
     }
 }
 
-/// An address as proxies write it, with or without a port.
+/// Parses an address as proxies write it, with or without a port.
 fn parse_hop(text: &str) -> Option<IpAddr> {
     let bare = text.trim_start_matches('[').split(']').next().unwrap_or_default();
     let address =
@@ -227,7 +151,7 @@ fn parse_hop(text: &str) -> Option<IpAddr> {
     address.map(|address| address.to_canonical())
 }
 
-/// The API key that a request presents.
+/// Returns the API key of a request.
 fn presented_key(headers: &HeaderMap) -> Option<&[u8]> {
     if let Some(key) = headers.get(X_API_KEY) {
         return Some(key.as_bytes());
@@ -283,7 +207,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_a_client_writes_never_changes_who_it_is(written in "[0-9a-f.:, \\[\\]]{0,60}") {
+        fn headers_from_a_client_never_change_its_identity(written in "[0-9a-f.:, \\[\\]]{0,60}") {
             let access = behind_proxy();
             let honest = access.caller(peer("10.1.1.1"), &headers(&[("x-forwarded-for", "203.0.113.7")]));
             let spoofed = format!("{written}, 203.0.113.7");
@@ -293,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn our_own_services_are_known_by_their_token() {
+    fn our_own_services_are_identified_by_their_token() {
         let access = Access::open();
         let mut ours = headers(&[("x-forwarded-for", "203.0.113.7")]);
         ours.insert(INTERNAL, access.internal.header());
@@ -307,9 +231,9 @@ mod tests {
     }
 
     #[test]
-    fn a_key_names_its_owner() {
+    fn an_api_key_identifies_its_owner() {
         let keys: ApiKeys = format!(
-            "# two owners\n{}\n\n{} # his\n",
+            "# two owners\n{}\n\n{} # a comment\n",
             ApiKeys::line("alice", "a-key"),
             ApiKeys::line("bob", "b-key")
         )
@@ -322,15 +246,6 @@ mod tests {
         assert_eq!(owner(&[("authorization", "Basic a-key")]), None);
         assert_eq!(owner(&[("x-api-key", "c-key")]), None);
         assert_eq!(owner(&[]), None);
-    }
-
-    #[test]
-    fn a_bad_key_file_is_told_by_line() {
-        let told = |text: &str| text.parse::<ApiKeys>().unwrap_err().to_string();
-        assert_eq!(told("\nalice"), "line 2: there is only one word; accepted: OWNER sha256:64-HEX-DIGITS");
-        assert!(told("alice md5:00").starts_with("line 1: the hash is not sha256:..."));
-        assert!(told("alice sha256:00").contains("64 digits"));
-        assert!(told(&format!("alice sha256:{}", "zz".repeat(32))).contains("not hexadecimal"));
     }
 
     #[test]

@@ -1,6 +1,7 @@
-//! The routes, with a time limit, safe from panics.
+//! The routes, with a time limit, and with panics caught.
 
 use std::{
+    any::Any,
     convert::Infallible,
     panic::AssertUnwindSafe,
     sync::Arc,
@@ -23,26 +24,27 @@ use tower::{Layer, Service, ServiceExt};
 
 use crate::{ApiError, server::RequestBody};
 
-/// Longest time until a handler begins to answer.
+/// Longest time until a handler begins its response.
 const HANDLER_LIMIT: Duration = Duration::from_mins(1);
 
+/// A router whose handlers respond in time, with 500 if they panic.
 #[derive(Clone)]
-pub(crate) struct Innermost {
+pub(crate) struct GuardedRouter {
     router: Router,
     panics: IntCounter,
 }
 
-impl Innermost {
+impl GuardedRouter {
     pub(crate) fn new(router: Router, telemetry: &Telemetry) -> Self {
         let panics = IntCounter::new("phase6_panics_total", "Request handlers that panicked")
             .expect("a constant name is well-formed");
-        // A second registration would only mean a second stack over the same telemetry.
+        // Fails only for a second stack with the same telemetry, which then counts on its own.
         let _ = telemetry.metrics().registry().register(Box::new(panics.clone()));
-        Self { router: router.route_layer(LabelLayer), panics }
+        Self { router: router.route_layer(RouteLabelLayer), panics }
     }
 }
 
-impl Service<Request<RequestBody>> for Innermost {
+impl Service<Request<RequestBody>> for GuardedRouter {
     type Response = Response;
     type Error = Infallible;
     type Future = BoxFuture<'static, Result<Response, Infallible>>;
@@ -56,51 +58,51 @@ impl Service<Request<RequestBody>> for Innermost {
         let Self { router, panics } = self.clone();
         let exchange = request.extensions().get::<Arc<Exchange>>().cloned();
         let request = request.map(|body| if body.is_end_stream() { Body::empty() } else { Body::new(body) });
-        let work = AssertUnwindSafe(router.oneshot(request)).catch_unwind();
-        let work = async move {
-            Ok(match tokio::time::timeout(HANDLER_LIMIT, work).await {
-                Ok(Ok(Ok(answer))) => answer,
+        let handler = AssertUnwindSafe(router.oneshot(request)).catch_unwind();
+        let response = async move {
+            Ok(match tokio::time::timeout(HANDLER_LIMIT, handler).await {
+                Ok(Ok(Ok(response))) => response,
                 Ok(Err(panic)) => {
                     panics.inc();
-                    let what = panic
-                        .downcast_ref::<&str>()
-                        .map(ToString::to_string)
-                        .or_else(|| panic.downcast_ref::<String>().cloned());
-                    tracing::error!(panic = what.unwrap_or_default(), "handler panicked");
-                    let message = "the service failed; the log says why";
-                    ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message).into_response()
+                    tracing::error!(panic = panic_message(&*panic), "handler panicked");
+                    ApiError::internal_without_log().into_response()
                 }
                 Err(_) => {
-                    let message =
-                        format!("the service did not begin to answer within {} s", HANDLER_LIMIT.as_secs());
+                    let limit = HANDLER_LIMIT.as_secs();
+                    let message = format!("the response did not begin within {limit} s");
                     ApiError::new(StatusCode::GATEWAY_TIMEOUT, "deadline_exceeded", message).into_response()
                 }
             })
         };
-        // What is logged on the way names the trace.
+        // Log lines of the handler then carry the trace id.
         match exchange {
-            Some(exchange) => Box::pin(exchange.scope(work)),
-            None => Box::pin(work),
+            Some(exchange) => Box::pin(exchange.scope(response)),
+            None => Box::pin(response),
         }
     }
 }
 
-/// Tells the telemetry which route was matched.
+fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or_default()
+}
+
+/// Records the matched route in the telemetry of a request.
 #[derive(Clone, Copy)]
-struct LabelLayer;
+struct RouteLabelLayer;
 
-impl<S> Layer<S> for LabelLayer {
-    type Service = Label<S>;
+impl<S> Layer<S> for RouteLabelLayer {
+    type Service = RouteLabel<S>;
 
-    fn layer(&self, inner: S) -> Label<S> {
-        Label(inner)
+    fn layer(&self, inner: S) -> RouteLabel<S> {
+        RouteLabel(inner)
     }
 }
 
 #[derive(Clone)]
-struct Label<S>(S);
+struct RouteLabel<S>(S);
 
-impl<S, B> Service<Request<B>> for Label<S>
+impl<S, B> Service<Request<B>> for RouteLabel<S>
 where
     S: Service<Request<B>>,
 {

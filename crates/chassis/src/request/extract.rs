@@ -1,5 +1,6 @@
-//! What handlers take from a request. A refusal names the field, what is wrong with it and what
-//! would be accepted, in the one envelope.
+//! Typed parts of a request for handlers: JSON body, query, path.
+//!
+//! A rejection has the envelope of all errors, and names the field, the fault and what is accepted.
 
 use std::error::Error;
 
@@ -12,17 +13,18 @@ use http::{Request, StatusCode, header::CONTENT_TYPE, request::Parts};
 use http_body_util::BodyExt;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
-use crate::{ApiError, server::BodyError, stack::too_large};
+use super::{ApiError, body_too_large};
+use crate::server::BodyError;
 
 /// A JSON body. An empty body is an empty object.
 #[derive(Clone, Copy, Debug)]
 pub struct Json<T>(pub T);
 
-/// The query.
+/// Parameters of the query.
 #[derive(Clone, Copy, Debug)]
 pub struct Query<T>(pub T);
 
-/// The variable parts of the path.
+/// Parameters of the path.
 #[derive(Clone, Copy, Debug)]
 pub struct Path<T>(pub T);
 
@@ -32,12 +34,8 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
     async fn from_request(request: Request<axum::body::Body>, _: &S) -> Result<Self, Response> {
         let (parts, body) = request.into_parts();
         let bytes = read(body).await.map_err(IntoResponse::into_response)?;
-        let kind = parts.headers.get(CONTENT_TYPE).map(|value| value.to_str().unwrap_or_default());
-        let is_json = |kind: &str| {
-            let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-            kind == "application/json" || kind.ends_with("+json")
-        };
-        if !bytes.is_empty() && !kind.is_some_and(is_json) {
+        let content_type = parts.headers.get(CONTENT_TYPE).map(|value| value.to_str().unwrap_or_default());
+        if !bytes.is_empty() && !content_type.is_some_and(is_json) {
             let message = "the body must be JSON: send `content-type: application/json`";
             let error = ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message);
             return Err(error.into_response());
@@ -46,23 +44,29 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
     }
 }
 
-/// The bytes of a body, within its bounds.
+/// True for the content types of JSON.
+fn is_json(content_type: &str) -> bool {
+    let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    media_type == "application/json" || media_type.ends_with("+json")
+}
+
+/// Reads the whole body.
 async fn read(body: axum::body::Body) -> Result<Bytes, ApiError> {
     match body.collect().await {
         Ok(body) => Ok(body.to_bytes()),
-        Err(error) => Err(body_fault(&error).unwrap_or_else(incomplete)),
+        Err(error) => Err(body_error(&error).unwrap_or_else(incomplete)),
     }
 }
 
-/// What a caller is told whose own body is the cause of an error; none when it is not.
-pub(crate) fn body_fault(error: &(dyn Error + 'static)) -> Option<ApiError> {
+/// Returns the error for a caller whose own body caused `error`; `None` if it did not.
+pub(crate) fn body_error(error: &(dyn Error + 'static)) -> Option<ApiError> {
     let mut cause = Some(error);
     while let Some(error) = cause {
-        if let Some(fault) = error.downcast_ref::<BodyError>() {
-            return Some(match fault {
-                BodyError::TooLarge(max) => too_large(*max),
+        if let Some(body) = error.downcast_ref::<BodyError>() {
+            return Some(match body {
+                BodyError::TooLarge(max_bytes) => body_too_large(*max_bytes),
                 BodyError::TooSlow(_) => {
-                    ApiError::new(StatusCode::REQUEST_TIMEOUT, "body_too_slow", format!("the {fault}"))
+                    ApiError::new(StatusCode::REQUEST_TIMEOUT, "body_too_slow", format!("the {body}"))
                 }
                 BodyError::Broken(_) => incomplete(),
             });
@@ -76,14 +80,14 @@ fn incomplete() -> ApiError {
     ApiError::bad_request("body_incomplete", "the connection broke before the body was complete")
 }
 
-/// Reads JSON into a type; a refusal names the field.
+/// Parses a JSON object. Empty input is an empty object. Errors name the field.
 ///
 /// # Errors
 ///
-/// 400 with the code `invalid_json` for what is no JSON at all, else `invalid_body`.
+/// 400 with the code `invalid_json` if the input is not JSON, else `invalid_body`.
 pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     let text = if bytes.is_empty() { b"{}" } else { bytes };
-    // A list would be read as the fields in their order.
+    // Serde would take a list for the fields of a struct in their order.
     let first = text.iter().find(|byte| !byte.is_ascii_whitespace());
     if first != Some(&b'{') && serde_json::from_slice::<IgnoredAny>(text).is_ok() {
         return Err(ApiError::bad_request("invalid_body", "the body must be a JSON object"));
@@ -93,8 +97,8 @@ pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
         let (path, inner) = (error.path().to_string(), error.inner());
         match inner.classify() {
             serde_json::error::Category::Data => {
-                let what = without_position(&inner.to_string());
-                let message = if path == "." { what } else { format!("field `{path}`: {what}") };
+                let fault = without_position(&inner.to_string());
+                let message = if path == "." { fault } else { format!("field `{path}`: {fault}") };
                 ApiError::bad_request("invalid_body", message)
             }
             _ => ApiError::bad_request("invalid_json", format!("the body is not valid JSON: {inner}")),
@@ -106,7 +110,8 @@ pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     Ok(value)
 }
 
-/// Line and column say nothing to who sent one line.
+/// Removes line and column from an error of the JSON parser: bodies mostly have one line, and the field is
+/// named.
 fn without_position(text: &str) -> String {
     text.split(" at line ").next().unwrap_or_default().to_owned()
 }
@@ -122,8 +127,8 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
         match axum::extract::Query::try_from_uri(&parts.uri) {
             Ok(axum::extract::Query(query)) => Ok(Self(query)),
             Err(rejection) => {
-                let what = rejection.source().map_or_else(|| rejection.to_string(), ToString::to_string);
-                let error = ApiError::bad_request("invalid_query", format!("query parameter {what}"));
+                let fault = rejection.source().map_or_else(|| rejection.to_string(), ToString::to_string);
+                let error = ApiError::bad_request("invalid_query", format!("query parameter {fault}"));
                 Err(error.into_response())
             }
         }
@@ -144,7 +149,7 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T>
     }
 }
 
-/// Whether a query is UTF-8 once its percent signs are resolved.
+/// True if a query is UTF-8 after percent-decoding. The parser of queries would replace invalid bytes.
 fn is_utf8(mut query: &[u8]) -> bool {
     let digit = |byte: &u8| char::from(*byte).to_digit(16);
     let mut bytes = Vec::with_capacity(query.len());
@@ -170,67 +175,72 @@ mod tests {
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields, rename_all = "camelCase")]
     struct Order {
-        #[allow(dead_code, reason = "only its reading is of interest")]
+        #[allow(dead_code, reason = "only parsed")]
         max_cost: i64,
         #[serde(default)]
-        #[allow(dead_code, reason = "only its reading is of interest")]
+        #[allow(dead_code, reason = "only parsed")]
         items: Vec<Item>,
     }
 
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Item {
-        #[allow(dead_code, reason = "only its reading is of interest")]
+        #[allow(dead_code, reason = "only parsed")]
         name: String,
     }
 
-    fn told(text: &[u8]) -> String {
+    fn message(text: &[u8]) -> String {
         parse_json::<Order>(text).unwrap_err().message().to_owned()
     }
 
     #[test]
-    fn a_refusal_names_the_field_and_what_is_expected() {
-        assert_eq!(told(br#"{"maxCost":"x"}"#), r#"field `maxCost`: invalid type: string "x", expected i64"#);
+    fn rejections_name_the_field_and_what_is_expected() {
         assert_eq!(
-            told(br#"{"maxCost":1,"items":[{"name":"a"},{"name":7}]}"#),
+            message(br#"{"maxCost":"x"}"#),
+            r#"field `maxCost`: invalid type: string "x", expected i64"#
+        );
+        assert_eq!(
+            message(br#"{"maxCost":1,"items":[{"name":"a"},{"name":7}]}"#),
             "field `items[1].name`: invalid type: integer `7`, expected a string"
         );
         assert_eq!(
-            told(br#"{"maxCost":1,"colour":2}"#),
+            message(br#"{"maxCost":1,"colour":2}"#),
             "field `colour`: unknown field `colour`, expected `maxCost` or `items`"
         );
-        assert_eq!(told(b""), "missing field `maxCost`");
+        assert_eq!(message(b""), "missing field `maxCost`");
         assert_eq!(
-            told(br#"{"maxCost":1e99}"#),
+            message(br#"{"maxCost":1e99}"#),
             "field `maxCost`: invalid type: floating point `1e+99`, expected i64"
         );
         assert_eq!(
-            told(br#"{"maxCost":99999999999999999999}"#),
+            message(br#"{"maxCost":99999999999999999999}"#),
             "field `maxCost`: invalid type: floating point `1e+20`, expected i64"
         );
     }
 
     #[test]
-    fn a_body_that_is_no_object_is_told_so() {
+    fn rejects_bodies_that_are_not_objects() {
         for text in [&b"[1]"[..], b" [7, null]", b"\"x\"", b"1", b"null"] {
-            assert_eq!(told(text), "the body must be a JSON object");
+            assert_eq!(message(text), "the body must be a JSON object");
         }
     }
 
     #[test]
-    fn a_query_that_is_not_utf_8_is_told_so() {
-        for (query, good) in [("a=%C3%A9&b=%", true), ("", true), ("a=%ff", false), ("a=%C3&b=1", false)] {
-            assert_eq!(is_utf8(query.as_bytes()), good, "{query}");
+    fn recognizes_queries_that_are_not_utf_8() {
+        for (query, expected) in [("a=%C3%A9&b=%", true), ("", true), ("a=%ff", false), ("a=%C3&b=1", false)]
+        {
+            assert_eq!(is_utf8(query.as_bytes()), expected, "{query}");
         }
     }
 
     #[test]
-    fn what_is_no_json_is_told_so() {
+    fn rejects_bodies_that_are_not_json() {
         for text in [&b"{"[..], b"nope", b"{}{}", b"\xff\xfe{}", b"{\"maxCost\":1}x"] {
             assert!(
-                told(text).starts_with("the body is not valid JSON") || told(text).starts_with("missing"),
+                message(text).starts_with("the body is not valid JSON")
+                    || message(text).starts_with("missing"),
                 "{}",
-                told(text)
+                message(text)
             );
         }
     }

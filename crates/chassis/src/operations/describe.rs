@@ -1,5 +1,7 @@
-//! What `/openapi.json` says beyond the routes: who the service is, how callers show who they are,
-//! and a word about every answer.
+//! The OpenAPI description of a service: what the routes do not describe themselves.
+//!
+//! Adds the service's name and purpose, the ways to authenticate, the envelope of successful responses, and a
+//! description of every response that lacks one.
 
 use http::StatusCode;
 use utoipa::openapi::{
@@ -10,21 +12,24 @@ use utoipa::openapi::{
 
 use crate::Definition;
 
-/// A description without routes.
+/// Name of the schema that all successful responses have in common.
+const SUCCESS: &str = "Success";
+
+/// Returns a description without routes.
 pub(crate) fn begin(definition: &Definition, version: &str) -> OpenApi {
     let mut info = Info::new(format!("Phase6 {}", definition.service.name), version.to_owned());
     info.description = Some(definition.service.about.to_owned());
     OpenApiBuilder::new().info(info).build()
 }
 
-/// Adds what the routes do not say themselves.
+/// Completes the description of all routes.
 pub(crate) fn complete(api: &mut OpenApi) {
     let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
     let header = ApiKey::Header(ApiKeyValue::new("X-API-Key"));
     let components = api.components.get_or_insert_default();
     components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
     components.add_security_scheme("apiKey", SecurityScheme::ApiKey(header));
-    // Any one of them; none where nobody needs a key.
+    // Alternatives. The empty one is for services that require no keys.
     api.security = Some(vec![
         SecurityRequirement::default(),
         SecurityRequirement::new::<_, [&str; 0], &str>("bearer", []),
@@ -32,33 +37,30 @@ pub(crate) fn complete(api: &mut OpenApi) {
     ]);
     components.schemas.insert(SUCCESS.to_owned(), success().into());
     for (path, item) in &mut api.paths.paths {
-        let enveloped = ["/api/", "/system/"].iter().any(|prefix| path.starts_with(prefix));
+        let has_envelope = ["/api/", "/system/"].iter().any(|prefix| path.starts_with(prefix));
         for operation in operations(item) {
-            for (status, answer) in &mut operation.responses.responses {
-                if let RefOr::T(answer) = answer {
-                    complete_answer(answer, status, enveloped);
+            for (status, response) in &mut operation.responses.responses {
+                if let RefOr::T(response) = response {
+                    complete_response(response, status, has_envelope);
                 }
             }
         }
     }
 }
 
-/// The name of what all successful answers have in common.
-const SUCCESS: &str = "Success";
-
 fn success() -> Object {
     let ok = ObjectBuilder::new().schema_type(Type::Boolean).description(Some("Always true."));
     ObjectBuilder::new().property("ok", ok).required("ok").build()
 }
 
-fn complete_answer(answer: &mut Response, status: &str, enveloped: bool) {
-    if answer.description.is_empty() {
+fn complete_response(response: &mut Response, status: &str, has_envelope: bool) {
+    if response.description.is_empty() {
         let reason = status.parse::<StatusCode>().ok().and_then(|status| status.canonical_reason());
-        answer.description = String::from(reason.unwrap_or("An answer"));
+        response.description = String::from(reason.unwrap_or("Response"));
     }
-    if let Some(RefOr::T(json)) = answer.content.get_mut("application/json")
+    if let Some(RefOr::T(json)) = response.content.get_mut("application/json")
         && let Some(schema) = &mut json.schema
-        && enveloped
+        && has_envelope
         && status.starts_with('2')
     {
         let both = AllOfBuilder::new().item(schema.clone()).item(Ref::from_schema_name(SUCCESS));
