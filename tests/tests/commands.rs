@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use phase6_tests::{
-    ApiKey, EXAMPLE, Fleet, Program, example_without, phase6, retuned, run_to_exit, wait_until,
+    ApiKey, CommandResult, EXAMPLE, Fleet, Program, example_without, phase6, retuned, run_to_exit, wait_until,
 };
 use rustix::process::Signal;
 use serde_json::Value;
@@ -46,7 +46,7 @@ fn usage_errors_exit_with_2_and_say_what_is_accepted() {
 fn a_misspelt_variable_is_an_error_that_suggests_the_right_one() {
     for arguments in [vec!["up"], vec!["serve", "budget"]] {
         let mut program = Program::start(&arguments, &[("PHASE6_DATABSE_URL", "sqlite:///nowhere")]);
-        assert_eq!(program.end(Duration::from_secs(10)), Some(2), "{arguments:?}");
+        assert_eq!(program.wait_for_exit(Duration::from_secs(10)), Some(2), "{arguments:?}");
         let expected = "error: PHASE6_DATABSE_URL is not a setting; did you mean PHASE6_DATABASE_URL?";
         assert_eq!(program.errors(), expected, "{arguments:?}");
     }
@@ -58,7 +58,7 @@ fn every_invalid_setting_is_reported_at_the_start() {
     let data = folder.path().to_str().unwrap();
     let settings = [("DAILY_BUDGET_LIMIT", "-1"), ("OPENAI_BASE_URL", "ftp://user:secret@host")];
     let mut program = Program::start(&["serve", "budget", "--port", "0", "--data", data], &settings);
-    assert_eq!(program.end(Duration::from_secs(10)), Some(1));
+    assert_eq!(program.wait_for_exit(Duration::from_secs(10)), Some(1));
     let errors = program.errors();
     assert!(
         errors.contains("DAILY_BUDGET_LIMIT is \"-1\"; accepted: a number of dollars from 0"),
@@ -70,7 +70,7 @@ fn every_invalid_setting_is_reported_at_the_start() {
 
 #[test]
 fn help_settings_lists_the_settings_of_a_service() {
-    let (code, listed, _) = phase6(&["serve", "web", "--help-settings"]);
+    let CommandResult { code, output: listed, .. } = phase6(&["serve", "web", "--help-settings"]);
     assert_eq!(code, 0);
     let row = listed.lines().find(|line| line.starts_with("UPSTREAM_DEADLINE_MS")).unwrap();
     let columns: Vec<_> = row.split("  ").map(str::trim).filter(|column| !column.is_empty()).collect();
