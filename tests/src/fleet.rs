@@ -69,7 +69,12 @@ impl Program {
 
     /// Starts the program in a folder.
     pub fn start_in(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
-        let mut command = Command::new(program());
+        Self::start_build(program(), folder, arguments, environment)
+    }
+
+    /// Starts another build of the program.
+    fn start_build(program: &Path, folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(program);
         command.args(arguments).current_dir(folder).stdout(Stdio::piped()).stderr(Stdio::piped());
         // The developer's own settings must not change what a test sees.
         for name in std::env::vars().map(|(name, _)| name).filter(|name| is_setting(name)) {
@@ -185,6 +190,15 @@ impl Fleet {
 
     /// Starts a fleet with this text of its file, further arguments, and environment variables.
     pub fn with(text: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        Self::start_build(program(), text, arguments, environment)
+    }
+
+    /// Starts a fleet with another build of the program.
+    pub fn of_build(program: &Path, text: &str) -> Self {
+        Self::start_build(program, text, &[], &[])
+    }
+
+    fn start_build(program: &Path, text: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("fleet.yaml");
         std::fs::write(&file, text).unwrap();
@@ -193,7 +207,7 @@ impl Fleet {
         let mut all =
             vec!["up", "-f", file.to_str().unwrap(), "--data", data.to_str().unwrap(), "--base-port", &port];
         all.extend(arguments);
-        let program = Program::start(&all, environment);
+        let program = Program::start_build(program, &root(), &all, environment);
         let fleet = Self { program, file, base_port, http: client(), folder };
         fleet.program.wait_for_output(" ready in ");
         fleet

@@ -30,7 +30,7 @@ fn usage_errors_exit_with_2_and_say_what_is_accepted() {
         (vec!["serve", "wob", "--data", data], "accepted: web, training"),
         (vec!["serve", "web", "--peer", "budget", "--data", data], "accepted: NAME=HOST:PORT"),
         (vec!["up", "--database", "sqlite::memory:", "--data", data], "accepted: sqlite://PATH of a file"),
-        (vec!["up", "--api-keys", empty, "--data", data], "holds no key; make one with `phase6 key OWNER`"),
+        (vec!["up", "--api-keys", empty, "--data", data], "holds no key; create one with `phase6 key OWNER`"),
         (vec!["serve", "web", "--notice", "301", "--data", data], "0..=300"),
         (vec!["serve", "web", "--peer", "budget=http://127.0.0.1:3003", "--data", data], "NAME=HOST:PORT"),
         (vec!["serve", "web", "--peer", "budget=a b:1", "--data", data], "accepted: NAME=HOST:PORT"),
@@ -197,7 +197,7 @@ async fn suggested_commands_work_unchanged() {
         let mut program = Program::start(&arguments, &[]);
         program.wait_for_output(" status --base-port");
         let output = program.output();
-        let first = if requests == 1 { "1 service answers" } else { "2 services answer" };
+        let first = if requests == 1 { "1 service ready in" } else { "2 services ready in" };
         assert!(output.contains(first), "{output}");
         let lines: Vec<_> = output.lines().filter(|line| line.starts_with("  ")).collect();
         assert_eq!(lines.len(), requests + 1, "{output}");

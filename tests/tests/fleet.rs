@@ -407,7 +407,7 @@ async fn edits_and_ctrl_c_take_effect_while_a_service_drains() {
     fleet.save(&example_without("budget"));
     wait_until("budget stops", || async { fleet.get("budget", "/readyz").await.0 == 0 }).await;
     fleet.save(EXAMPLE);
-    let waits = "budget: starts when the last requests";
+    let waits = "budget: starts once its port is free";
     wait_until("budget waits for its port", || async { fleet.program.output().matches(waits).count() == 2 })
         .await;
     let start = Instant::now();

@@ -54,7 +54,7 @@ async fn an_invalid_compiled_policy_is_rejected_as_a_whole() {
     });
     let expected = [
         "`policy.rateLimit.capacity` is -5; accepted: an integer from 1 to 1000000",
-        "policy.rateLimit.refillPerSecond is 0.0; accepted: a number from 0.001 to 1000000",
+        "`policy.rateLimit.refillPerSecond` is 0.0; accepted: a number from 0.001 to 1000000",
         "`policy.circuitBreaker.halfOpenProbes` is 4294967296; accepted: an integer from 1 to 100",
     ];
     std::fs::write(&policy, policy_document(1, 1, &invalid)).unwrap();

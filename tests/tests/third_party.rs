@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, path::Path};
 
 use cargo_metadata::{Metadata, MetadataCommand, Package};
 
-/// Returns the quoted strings of the list that follows `key = [` in `deny.toml`.
+/// Returns the first quoted string of each line in the list that follows `key = [` in `deny.toml`.
 fn list(key: &str) -> BTreeSet<String> {
     let text = std::fs::read_to_string(phase6_tests::root().join("deny.toml")).unwrap();
     let (_, rest) = text.split_once(&format!("\n{key} = [")).unwrap_or_else(|| panic!("no list {key}"));
@@ -17,10 +17,12 @@ fn list(key: &str) -> BTreeSet<String> {
     lines.filter_map(|line| Some(line.split('"').nth(1)?.to_owned())).collect()
 }
 
+/// Returns the packages that are built for one of the targets in `deny.toml`.
 fn metadata(workspace: &Path) -> Metadata {
+    let targets = list("targets").into_iter().flat_map(|target| ["--filter-platform".to_owned(), target]);
     MetadataCommand::new()
         .current_dir(workspace)
-        .other_options(["--locked".into(), "--offline".into()])
+        .other_options(["--locked".into(), "--offline".into()].into_iter().chain(targets).collect::<Vec<_>>())
         .exec()
         .unwrap()
 }

@@ -48,7 +48,7 @@ impl Effort {
 pub(crate) fn run(effort: Effort) -> Result<(), String> {
     crate::servers::provide("wrk", "wrk")?;
     crate::servers::provide("nginx", "nginx-light")?;
-    let mut build = cargo(&["build", "--locked", "-p", "phase6-cli", "-p", "phase6-tests", "--bins"]);
+    let mut build = cargo(&["build", "--locked", "--workspace", "--bins"]);
     if effort == Effort::Measure {
         build.arg("--release");
     }

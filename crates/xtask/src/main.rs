@@ -32,7 +32,7 @@ mod servers;
 mod simulate;
 mod test;
 
-use std::process::{ExitCode, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 
 const USAGE: &str = "usage: cargo xtask COMMAND
 
@@ -150,13 +150,19 @@ fn example_fleet() -> Result<String, String> {
 /// Returns the reference page of all settings. A program of its own prints it, so that this one need not be
 /// built with all services.
 fn settings_page() -> Result<String, String> {
-    let arguments = ["run", "--quiet", "--package", "phase6-runner", "--example", "settings_page"];
+    // With the features that a build of the workspace selects, so that nothing is built twice.
+    let arguments = ["build", "--workspace", "--example", "settings_page", "--message-format=json"];
     let output = run::cargo(&arguments).stderr(Stdio::inherit()).output();
-    let output = output.map_err(|error| format!("cannot start cargo: {error}"))?;
-    if !output.status.success() {
-        return Err("the page of all settings cannot be generated".to_owned());
-    }
-    String::from_utf8(output.stdout).map_err(|error| format!("the page of all settings: {error}"))
+    let output = output.map_err(|error| format!("failed to start cargo: {error}"))?;
+    let messages = String::from_utf8_lossy(&output.stdout);
+    let program = messages.lines().rev().find_map(|line| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        message["executable"].as_str().map(str::to_owned)
+    });
+    let program = program.ok_or("the program that prints the settings does not compile")?;
+    let output = Command::new(&program).output();
+    let output = output.map_err(|error| format!("failed to start {program}: {error}"))?;
+    String::from_utf8(output.stdout).map_err(|error| format!("output of {program}: {error}"))
 }
 
 fn crd() -> Result<(), String> {

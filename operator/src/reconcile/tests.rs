@@ -350,7 +350,7 @@ async fn an_invalid_resource_is_reported_once_and_its_objects_stay() {
     assert_eq!(outcome.result.unwrap(), Action::await_change());
     let (status, reason, message) = harness.condition("Stalled");
     assert_eq!((&*status, &*reason), ("True", "InvalidSpec"));
-    assert!(message.contains("spec.tracing.samplingRate is 7"), "{message}");
+    assert!(message.contains("`spec.tracing.samplingRate` is 7"), "{message}");
     assert_eq!(harness.published().revision, 1);
     harness.play(Scenario::new()).await.result.unwrap();
 }
@@ -366,7 +366,7 @@ async fn an_event_reports_a_resource_whose_status_the_api_server_refuses() {
     let outcome = harness.play(untyped).await;
     assert_eq!(outcome.result.unwrap(), Action::await_change());
     let note = outcome.calls[1].body["note"].as_str().unwrap();
-    assert!(note.contains("spec.cache.ttl is 5; accepted: a duration"), "{note}");
+    assert!(note.contains("`spec.cache.ttl` is 5; accepted: a duration"), "{note}");
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
-//! A hit among 1,000 answers, asked for in no order by their path. Ours judges the answer's age and whether it
-//! fits the request, too.
+//! A hit among 1,000 responses, looked up by path in random order. Our cache also checks the age of the response
+//! and whether it matches the request.
 
 use std::{
     convert::Infallible,
@@ -15,11 +15,11 @@ use http_body_util::Full;
 use phase6_cache::{Accessors, Cache, CachePolicy, Client, HttpCacheLayer};
 use tower::{Layer, ServiceExt, service_fn};
 
-use crate::{Rival, compete};
+use crate::{Contender, compare};
 
-const ANSWERS: usize = 1_000;
-/// How often all are asked for in a round.
-const TURNS: usize = 50;
+const RESPONSES: usize = 1_000;
+/// Times that every entry is read in a round.
+const REPEATS: usize = 50;
 const BODY: [u8; 250] = [b'x'; 250];
 
 const POLICY: CachePolicy = CachePolicy {
@@ -48,12 +48,12 @@ async fn fill(cache: &Cache, target: &Uri) {
 pub fn run(rounds: usize) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     let order = BuildHasherDefault::<DefaultHasher>::default();
-    let mut numbers: Vec<usize> = (0..ANSWERS).collect();
+    let mut numbers: Vec<usize> = (0..RESPONSES).collect();
     numbers.sort_by_cached_key(|number| order.hash_one(number));
     let paths: Vec<String> =
         numbers.iter().map(|number| format!("/api/v1/budget/metrics/cohort-{number:05}")).collect();
     let targets: Vec<Uri> = paths.iter().map(|path| path.parse().expect("a path")).collect();
-    let (body, hits) = (Arc::new(Bytes::from_static(&BODY)), (ANSWERS * TURNS) as u64);
+    let (body, hits) = (Arc::new(Bytes::from_static(&BODY)), (RESPONSES * REPEATS) as u64);
 
     let (ours, headers) = (Cache::new(None), HeaderMap::new());
     runtime.block_on(async {
@@ -61,8 +61,8 @@ pub fn run(rounds: usize) {
             fill(&ours, target).await;
         }
     });
-    let phase6 = || {
-        for target in (0..TURNS).flat_map(|_| &targets) {
+    let phase6_round = || {
+        for target in (0..REPEATS).flat_map(|_| &targets) {
             let found = ours.get_fresh("", black_box(target), &headers, &POLICY);
             assert!(black_box(found).is_some());
         }
@@ -75,9 +75,9 @@ pub fn run(rounds: usize) {
             moka.insert(path.clone(), Arc::clone(&body)).await;
         }
     });
-    let mokas = || {
+    let moka_round = || {
         runtime.block_on(async {
-            for path in (0..TURNS).flat_map(|_| &paths) {
+            for path in (0..REPEATS).flat_map(|_| &paths) {
                 assert!(black_box(moka.get(black_box(path.as_str())).await).is_some());
             }
         });
@@ -86,8 +86,8 @@ pub fn run(rounds: usize) {
 
     let quick = quick_cache::sync::Cache::new(100_000);
     paths.iter().for_each(|path| quick.insert(path.clone(), Arc::clone(&body)));
-    let quicks = || {
-        for path in (0..TURNS).flat_map(|_| &paths) {
+    let quick_cache_round = || {
+        for path in (0..REPEATS).flat_map(|_| &paths) {
             assert!(black_box(quick.get(black_box(path.as_str()))).is_some());
         }
         hits
@@ -97,21 +97,21 @@ pub fn run(rounds: usize) {
     paths.iter().for_each(|path| {
         foyer.insert(path.clone(), Arc::clone(&body));
     });
-    let foyers = || {
-        for path in (0..TURNS).flat_map(|_| &paths) {
+    let foyer_round = || {
+        for path in (0..REPEATS).flat_map(|_| &paths) {
             assert!(black_box(foyer.get(black_box(path.as_str()))).is_some());
         }
         hits
     };
 
-    compete(
+    compare(
         "hit",
         rounds,
         vec![
-            Rival::new("phase6", phase6),
-            Rival::new("moka", mokas),
-            Rival::new("quick_cache", quicks),
-            Rival::new("foyer", foyers),
+            Contender::new("phase6", phase6_round),
+            Contender::new("moka", moka_round),
+            Contender::new("quick_cache", quick_cache_round),
+            Contender::new("foyer", foyer_round),
         ],
     );
 }

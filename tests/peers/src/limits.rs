@@ -1,4 +1,4 @@
-//! A decision about one of 100,000 callers known by name, who ask in no order, each with its own bucket.
+//! A decision about one of 100,000 callers known by name, in random order, each with a bucket of its own.
 
 use std::{
     collections::HashMap,
@@ -13,13 +13,13 @@ use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use limitador::limit::{Context, Limit};
 use phase6_ratelimit::{Backend, Limits, LocalBuckets};
 
-use crate::{Rival, compete};
+use crate::{Contender, compare};
 
 const CALLERS: usize = 100_000;
-/// Tokens, and tokens per second: nobody is refused.
+/// Tokens, and tokens per second: every request is admitted.
 const LIMIT: u32 = 1_000;
 
-/// Their names, in an order that has nothing to do with them.
+/// Returns the names of the callers in random order.
 fn callers() -> Vec<String> {
     let order = BuildHasherDefault::<DefaultHasher>::default();
     let mut numbers: Vec<usize> = (0..CALLERS).collect();
@@ -34,7 +34,7 @@ pub fn run(rounds: usize) {
     let limits = Limits::new(&serde_json::from_value(policy).expect("a valid policy"), 1, false);
     let (buckets, hasher) = (LocalBuckets::with_capacity(CALLERS), RandomState::default());
     let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
-    let ours = || {
+    let phase6_round = || {
         for name in &names {
             let rule = limits.rule("GET", "/api/v1/budget");
             let bucket = limits.bucket(rule, Some(black_box(name)), address, |_| None, &hasher);
@@ -45,7 +45,7 @@ pub fn run(rounds: usize) {
 
     let quota = Quota::per_second(NonZeroU32::new(LIMIT).expect("not zero"));
     let governor: DefaultKeyedRateLimiter<String> = RateLimiter::keyed(quota);
-    let governors = || {
+    let governor_round = || {
         for name in &names {
             let _ = black_box(governor.check_key(black_box(name)));
         }
@@ -56,8 +56,8 @@ pub fn run(rounds: usize) {
     let variable = "caller".try_into().expect("a name");
     limitador.add_limit(Limit::new("bench", u64::from(LIMIT), 1, vec![], vec![variable]));
     let namespace = "bench".into();
-    let limitadors = || {
-        // A part of them: it takes long.
+    let limitador_round = || {
+        // A tenth of the callers: each decision takes long.
         for name in &names[..CALLERS / 10] {
             let context: Context<'_> = HashMap::from([("caller".to_owned(), black_box(name).clone())]).into();
             let _ = black_box(limitador.check_rate_limited_and_update(&namespace, &context, 1));
@@ -65,13 +65,13 @@ pub fn run(rounds: usize) {
         CALLERS as u64 / 10
     };
 
-    compete(
+    compare(
         "decision",
         rounds,
         vec![
-            Rival::new("phase6", ours),
-            Rival::new("governor", governors),
-            Rival::new("limitador", limitadors),
+            Contender::new("phase6", phase6_round),
+            Contender::new("governor", governor_round),
+            Contender::new("limitador", limitador_round),
         ],
     );
 }

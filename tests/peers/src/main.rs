@@ -1,12 +1,14 @@
-//! What others do, measured beside ours in one run: each rival in turn, round by round, so that a slow minute of
-//! the machine meets all. Prints one line of JSON for each: the median of the rounds, and the lowest and highest.
+//! Measures other libraries and ours in one run: each contender in turn, round by round, so that a slow minute of
+//! the machine affects all of them. Prints one JSON line per contender: the median of the rounds, the lowest and
+//! the highest, in nanoseconds per operation.
 //!
 //! * A decision about one of 100,000 callers known by name: `governor`, `limitador` in memory.
-//! * A decision about a limit that replicas share: `limitador` with Redis, asked each time or cached.
-//! * A hit among 1,000 answers: `moka`, `quick_cache`, `foyer`.
-//! * A request that is not sampled: OpenTelemetry's own tracer, `tracing-opentelemetry`.
+//! * A decision about a limit that replicas share: `limitador` with Redis, called each time or cached.
+//! * A hit among 1,000 responses: `moka`, `quick_cache`, `foyer`.
+//! * A request that is not sampled: the tracer of the OpenTelemetry SDK, `tracing-opentelemetry`.
 //!
-//! `peers ROUNDS`. `PHASE6_TEST_REDIS` names a server; without it what needs one is left out.
+//! `phase6-peers ROUNDS`. `PHASE6_TEST_REDIS` is the URL of a server; without it the comparison that needs one
+//! is left out.
 
 mod caches;
 mod limits;
@@ -17,38 +19,42 @@ use std::time::Instant;
 
 use serde_json::json;
 
-/// Somebody who does the same thing again and again.
-pub struct Rival<'a> {
+/// A library that is measured.
+pub struct Contender<'a> {
     name: &'static str,
-    /// Does it about so often, and says how often it was.
-    work: Box<dyn FnMut() -> u64 + 'a>,
+    /// Runs a round and returns its number of operations.
+    round: Box<dyn FnMut() -> u64 + 'a>,
 }
 
-impl<'a> Rival<'a> {
-    /// `work` does it some times, and says how many.
-    pub fn new(name: &'static str, work: impl FnMut() -> u64 + 'a) -> Self {
-        Self { name, work: Box::new(work) }
+impl<'a> Contender<'a> {
+    /// Creates a contender; `round` runs its operation many times and returns how many.
+    pub fn new(name: &'static str, round: impl FnMut() -> u64 + 'a) -> Self {
+        Self { name, round: Box::new(round) }
     }
 }
 
-/// Lets all do their work, in turn.
-pub fn compete(what: &str, rounds: usize, mut rivals: Vec<Rival<'_>>) {
-    let mut nanoseconds = vec![Vec::new(); rivals.len()];
+/// Measures the contenders in turn, and prints a line for each.
+pub fn compare(comparison: &str, rounds: usize, mut contenders: Vec<Contender<'_>>) {
+    let mut nanoseconds = vec![Vec::new(); contenders.len()];
     // The first round fills tables and caches.
     for round in 0..=rounds {
-        for (rival, seen) in rivals.iter_mut().zip(&mut nanoseconds) {
-            let begun = Instant::now();
-            let done = (rival.work)();
-            let each = begun.elapsed().as_nanos() as f64 / done as f64;
+        for (contender, figures) in contenders.iter_mut().zip(&mut nanoseconds) {
+            let start = Instant::now();
+            let operations = (contender.round)();
+            let each = start.elapsed().as_nanos() as f64 / operations as f64;
             if round > 0 {
-                seen.push(each);
+                figures.push(each);
             }
         }
     }
-    for (rival, mut seen) in rivals.iter().zip(nanoseconds) {
-        seen.sort_by(f64::total_cmp);
-        let (low, median, high) = (seen[0], seen[seen.len() / 2], seen[seen.len() - 1]);
-        println!("{}", json!({"what": what, "who": rival.name, "ns": median, "low": low, "high": high}));
+    for (contender, mut figures) in contenders.iter().zip(nanoseconds) {
+        figures.sort_by(f64::total_cmp);
+        let (low, median, high) = (figures[0], figures[figures.len() / 2], figures[figures.len() - 1]);
+        let (name, ns) = (contender.name, median);
+        println!(
+            "{}",
+            json!({"comparison": comparison, "contender": name, "ns": ns, "low": low, "high": high})
+        );
     }
 }
 

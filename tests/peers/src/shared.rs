@@ -1,8 +1,8 @@
 //! A decision about one of 1,000 callers known by name, each with a bucket that replicas share through Redis.
-//! All are admitted.
+//! Every request is admitted.
 //!
-//! `limitador` asks Redis about each request, or counts by itself and adds up once a second, as it does out of
-//! the box; replicas that count by themselves admit more than the limit.
+//! `limitador` calls Redis for each request, or counts locally and adds the counts up once a second, which is its
+//! default; replicas that count locally admit more than the limit.
 
 use std::{
     collections::HashMap,
@@ -19,16 +19,16 @@ use limitador::{
 use phase6_ratelimit::{Backend, BackendDecision, Limits, SharedBuckets};
 use phase6_redis::Redis;
 
-use crate::{Rival, compete};
+use crate::{Contender, compare};
 
 const CALLERS: usize = 1_000;
-/// Tokens, and tokens per second: more than anybody asks for here.
+/// Tokens, and tokens per second: every request is admitted.
 const LIMIT: u32 = 10_000_000;
 
-/// Decisions of a round by whoever does not ask Redis about each.
-const MANY: usize = 100_000;
-/// And by whoever does.
-const FEW: usize = 1_000;
+/// Decisions of a round of a limiter that decides locally.
+const LOCAL_DECISIONS: usize = 100_000;
+/// Decisions of a round of a limiter that calls Redis for each.
+const REMOTE_DECISIONS: usize = 1_000;
 
 pub fn run(rounds: usize, redis: &str) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -48,9 +48,9 @@ pub fn run(rounds: usize, redis: &str) {
         let redis = Redis::new(&redis.parse().expect("a URL of Redis"), &format!("phase6:bench:{run}"));
         SharedBuckets::new(redis.expect("a Redis that can be used"), CALLERS)
     };
-    let ours = || {
+    let phase6_round = || {
         runtime.block_on(async {
-            for name in names.iter().cycle().take(MANY) {
+            for name in names.iter().cycle().take(LOCAL_DECISIONS) {
                 let rule = limits.rule("GET", "/api/v1/budget");
                 let bucket = limits.bucket(rule, Some(black_box(name)), address, |_| None, &hasher);
                 let decision = match shared.decide(&bucket, &rule.config) {
@@ -60,7 +60,7 @@ pub fn run(rounds: usize, redis: &str) {
                 assert!(black_box(decision).is_admitted(), "{decision:?} {:?}", shared.stats());
             }
         });
-        MANY as u64
+        LOCAL_DECISIONS as u64
     };
 
     let namespace = format!("bench-{run}");
@@ -71,30 +71,30 @@ pub fn run(rounds: usize, redis: &str) {
         limiter
     };
     let [each, cached] = runtime.block_on(async {
-        let each = AsyncRedisStorage::new(redis).await.expect("Redis answers");
-        let cached = CachedRedisStorage::new(redis).await.expect("Redis answers");
+        let each = AsyncRedisStorage::new(redis).await.expect("Redis responds");
+        let cached = CachedRedisStorage::new(redis).await.expect("Redis responds");
         [limiter(Box::new(each)), limiter(Box::new(cached))]
     });
-    let limitadors = |limiter: &AsyncRateLimiter, times: usize| {
+    let limitador_round = |limiter: &AsyncRateLimiter, times: usize| {
         let namespace = namespace.as_str().into();
         runtime.block_on(async {
             for name in names.iter().cycle().take(times) {
                 let context: Context<'_> =
                     HashMap::from([("caller".to_owned(), black_box(name).clone())]).into();
                 let checked = limiter.check_rate_limited_and_update(&namespace, &context, 1).await;
-                assert!(!black_box(checked).expect("Redis answers").limited);
+                assert!(!black_box(checked).expect("Redis responds").limited);
             }
         });
         times as u64
     };
 
-    compete(
+    compare(
         "shared decision",
         rounds,
         vec![
-            Rival::new("phase6", ours),
-            Rival::new("limitador, Redis", || limitadors(&each, FEW)),
-            Rival::new("limitador, cached", || limitadors(&cached, MANY / 10)),
+            Contender::new("phase6", phase6_round),
+            Contender::new("limitador, Redis", || limitador_round(&each, REMOTE_DECISIONS)),
+            Contender::new("limitador, cached", || limitador_round(&cached, LOCAL_DECISIONS / 10)),
         ],
     );
 }

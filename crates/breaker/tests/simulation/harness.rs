@@ -2,6 +2,7 @@
 //! after each one.
 
 use std::{
+    mem::ManuallyDrop,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -301,7 +302,9 @@ impl Drop for Harness {
         if std::thread::panicking() {
             eprintln!("seed {}, step {}, {:?}", self.seed, self.summary.steps, self.settings);
             // Dropping the permits could panic again inside a broken breaker, which would abort the process.
-            self.in_flight.drain(..).for_each(std::mem::forget);
+            self.in_flight.drain(..).for_each(|call| {
+                let _undropped = ManuallyDrop::new(call);
+            });
         }
     }
 }

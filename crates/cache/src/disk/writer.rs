@@ -115,7 +115,9 @@ impl DiskState {
         .execute(&mut *tx)
         .await?;
         tx.commit().await?;
-        self.counters.writes.fetch_add(written, Ordering::Relaxed);
-        self.measure(pool).await
+        // Counted last, so that whoever sees the writes also sees the entries.
+        let measured = self.measure(pool).await;
+        self.counters.writes.fetch_add(written, Ordering::Release);
+        measured
     }
 }

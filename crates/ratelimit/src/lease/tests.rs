@@ -189,7 +189,7 @@ fn an_expired_lease_gets_a_new_holder_and_reports_only_tokens_spent_beyond_its_g
     fresh.decide(&limit, SECOND, || 2);
     assert_eq!(fresh.report(1, 3, SECOND).map(|report| report.holder), Some(1), "nothing has expired");
     let expiry = SECOND + LEASE_DURATION_US * 1000 - EXPIRY_MARGIN_NS;
-    for (by_fallback, beyond) in [(0, 0), (34, 0), (45, 11)] {
+    for (by_fallback, overflow) in [(0, 0), (34, 0), (45, 11)] {
         // 20 tokens of an earlier grant are spent and acknowledged.
         let mut lease = lease_with_tokens(limit, 20);
         spend_all(&mut lease, &limit, SECOND);
@@ -208,7 +208,7 @@ fn an_expired_lease_gets_a_new_holder_and_reports_only_tokens_spent_beyond_its_g
         let report = lease.report(1, 3, expiry).unwrap();
         // The shared state counts all 40 tokens as spent.
         let totals = (report.holder, report.leased, report.spent, report.acknowledged);
-        assert_eq!(totals, (2, 0, beyond, 0));
+        assert_eq!(totals, (2, 0, overflow, 0));
     }
 }
 

@@ -13,7 +13,7 @@ const MAX_LINKS: usize = 8;
 /// Files and folders that are watched.
 #[derive(Debug, Default)]
 pub(super) struct WatchedFiles {
-    /// As events name them: the folder without links, then the name.
+    /// Paths in the form that events have: the folder without links, then the name.
     files: BTreeSet<PathBuf>,
     /// Folders of which every manifest is watched.
     folders: BTreeSet<PathBuf>,

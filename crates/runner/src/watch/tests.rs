@@ -106,7 +106,7 @@ async fn only_manifests_of_a_folder_are_watched() {
     drop(others);
 }
 
-/// Such a change was once found by the poll only.
+/// Regression: only the poll found such a change.
 #[tokio::test]
 async fn a_change_behind_a_link_is_reported_at_once_even_after_the_link_moved() {
     let (folder, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());

@@ -9,8 +9,8 @@ use crate::{run::cargo, servers};
 
 pub(super) fn run(effort: Effort) -> Result<Vec<Row>, String> {
     let redis = servers::redis()?;
-    let limits = Figures::of("phase6-ratelimit", &redis.url, effort)?;
-    let cache = Figures::of("phase6-cache", &redis.url, effort)?;
+    let limits = Figures::of("shared_limits", &redis.url, effort)?;
+    let cache = Figures::of("shared_cache", &redis.url, effort)?;
     let [within, double, skewed, flood] =
         ["within", "double", "skewed", "flood"].map(|case| limits.case(case));
     let [hit, stampede, invalidation] = ["hit", "stampede", "invalidation"].map(|case| cache.case(case));
@@ -71,19 +71,16 @@ struct Figures(Vec<Value>);
 struct Case<'a>(Option<&'a Value>);
 
 impl Figures {
-    /// Runs the benchmark `replicas` of a package.
-    fn of(package: &str, redis: &str, effort: Effort) -> Result<Self, String> {
+    /// Runs a benchmark that needs Redis.
+    fn of(bench: &str, redis: &str, effort: Effort) -> Result<Self, String> {
         let command = if effort == Effort::Measure { "bench" } else { "test" };
-        let mut command = cargo(&[command, "--locked", "--package", package, "--bench", "replicas"]);
+        let mut command = cargo(&[command, "--locked", "--workspace", "--bench", bench]);
         command.env("PHASE6_TEST_REDIS", redis).stdout(Stdio::piped());
         let output = command.output().map_err(|error| format!("failed to start cargo: {error}"))?;
         let text = String::from_utf8_lossy(&output.stdout);
         print!("{text}");
         if !output.status.success() {
-            return Err(format!(
-                "the benchmark of {package} failed: {}",
-                String::from_utf8_lossy(&output.stderr)
-            ));
+            return Err(format!("the benchmark {bench} failed: {}", String::from_utf8_lossy(&output.stderr)));
         }
         Ok(Self(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()))
     }
