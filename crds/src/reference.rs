@@ -62,7 +62,7 @@ fn section(page: &mut String, path: &str, schema: &Value) {
     }
 }
 
-/// Returns the error messages of the CEL rules that relate fields to each other.
+/// Messages of the rules that relate fields to one another.
 fn rules(schema: &Value) -> impl Iterator<Item = String> {
     let rules = schema["x-kubernetes-validations"].as_array().into_iter().flatten();
     rules.filter_map(|rule| Some(line(rule["message"].as_str()?)))
@@ -81,7 +81,7 @@ fn kind(field: &Value) -> String {
     }
 }
 
-/// Formats a text as one cell of a table.
+/// Returns `text` as one cell of a table.
 fn line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ").replace('|', "\\|")
 }
