@@ -6,7 +6,7 @@
 FROM docker.io/library/rust:1.95-bookworm AS build
 WORKDIR /source
 COPY . .
-RUN cargo build --release --locked --package phase6-cli --package phase6-operator
+RUN cargo build --release --locked --package phase6-cli --package phase6-operator --features phase6-cli/cluster
 
 FROM gcr.io/distroless/cc-debian12:nonroot
 COPY --from=build /source/target/release/phase6 /source/target/release/phase6-operator /usr/bin/

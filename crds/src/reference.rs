@@ -1,4 +1,4 @@
-//! The resource's fields as a page for people, from the schema that the API server has.
+//! Reference page of the resource: its fields, from the schema that the API server validates.
 
 use std::fmt::Write as _;
 
@@ -7,15 +7,15 @@ use serde_json::{Value, json};
 
 use crate::Phase6Service;
 
-/// The page, in Markdown.
+/// Returns the page as Markdown.
 pub fn reference_markdown() -> String {
     let definition = json!(Phase6Service::crd());
     let schema = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"];
     let mut page = String::from(
         "# Phase6Service\n\n<!-- Generated from the types in crds/src by `cargo xtask crd`. -->\n\n\
          `phase6.dev/v1alpha1`, namespaced, short name `p6`. `kubectl explain p6.spec` shows the same. \
-         Examples are in [crds/examples](../../crds/examples/fleet.yaml); what conditions and events mean \
-         is in [operating.md](../operating.md).\n",
+         [crds/examples](../../crds/examples/fleet.yaml) has examples. \
+         [operating.md](../operating.md) explains conditions and events.\n",
     );
     for part in ["spec", "status"] {
         section(&mut page, part, &schema[part]);
@@ -23,7 +23,7 @@ pub fn reference_markdown() -> String {
     page
 }
 
-/// One object's own fields, then those of the objects in it.
+/// Writes the fields of an object, then a section for each object among them.
 fn section(page: &mut String, path: &str, schema: &Value) {
     let _ = write!(page, "\n## {path}\n\n");
     if let Some(about) = schema["description"].as_str() {
@@ -50,7 +50,7 @@ fn section(page: &mut String, path: &str, schema: &Value) {
             let _ = writeln!(page, "* {rule}");
         }
     }
-    // Kubernetes' own types are described by Kubernetes.
+    // The documentation of Kubernetes describes its own types.
     for (name, field) in
         fields.iter().filter(|(name, _)| !["resources", "conditions"].contains(&name.as_str()))
     {
@@ -98,7 +98,10 @@ mod tests {
             "{page}"
         );
         assert!(page.contains("## spec.rateLimit.overrides[].match"), "{page}");
-        assert!(page.contains("* replicas and autoscaling exclude each other: give one of them"), "{page}");
+        assert!(
+            page.contains("* replicas and autoscaling exclude each other; set at most one of them"),
+            "{page}"
+        );
         let empty: Vec<&str> = page.lines().filter(|line| line.ends_with("|  |")).collect();
         assert!(empty.is_empty(), "fields without a meaning: {empty:?}");
     }

@@ -1,9 +1,9 @@
-//! The type of the `Phase6Service` resource.
+//! Type of the `Phase6Service` resource.
 //!
-//! Doc comments of fields are what `kubectl explain` shows. Which fields may be combined is said
-//! in CEL beside them.
+//! `kubectl explain` shows the doc comments of the fields. CEL rules at the types state which combinations of
+//! fields are valid.
 
-#![allow(clippy::duplicated_attributes, reason = "every printed column has a name and a type")]
+#![allow(clippy::duplicated_attributes, reason = "each printed column has a name and a type")]
 
 use k8s_openapi::{api::core::v1::ResourceRequirements, apimachinery::pkg::apis::meta::v1::Condition};
 use kube::{CustomResource, KubeSchema};
@@ -12,9 +12,9 @@ use phase6_policy::{Cache, CircuitBreaker, Policy, RateLimit, Tracing};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// One of the eight services, how many replicas of it run, and the policy that all of them
-/// enforce. Changing the policy never restarts a pod; `status.policy` and the condition
-/// `PolicyApplied` say when every ready replica enforces the change.
+/// Desired state of one service of the fleet: its replicas, and the policy that all of them enforce. A change
+/// of the policy restarts no pod; `status.policy` and the condition `PolicyApplied` report when every ready
+/// replica enforces it.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[kube(
     group = "phase6.dev",
@@ -47,51 +47,56 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = (
     "!has(self.replicas) || !has(self.autoscaling)",
-    "replicas and autoscaling exclude each other: give one of them"
+    "replicas and autoscaling exclude each other; set at most one of them"
 ))]
 pub struct Phase6ServiceSpec {
-    /// Which of the eight services this is. Cannot be changed later.
-    #[x_kube(validation = ("self == oldSelf", "service cannot be changed: create another resource instead"))]
+    /// Name of the service. Cannot be changed after the resource is created.
+    #[x_kube(validation = ("self == oldSelf", "service cannot be changed; create another resource instead"))]
     pub service: ServiceName,
 
-    /// How many replicas run, from 0 to 100; absent together with `autoscaling`: 1. Must be absent
-    /// when `autoscaling` is set: the operator then leaves the number alone.
+    /// Desired number of replicas, from 0 to 100. Default 1, unless `autoscaling` is set: then this field must
+    /// be absent, and the autoscaler sets the number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100))]
     pub replicas: Option<i32>,
 
-    /// Let a `HorizontalPodAutoscaler` choose the number of replicas.
+    /// `HorizontalPodAutoscaler` that sets the number of replicas. Absent: no autoscaler is created.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub autoscaling: Option<Autoscaling>,
 
-    /// Container image; absent: the operator's own, so that both upgrade together.
+    /// Container image. Default: the image of the operator, so that an upgrade of the operator upgrades the
+    /// service too. A change replaces the pods one after another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub image: Option<String>,
 
-    /// CPU and memory of a replica, as in any pod. A change restarts the pods one after another.
+    /// CPU and memory requests and limits of each replica, as in any pod. A change replaces the pods one after
+    /// another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
 
-    /// Response cache; absent: nothing is cached.
+    /// Response cache. RFC 9111 and the `Cache-Control` header of a response determine if the response may be
+    /// stored; these settings determine for how long. Absent: no response is cached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache: Option<Cache>,
 
-    /// Rate limit; absent: nothing is limited.
+    /// Rate limit: one token bucket per key. A request takes one token; a request that finds no token is
+    /// rejected with status 429 and a `Retry-After` header. Absent: no request is limited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimit>,
 
-    /// Trace sampling.
+    /// Trace sampling. Metrics of latency, throughput and errors include every request, sampled or not.
     #[serde(default)]
     pub tracing: Tracing,
 
-    /// Circuit breaker around every peer and provider that the service calls.
+    /// Circuit breaker of each peer endpoint and each provider that the service calls. Connection errors,
+    /// timeouts and 5xx responses count as failures. A 429 response does not, and its `Retry-After` is honored.
     #[serde(default)]
     pub circuit_breaker: CircuitBreaker,
 }
 
 impl Phase6ServiceSpec {
-    /// The part that can change while the service runs.
+    /// Returns the settings that take effect in running pods.
     pub fn policy(&self) -> Policy {
         Policy {
             cache: self.cache.clone(),
@@ -102,7 +107,7 @@ impl Phase6ServiceSpec {
     }
 }
 
-/// Bounds and aim of the autoscaler.
+/// Bounds and CPU target of the autoscaler.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = (
@@ -110,17 +115,17 @@ impl Phase6ServiceSpec {
     "minReplicas must not be greater than maxReplicas"
 ))]
 pub struct Autoscaling {
-    /// Fewest replicas, from 1 to 100. Default 1.
+    /// Minimum number of replicas, from 1 to 100. Default 1.
     #[serde(default = "one")]
     #[schemars(range(min = 1, max = 100))]
     pub min_replicas: i32,
 
-    /// Most replicas, from 1 to 100.
+    /// Maximum number of replicas, from 1 to 100.
     #[schemars(range(min = 1, max = 100))]
     pub max_replicas: i32,
 
-    /// Mean CPU use of the replicas to aim for, in percent of their request, from 1 to 100.
-    /// Default 70.
+    /// Target for the mean CPU usage of the replicas, in percent of their CPU request, from 1 to 100. Default
+    /// 70.
     #[serde(default = "seventy")]
     #[schemars(range(min = 1, max = 100))]
     pub target_cpu_percent: i32,
@@ -134,67 +139,68 @@ const fn seventy() -> i32 {
     70
 }
 
-/// What is known of the service now.
+/// Observed state of the service.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Phase6ServiceStatus {
-    /// The generation of the resource that this status speaks of.
+    /// Generation of the resource that this status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
-    /// Pods that exist.
+    /// Number of pods, ready or not.
     #[serde(default)]
     pub replicas: i32,
 
-    /// Pods that are ready.
+    /// Number of ready pods.
     #[serde(default)]
     pub ready_replicas: i32,
 
-    /// Label selector of the pods, for the scale subresource.
+    /// Label selector of the pods, which the scale subresource reports.
     #[serde(default)]
     pub selector: String,
 
-    /// How far the newest policy has come.
+    /// Newest policy, and the progress of its propagation to the replicas.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<PolicyStatus>,
 
-    /// Ready, Reconciling, Stalled, `PolicyApplied` and Degraded.
+    /// Conditions `Ready`, `Reconciling`, `Stalled`, `PolicyApplied` and `Degraded`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
 }
 
-/// How far a revision of the policy has come.
+/// Policy revision, and the progress of its propagation to the replicas.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PolicyStatus {
-    /// The published revision.
+    /// Newest published revision.
     pub revision: i64,
 
-    /// The resource's generation that it was compiled from.
+    /// Generation of the resource that the revision was compiled from.
     pub generation: i64,
 
-    /// Fingerprint of the policy.
+    /// Hash of the policy; equal policies have equal hashes.
     pub hash: String,
 
-    /// Ready replicas that say that they enforce it.
+    /// Number of ready replicas that report that they enforce the revision.
     pub applied_replicas: i32,
 
-    /// Ready replicas.
+    /// Number of ready replicas.
     pub total_replicas: i32,
 
-    /// Among how many replicas a shared limit is divided, because they have no state in common; 1:
-    /// it is not divided.
+    /// Number of replicas that a limit of scope Shared is divided among because there is no Redis. 1: the limit
+    /// is not divided.
     pub divided_by: i32,
 
-    /// `appliedReplicas/totalReplicas`, for the printed table.
+    /// Text `appliedReplicas/totalReplicas`, which `kubectl get` prints.
     pub applied: String,
 
-    /// Milliseconds from publishing until every ready replica enforced it.
+    /// Time from the publication of the revision until every ready replica enforced it, in milliseconds.
+    /// Absent until then.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub propagation_ms: Option<i64>,
 
-    /// Why a replica refuses the policy, if one does.
+    /// Error of a replica that rejects the revision or does not respond to its probe. Absent if there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
 }

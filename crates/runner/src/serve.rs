@@ -40,20 +40,20 @@ const GRACE: Duration = Duration::from_secs(25);
 /// Command-line options of `phase6 serve`.
 #[derive(Debug, Args)]
 pub struct ServeOptions {
-    /// The service
+    /// Name of the service
     #[arg(value_name = "NAME")]
     pub name: String,
 
-    /// Compiled policy document, as the operator mounts it; followed while the service runs
+    /// Compiled policy document, as the operator mounts it; applied again when it changes
     #[arg(long, value_name = "FILE", env = "PHASE6_POLICY_FILE", conflicts_with = "files")]
     pub policy: Option<PathBuf>,
 
-    /// ConfigMap with the same document, in this pod's namespace; watched, because a mounted file follows
-    /// after up to a minute
+    /// ConfigMap with the same document, in the namespace of this pod; watched, because a mounted file is
+    /// updated up to a minute later
     #[arg(long, value_name = "NAME", env = "PHASE6_POLICY_OBJECT", requires = "policy")]
     pub policy_object: Option<String>,
 
-    /// File or folder with Phase6Service documents; followed while the service runs
+    /// File or folder with Phase6Service documents; applied again when they change
     #[arg(short, long = "file", value_name = "PATH")]
     pub files: Vec<PathBuf>,
 
@@ -65,8 +65,8 @@ pub struct ServeOptions {
     #[arg(long, value_name = "PEER", value_delimiter = ',', env = "PHASE6_PEERS")]
     pub peer: Vec<String>,
 
-    /// Balance over the pods of peers whose address is the name of a Service in this pod's namespace: watch
-    /// their EndpointSlices
+    /// Balance requests over the pods of a peer whose address is the name of a Service in the namespace of
+    /// this pod, found by watching its EndpointSlices
     #[arg(long, env = "PHASE6_FOLLOW_PEERS")]
     pub follow_peers: bool,
 
@@ -74,15 +74,15 @@ pub struct ServeOptions {
     #[arg(long, value_name = "NAME", env = "PHASE6_SHARED_AS")]
     pub shared_as: Option<String>,
 
-    /// Longest time after SIGTERM in which the service still accepts connections, while it is not ready and
-    /// asks callers to connect elsewhere, from 0 to 300. A second signal ends it
+    /// Longest time after SIGTERM during which the service still accepts connections, in seconds from 0 to
+    /// 300. It is not ready then, and asks clients to reconnect. A second signal ends this time
     #[arg(
         long, value_name = "SECONDS", env = "PHASE6_NOTICE_SECONDS", default_value_t = 0,
         value_parser = clap::value_parser!(u64).range(..=300)
     )]
     pub notice: u64,
 
-    /// Longest wait for a database that cannot be reached at the start, from 0 to 300
+    /// Longest wait at the start for a database that is not reachable yet, in seconds from 0 to 300
     #[arg(
         long, value_name = "SECONDS", env = "PHASE6_WAIT_SECONDS", default_value_t = 0,
         value_parser = clap::value_parser!(u64).range(..=300)

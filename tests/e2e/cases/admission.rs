@@ -136,8 +136,8 @@ pub async fn invalid_edits_are_rejected_with_an_explanation(fleet: &Fleet) {
     let before = fleet.settle("budget").await;
     let both = json!({"replicas": 1, "autoscaling": {"minReplicas": 1, "maxReplicas": 2}});
     for (spec, sentence) in [
-        (json!({"service": "web"}), "service cannot be changed: create another resource instead"),
-        (both, "replicas and autoscaling exclude each other: give one of them"),
+        (json!({"service": "web"}), "service cannot be changed; create another resource instead"),
+        (both, "replicas and autoscaling exclude each other; set at most one of them"),
         (json!({"rateLimit": {"key": "Header"}}), "headerName must be given when key is Header"),
         (json!({"tracing": {"samplingRate": 2}}), "spec.tracing.samplingRate"),
     ] {

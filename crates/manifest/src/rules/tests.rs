@@ -46,7 +46,7 @@ fn reports_every_violation_with_what_is_accepted() {
         "circuitBreaker": {"failureRatio": 0, "openFor": "2d", "window": 10},
         "autoscaling": {"minReplicas": 5, "maxReplicas": 2},
     })), @r#"
-    - "`spec` is invalid: replicas and autoscaling exclude each other: give one of them"
+    - "`spec` is invalid: replicas and autoscaling exclude each other; set at most one of them"
     - "`spec.autoscaling` is invalid: minReplicas must not be greater than maxReplicas"
     - "`spec.cache.maxEntires` is not a known field; did you mean `maxEntries`?"
     - "`spec.cache.maxEntries` is 0; accepted: an integer from 1 to 1000000"
