@@ -40,6 +40,13 @@ pub struct Lane {
     pub cases: Vec<Case>,
 }
 
+impl Lane {
+    /// True for the lane that uses the release of `cargo xtask demo`.
+    pub fn is_demo(&self) -> bool {
+        self.name == "demo"
+    }
+}
+
 /// True if the suite runs at its full counts: `cargo xtask prove`.
 fn is_full() -> bool {
     std::env::var_os("PHASE6_E2E_FULL").is_some()

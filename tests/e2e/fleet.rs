@@ -19,6 +19,9 @@ const DEMO: (&str, &str) = ("phase6", "default");
 /// Pod security standard that every namespace of the suite enforces.
 const RESTRICTED: &str = "pod-security.kubernetes.io/enforce=restricted";
 
+/// Values of a release that reserves little.
+const SMALL_REQUESTS: [&str; 2] = ["demo.resources.requests.cpu=5m", "operator.resources.requests.cpu=5m"];
+
 /// One release and its namespace.
 pub struct Fleet {
     pub client: Client,
@@ -94,13 +97,18 @@ pub async fn remove_definition() {
 impl Fleet {
     /// Returns the release of a lane. Its operator watches the namespaces of the lane only.
     pub async fn of_lane(lane: &Lane) -> Self {
-        let (release, namespace) = match lane.name {
-            "demo" => (DEMO.0.to_owned(), DEMO.1.to_owned()),
-            name => ("p6".to_owned(), format!("phase6-e2e-{name}")),
+        let (release, namespace) = if lane.is_demo() {
+            (DEMO.0.to_owned(), DEMO.1.to_owned())
+        } else {
+            ("p6".to_owned(), format!("phase6-e2e-{}", lane.name))
         };
         let mut watched = vec![namespace.as_str()];
         watched.extend(lane.namespaces);
         let mut settings = vec![format!("operator.watchNamespaces={{{}}}", watched.join(","))];
+        if !lane.is_demo() {
+            // The lanes share the processors of one node, which cannot reserve the default requests for all pods.
+            settings.extend(SMALL_REQUESTS.map(str::to_owned));
+        }
         settings.extend(lane.stop_notice.map(|seconds| format!("operator.stopNoticeSeconds={seconds}")));
         settings.extend(lane.resync.map(|seconds| format!("operator.resyncSeconds={seconds}")));
         let resync = Duration::from_secs(lane.resync.unwrap_or(60).into());
