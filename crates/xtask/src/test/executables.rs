@@ -20,7 +20,7 @@ use crate::run::cargo;
 const PARALLEL: usize = 3;
 
 /// Programs that start first, because they take longest.
-const SLOWEST: [&str; 4] = ["chaos", "replicas", "topologies", "fleet"];
+const SLOWEST: [&str; 5] = ["chaos", "replicas", "topologies", "ninth_service", "fleet"];
 
 /// One test program.
 #[derive(Debug)]
