@@ -5,6 +5,9 @@
 //! # async fn example(service: &Definition) {
 //! let service = TestService::start(service).await;
 //! let status: serde_json::Value = service.get_json("/api/v1/status").await;
+//! let request = service.request(http::Method::POST, "/api/v1/cache/invalidate");
+//! let response = request.header("x-api-key", "secret").json(&serde_json::json!({"all": true})).send().await;
+//! assert_eq!(response.status, 200);
 //! # }
 //! ```
 //!
@@ -14,6 +17,7 @@ mod client;
 
 use std::{collections::HashMap, net::SocketAddr, time::Duration};
 
+use http::Method;
 use phase6_live::Live;
 pub use phase6_store::testing::Kind as DatabaseKind;
 use phase6_store::{PoolLimits, Store, testing::TestDatabase};
@@ -21,7 +25,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-pub use self::client::TestResponse;
+pub use self::client::{TestRequest, TestResponse, TestStream};
 use crate::{
     Access, ApiKeys, ApplyOutcome, Clock, ConnectionLimits, Definition, Enforcer, Host, Running, start,
 };
@@ -192,9 +196,14 @@ impl TestService {
         apply_policy(self.enforcer(), policy);
     }
 
+    /// Creates a request, to which headers and a body can be added before it is sent.
+    pub fn request(&self, method: Method, path: &str) -> TestRequest {
+        TestRequest::new(self.address(), self.host.access.internal.header(), method, path)
+    }
+
     /// Sends a GET request.
     pub async fn get(&self, path: &str) -> TestResponse {
-        client::get(self.address(), path).await
+        self.request(Method::GET, path).send().await
     }
 
     /// Sends a GET request, and returns the JSON of its successful response.
@@ -204,7 +213,7 @@ impl TestService {
 
     /// Sends a POST request with a JSON body.
     pub async fn post(&self, path: &str, body: &impl Serialize) -> TestResponse {
-        client::post(self.address(), path, body).await
+        self.request(Method::POST, path).json(body).send().await
     }
 
     /// Sends a POST request with a JSON body, and returns the JSON of its successful response.

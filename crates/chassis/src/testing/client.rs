@@ -4,14 +4,106 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, Method, Request, StatusCode,
+    HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode,
     header::{CONTENT_TYPE, HOST},
+    request::Builder,
 };
 use http_body_util::{BodyExt, Full};
-use hyper::client::conn::http1;
+use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::TcpStream;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::INTERNAL;
+
+/// A request that is not yet sent.
+#[must_use = "it is not sent yet"]
+pub struct TestRequest {
+    address: SocketAddr,
+    /// Value of the header by which our own services authenticate.
+    internal: HeaderValue,
+    builder: Builder,
+    body: Bytes,
+}
+
+impl TestRequest {
+    pub(super) fn new(address: SocketAddr, internal: HeaderValue, method: Method, path: &str) -> Self {
+        let builder = Request::builder().method(method).uri(path).header(HOST, address.to_string());
+        Self { address, internal, builder, body: Bytes::new() }
+    }
+
+    /// Adds a header.
+    pub fn header<N, V>(mut self, name: N, value: V) -> Self
+    where
+        N: TryInto<HeaderName, Error: Into<http::Error>>,
+        V: TryInto<HeaderValue, Error: Into<http::Error>>,
+    {
+        self.builder = self.builder.header(name, value);
+        self
+    }
+
+    /// Authenticates the request as one of our own services.
+    pub fn internal(self) -> Self {
+        let token = self.internal.clone();
+        self.header(INTERNAL, token)
+    }
+
+    /// Sets the body, without a content type.
+    pub fn body(mut self, body: impl Into<Bytes>) -> Self {
+        self.body = body.into();
+        self
+    }
+
+    /// Sets the body and the content type of JSON.
+    pub fn json(self, body: &impl Serialize) -> Self {
+        let body = serde_json::to_vec(body).expect("the body can be written as JSON");
+        self.header(CONTENT_TYPE, "application/json").body(body)
+    }
+
+    /// Sends the request, and waits for the whole response. Dropping the future closes the connection.
+    pub async fn send(self) -> TestResponse {
+        self.open().await.read().await
+    }
+
+    /// Sends the request, and waits for the head of the response.
+    pub async fn open(self) -> TestStream {
+        let request = self.builder.body(Full::new(self.body)).expect("a valid path and valid headers");
+        let socket = TcpStream::connect(self.address).await.expect("the service listens");
+        let (mut sender, driver) = http1::handshake(TokioIo::new(socket)).await.expect("a connection");
+        let connection = AbortOnDropHandle::new(tokio::spawn(driver));
+        let (head, body) = sender.send_request(request).await.expect("a response").into_parts();
+        TestStream { status: head.status, headers: head.headers, body, _connection: connection }
+    }
+}
+
+/// A response whose body is read in parts. Dropping it closes the connection.
+pub struct TestStream {
+    /// Status.
+    pub status: StatusCode,
+    /// Headers.
+    pub headers: HeaderMap,
+    body: Incoming,
+    /// Task of the connection.
+    _connection: AbortOnDropHandle<hyper::Result<()>>,
+}
+
+impl TestStream {
+    /// Waits for the next part of the body; `None` at its end, and if the connection breaks.
+    pub async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            if let Ok(part) = self.body.frame().await?.ok()?.into_data() {
+                return Some(part);
+            }
+        }
+    }
+
+    /// Waits for the rest of the body.
+    pub async fn read(self) -> TestResponse {
+        let body = self.body.collect().await.expect("a whole body").to_bytes();
+        TestResponse { status: self.status, headers: self.headers, body }
+    }
+}
 
 /// A response with its whole body.
 #[derive(Clone, Debug)]
@@ -40,30 +132,4 @@ impl TestResponse {
         assert!(self.status.is_success(), "{}: {}", self.status, self.text());
         self.json()
     }
-}
-
-pub(super) async fn get(address: SocketAddr, path: &str) -> TestResponse {
-    send(address, request(Method::GET, address, path, Bytes::new())).await
-}
-
-pub(super) async fn post(address: SocketAddr, path: &str, body: &impl Serialize) -> TestResponse {
-    let body = serde_json::to_vec(body).expect("the body can be written as JSON");
-    let mut request = request(Method::POST, address, path, body.into());
-    request.headers_mut().insert(CONTENT_TYPE, "application/json".parse().expect("a content type"));
-    send(address, request).await
-}
-
-fn request(method: Method, address: SocketAddr, path: &str, body: Bytes) -> Request<Full<Bytes>> {
-    let request = Request::builder().method(method).uri(path).header(HOST, address.to_string());
-    request.body(Full::new(body)).expect("a valid path")
-}
-
-async fn send(address: SocketAddr, request: Request<Full<Bytes>>) -> TestResponse {
-    let socket = TcpStream::connect(address).await.expect("the service listens");
-    let (mut sender, driver) = http1::handshake(TokioIo::new(socket)).await.expect("a connection");
-    tokio::spawn(driver);
-    let response = sender.send_request(request).await.expect("a response");
-    let (parts, body) = response.into_parts();
-    let body = body.collect().await.expect("a whole body").to_bytes();
-    TestResponse { status: parts.status, headers: parts.headers, body }
 }
