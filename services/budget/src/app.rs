@@ -30,6 +30,7 @@ mod workflows;
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use phase6_chassis::{Kit, StartError, cache::Invalidation, store::StoreError};
 
 pub use self::{
@@ -46,6 +47,7 @@ pub use self::{
     workflows::{Ranking, RankingError, RecordWorkflowError, RecordedWorkflow},
 };
 use crate::{
+    SERVICE,
     config::{CallLimits, Config},
     model::{Criticality, PriceList, ProviderPolicy},
     providers::{Client, Directory},
@@ -54,7 +56,7 @@ use crate::{
 
 /// Dependencies of the use cases.
 pub struct AppState {
-    /// Chassis: response cache, tasks, and the signal to stop.
+    /// Chassis: response cache, clock, tasks, and the signal to stop.
     kit: Kit,
     limits: CallLimits,
     prices: PriceList,
@@ -77,8 +79,8 @@ impl AppState {
     /// The database cannot be read, or no HTTP client can be created.
     pub async fn new(kit: Kit, config: Config) -> Result<Arc<Self>, StartError> {
         let store = kit.need_store()?;
-        let client = Client::new().map_err(|error| StartError::Create {
-            service: "budget",
+        let client = Client::new(kit.clock.clone()).map_err(|error| StartError::Create {
+            service: SERVICE.service.name,
             what: "an HTTP client",
             source: error.into(),
         })?;
@@ -87,7 +89,7 @@ impl AppState {
         let concurrency = ConcurrencyLimit::new(initial.max_concurrency as usize);
         let policy = CurrentPolicy::load(PolicyStore::new(store.clone()), concurrency.clone(), initial);
         let policy = policy.await.map_err(|source: StoreError| StartError::Store {
-            service: "budget",
+            service: SERVICE.service.name,
             database: "records".into(),
             source,
         })?;
@@ -98,7 +100,7 @@ impl AppState {
             ledger: Ledger::new(store.clone(), config.daily_limit),
             history: CallHistory::new(store.clone()),
             answers: AnswerCache::new(store.clone()),
-            cohorts: CohortStore::new(store),
+            cohorts: CohortStore::new(store, kit.clock.clone()),
             policy,
             concurrency,
             deduplicator: Deduplicator::default(),
@@ -120,6 +122,11 @@ impl AppState {
     /// Deduplicator of identical requests.
     pub fn deduplicator(&self) -> &Deduplicator {
         &self.deduplicator
+    }
+
+    /// Current time of the service's clock.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.kit.clock.now()
     }
 
     /// Chassis of the service.

@@ -74,7 +74,7 @@ pub(super) struct BudgetResponse {
     responses((status = 200, body = BudgetResponse), (status = 503, body = ErrorBody)))]
 pub(super) async fn today(State(state): State<Arc<AppState>>) -> Result<Response, ApiError> {
     let budget = state.spending_today().await?.into();
-    Ok(briefly_cacheable(&[tags::SPENDING], BudgetResponse { budget }))
+    Ok(briefly_cacheable(state.now(), &[tags::SPENDING], BudgetResponse { budget }))
 }
 
 /// A recorded call.
@@ -121,7 +121,7 @@ pub(super) struct HistoryResponse {
     responses((status = 200, body = HistoryResponse), (status = 503, body = ErrorBody)))]
 pub(super) async fn history(State(state): State<Arc<AppState>>) -> Result<Response, ApiError> {
     let history = state.recent_calls().await?.into_iter().map(Into::into).collect();
-    Ok(briefly_cacheable(&[tags::SPENDING], HistoryResponse { history }))
+    Ok(briefly_cacheable(state.now(), &[tags::SPENDING], HistoryResponse { history }))
 }
 
 /// Prices of a provider.
@@ -171,5 +171,5 @@ pub(super) async fn export(State(state): State<Arc<AppState>>) -> Result<Respons
         cohort_metrics: cohorts.map(|metrics| (metrics.cohort_id.clone(), metrics.into())).collect(),
         provider_stats: export.quality.into_iter().map(Into::into).collect(),
     };
-    Ok(briefly_cacheable(&[tags::SPENDING, tags::COHORTS], response))
+    Ok(briefly_cacheable(state.now(), &[tags::SPENDING, tags::COHORTS], response))
 }

@@ -155,7 +155,7 @@ pub(super) async fn policy(
         provider_recommendations: overview.providers.into_iter().map(Into::into).collect(),
         suggested_policy: overview.suggestion.into(),
     };
-    Ok(briefly_cacheable(&[tags::COHORTS, &tags::cohort(&cohort)], response))
+    Ok(briefly_cacheable(state.now(), &[tags::COHORTS, &tags::cohort(&cohort)], response))
 }
 
 /// The first fields repeat those of `metrics`, where an earlier version had them.
@@ -193,7 +193,7 @@ pub(super) async fn metrics(
         provider_distribution: metrics.provider_distribution.clone(),
         metrics,
     };
-    Ok(briefly_cacheable(&[tags::COHORTS, &tags::cohort(&cohort)], response))
+    Ok(briefly_cacheable(state.now(), &[tags::COHORTS, &tags::cohort(&cohort)], response))
 }
 
 #[derive(Deserialize, ToSchema)]

@@ -57,7 +57,11 @@ pub(super) struct PolicyChange {
 #[utoipa::path(get, path = "/api/v1/providers/policy", tag = "providers", operation_id = "provider_policy",
     responses((status = 200, body = ProviderPolicyResponse)))]
 pub(super) async fn policy(State(state): State<Arc<AppState>>) -> Response {
-    briefly_cacheable(&[tags::PROVIDER_POLICY], ProviderPolicyResponse { policy: state.policy().into() })
+    briefly_cacheable(
+        state.now(),
+        &[tags::PROVIDER_POLICY],
+        ProviderPolicyResponse { policy: state.policy().into() },
+    )
 }
 
 /// Changes the policy for calls to providers, for all replicas.

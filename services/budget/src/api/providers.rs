@@ -68,7 +68,7 @@ pub(super) struct ProviderStatusResponse {
     responses((status = 200, body = ProviderStatusResponse)))]
 pub(super) async fn status(State(state): State<Arc<AppState>>) -> Response {
     let status = status_by_name(state.provider_status().await);
-    briefly_cacheable(&[tags::PROVIDERS], ProviderStatusResponse { status })
+    briefly_cacheable(state.now(), &[tags::PROVIDERS], ProviderStatusResponse { status })
 }
 
 #[derive(Serialize, ToSchema)]
@@ -137,7 +137,7 @@ pub(super) async fn recommend(
         cost: recommendation.cost.dollars(),
         reason: recommendation.reason,
     };
-    Ok(briefly_cacheable(&[tags::PROVIDERS], response))
+    Ok(briefly_cacheable(state.now(), &[tags::PROVIDERS], response))
 }
 
 /// State of the tracer, breakers, cache, limiter, database and deduplicator.
@@ -205,5 +205,5 @@ pub(super) async fn learning_stats(State(state): State<Arc<AppState>>) -> Result
         outcomes: stats.calls,
         top_performer: stats.top_performer.map(|top| TopPerformer { provider: top.provider, task: top.task }),
     };
-    Ok(briefly_cacheable(&[tags::SPENDING], response))
+    Ok(briefly_cacheable(state.now(), &[tags::SPENDING], response))
 }

@@ -21,8 +21,8 @@ pub(super) fn cacheable<T: Serialize>(tags: &[&str], payload: T) -> Response {
 
 /// Returns a response that is public for five seconds, at most until the end of the UTC day, and
 /// until one of `tags` is invalidated.
-pub(super) fn briefly_cacheable<T: Serialize>(tags: &[&str], payload: T) -> Response {
-    let lifetime = time_until_next_utc_day(Timestamp::now()).as_secs().min(BRIEF_LIFETIME);
+pub(super) fn briefly_cacheable<T: Serialize>(now: Timestamp, tags: &[&str], payload: T) -> Response {
+    let lifetime = time_until_next_utc_day(now).as_secs().min(BRIEF_LIFETIME);
     let control = format!("public, max-age={lifetime}");
     let headers = [(CACHE_CONTROL, control.as_str()), (SURROGATE_KEY, &tags.join(" "))];
     (headers, Reply::new(payload)).into_response()

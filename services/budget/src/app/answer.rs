@@ -9,8 +9,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jiff::Timestamp;
-
 use super::{
     AnswerError, AppState, Permit,
     failure::summarize_failure,
@@ -60,7 +58,7 @@ impl AppState {
         let key = CacheKey::new(&request.tenant, &request.prompt, route.task, route.criticality, models);
         // A database that cannot be read costs a call, not the answer.
         if !request.ttl.is_zero()
-            && let Ok(Some(cached)) = self.answers.get(&key, Timestamp::now()).await
+            && let Ok(Some(cached)) = self.answers.get(&key, self.now()).await
         {
             self.deduplicator.count_cached();
             return Ok((cached.into_answer(route.task), AnswerSource::Cached));
@@ -134,7 +132,7 @@ impl AppState {
     }
 
     async fn cache_answer(&self, key: &CacheKey, answer: &Answer, ttl: Duration) {
-        if let Err(error) = self.answers.put(key, answer.into(), ttl, Timestamp::now()).await {
+        if let Err(error) = self.answers.put(key, answer.into(), ttl, self.now()).await {
             tracing::warn!(%error, "failed to cache an answer");
         }
     }

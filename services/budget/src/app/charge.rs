@@ -9,7 +9,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jiff::Timestamp;
 use tokio::task::JoinHandle;
 
 use super::{AppState, tags};
@@ -59,7 +58,7 @@ impl AppState {
     ) -> Result<PendingCharge, FailedAttempt> {
         let state = Arc::clone(self);
         let reserving = self.kit.tasks.spawn(async move {
-            let now = Timestamp::now();
+            let now = state.now();
             match state.ledger.reserve(id, amount, now).await {
                 Ok(reservation) => {
                     state.invalidate(tags::SPENDING);
@@ -191,7 +190,7 @@ impl AppState {
         let mut pause = SETTLE_PAUSE;
         for attempt in 1..=SETTLE_ATTEMPTS {
             let result = match &settlement {
-                Some(settlement) => self.ledger.settle(&reservation, settlement, Timestamp::now()).await,
+                Some(settlement) => self.ledger.settle(&reservation, settlement, self.now()).await,
                 None => self.ledger.release(&reservation).await,
             };
             match result {

@@ -1,6 +1,5 @@
 //! Use cases of cohorts: their metrics and budgets, and the export of everything.
 
-use jiff::Timestamp;
 use phase6_chassis::store::StoreError;
 
 use super::AppState;
@@ -90,7 +89,7 @@ impl AppState {
     ///
     /// The database cannot be read.
     pub async fn export(&self) -> Result<Export, StoreError> {
-        let cohorts = self.cohorts.export(Timestamp::now()).await?;
+        let cohorts = self.cohorts.export().await?;
         Ok(Export { prices: self.prices.clone(), cohorts, quality: self.history.quality().await? })
     }
 }

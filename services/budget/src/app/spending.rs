@@ -1,6 +1,5 @@
 //! Use cases of the ledger and of recorded calls.
 
-use jiff::Timestamp;
 use phase6_chassis::store::StoreError;
 
 use super::AppState;
@@ -24,7 +23,7 @@ impl AppState {
     ///
     /// The database cannot be read.
     pub async fn spending_today(&self) -> Result<DailySpending, StoreError> {
-        self.ledger.spending(Timestamp::now()).await
+        self.ledger.spending(self.now()).await
     }
 
     /// Returns the most recent calls, newest first.
@@ -51,7 +50,7 @@ impl AppState {
     /// Charges expired reservations, and removes old calls and expired answers. Both are attempted;
     /// failures are logged.
     pub async fn clean_up(&self) {
-        let now = Timestamp::now();
+        let now = self.now();
         if let Err(error) = self.ledger.reclaim(now).await {
             tracing::warn!(%error, "failed to charge expired reservations");
         }

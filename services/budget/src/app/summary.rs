@@ -28,9 +28,10 @@ pub struct Summary {
 impl AppState {
     /// Returns a summary of this moment.
     pub async fn summary(&self) -> Summary {
-        let spending = self.ledger.spending(Timestamp::now()).await.ok();
+        let now = self.now();
+        let spending = self.ledger.spending(now).await.ok();
         Summary {
-            at: Timestamp::now(),
+            at: now,
             providers: self.directory.status().await,
             spending,
             prices: self.prices.clone(),

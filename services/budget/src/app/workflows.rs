@@ -1,6 +1,5 @@
 //! Use cases of workflows: charged to cohorts, and ranked by their return on investment.
 
-use jiff::Timestamp;
 use phase6_chassis::store::StoreError;
 
 use super::{AppState, tags};
@@ -76,7 +75,7 @@ impl AppState {
     ) -> Result<RecordedWorkflow, RecordWorkflowError> {
         let price = self.prices.of(workflow.provider).per_call;
         let workflow = workflow.check(price)?;
-        let outcome = self.cohorts.record(&workflow, Timestamp::now()).await?;
+        let outcome = self.cohorts.record(&workflow).await?;
         match outcome {
             RecordOutcome::Conflict => {
                 let workflow_id = workflow.id.as_str().to_owned();

@@ -12,7 +12,10 @@ use http::{
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER},
 };
 use jiff::Timestamp;
-use phase6_chassis::telemetry::{OutgoingCall, context::TRACEPARENT};
+use phase6_chassis::{
+    Clock,
+    telemetry::{OutgoingCall, context::TRACEPARENT},
+};
 use reqwest::redirect::Policy;
 
 use super::{
@@ -48,6 +51,7 @@ const X_GOOG_API_KEY: HeaderName = HeaderName::from_static("x-goog-api-key");
 #[derive(Clone, Debug)]
 pub struct Client {
     http: reqwest::Client,
+    clock: Clock,
 }
 
 /// Failure to find a local server.
@@ -66,12 +70,12 @@ pub fn answer_time_limit(max_tokens: u32) -> Duration {
 }
 
 impl Client {
-    /// Creates a client.
+    /// Creates a client. `clock` turns the dates of providers into waits.
     ///
     /// # Errors
     ///
     /// The certificates of the system cannot be read.
-    pub fn new() -> Result<Self, reqwest::Error> {
+    pub fn new(clock: Clock) -> Result<Self, reqwest::Error> {
         // Fails if a provider is installed already, which is then used.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder()
@@ -81,7 +85,7 @@ impl Client {
             .redirect(Policy::none())
             .user_agent(concat!("phase6/", env!("CARGO_PKG_VERSION")))
             .build()?;
-        Ok(Self { http })
+        Ok(Self { http, clock })
     }
 
     /// Requests a whole answer within `limit`, as a part of the trace of `span`.
@@ -163,12 +167,12 @@ impl Client {
             }
         })?;
         let status = response.status();
+        let throttled =
+            || CallError::Throttled { retry_after: retry_after(response.headers(), self.clock.now()) };
         match status.as_u16() {
             200..=299 => Ok(response),
-            429 | OVERLOADED => Err(CallError::Throttled { retry_after: retry_after(response.headers()) }),
-            503 if response.headers().contains_key(RETRY_AFTER) => {
-                Err(CallError::Throttled { retry_after: retry_after(response.headers()) })
-            }
+            429 | OVERLOADED => Err(throttled()),
+            503 if response.headers().contains_key(RETRY_AFTER) => Err(throttled()),
             code if status.is_server_error() => Err(CallError::Failed { status: code }),
             code => {
                 tracing::warn!(provider = %provider.id(), status = code, "provider refused the request");
@@ -199,14 +203,14 @@ fn headers(provider: &Provider, delivery: Delivery) -> HeaderMap {
 }
 
 /// Reads `Retry-After`: seconds or a date (RFC 9110, section 10.2.3), at most a day.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
         // A number that overflows is more than a day as well.
         text.parse().map_or(MAX_RETRY_AFTER, Duration::from_secs)
     } else {
         let date = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
-        Duration::try_from(date.duration_since(Timestamp::now())).unwrap_or_default()
+        Duration::try_from(date.duration_since(now)).unwrap_or_default()
     };
     Some(wait.min(MAX_RETRY_AFTER))
 }
@@ -228,12 +232,14 @@ mod tests {
 
     #[test]
     fn reads_retry_after_in_both_forms() {
+        let now = "2020-11-24T10:00:00Z".parse().unwrap();
         let after = |text: &str| {
             let headers = HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_str(text).unwrap())]);
-            retry_after(&headers)
+            retry_after(&headers, now)
         };
         assert_eq!(after("7"), Some(Duration::from_secs(7)));
-        assert_eq!(after("Tue, 24 Nov 2020 10:00:00 GMT"), Some(Duration::ZERO), "a date in the past");
+        assert_eq!(after("Tue, 24 Nov 2020 10:00:30 GMT"), Some(Duration::from_secs(30)));
+        assert_eq!(after("Tue, 24 Nov 2020 09:59:30 GMT"), Some(Duration::ZERO), "a date in the past");
         assert_eq!(after("soon"), None);
     }
 
@@ -242,7 +248,7 @@ mod tests {
     fn retry_after_is_at_most_a_day() {
         for text in ["18446744073709551615", "99999999999999999999999", "24 Nov 2320 10:00:00 GMT"] {
             let headers = HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_static(text))]);
-            assert_eq!(retry_after(&headers), Some(MAX_RETRY_AFTER), "{text}");
+            assert_eq!(retry_after(&headers, Timestamp::UNIX_EPOCH), Some(MAX_RETRY_AFTER), "{text}");
         }
     }
 

@@ -5,8 +5,11 @@
 
 use std::collections::HashMap;
 
-use jiff::{Timestamp, civil::Date};
-use phase6_chassis::store::{BatchLoader, Row, Store, StoreError, sql};
+use jiff::civil::Date;
+use phase6_chassis::{
+    Clock,
+    store::{BatchLoader, Row, Store, StoreError, sql},
+};
 
 use crate::model::{
     MicroDollars,
@@ -27,18 +30,19 @@ type TotalsByCohort = HashMap<String, Vec<ProviderTotals>>;
 #[derive(Clone)]
 pub struct CohortStore {
     store: Store,
+    clock: Clock,
     totals: BatchLoader<String, Vec<ProviderTotals>>,
 }
 
 impl CohortStore {
-    /// Creates the records of cohorts over `store`.
-    pub fn new(store: Store) -> Self {
-        let reading = store.clone();
+    /// Creates the records of cohorts over `store`. `clock` decides which day and month it is.
+    pub fn new(store: Store, clock: Clock) -> Self {
+        let reading = (store.clone(), clock.clone());
         let totals = BatchLoader::new(BATCH_SIZE, move |cohorts: Vec<String>| {
-            let store = reading.clone();
-            async move { read_totals(&store, cohorts, utc_day(Timestamp::now())).await }
+            let (store, clock) = reading.clone();
+            async move { read_totals(&store, cohorts, utc_day(clock.now())).await }
         });
-        Self { store, totals }
+        Self { store, clock, totals }
     }
 
     /// Charges a workflow to its cohort, once.
@@ -46,7 +50,8 @@ impl CohortStore {
     /// # Errors
     ///
     /// The database cannot be written.
-    pub async fn record(&self, workflow: &Workflow, now: Timestamp) -> Result<RecordOutcome, StoreError> {
+    pub async fn record(&self, workflow: &Workflow) -> Result<RecordOutcome, StoreError> {
+        let now = self.clock.now();
         let inserted =
             sql("INSERT INTO budget_workflows (cohort, workflow, provider, cost_micros, gain, at_ms, day)
              VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING")
@@ -92,16 +97,17 @@ impl CohortStore {
     /// # Errors
     ///
     /// The database cannot be read.
-    pub async fn export(&self, now: Timestamp) -> Result<Vec<CohortMetrics>, StoreError> {
+    pub async fn export(&self) -> Result<Vec<CohortMetrics>, StoreError> {
         let rows = sql("SELECT cohort FROM budget_workflows GROUP BY cohort
              ORDER BY SUM(CAST(cost_micros AS DOUBLE PRECISION)) DESC LIMIT $1")
         .bind(MAX_EXPORTED)
         .all(&self.store)
         .await?;
         let cohorts: Vec<String> = rows.iter().map(|row| row.get("cohort")).collect();
+        let today = utc_day(self.clock.now());
         let mut metrics = Vec::with_capacity(cohorts.len());
         for batch in cohorts.chunks(BATCH_SIZE) {
-            let totals = read_totals(&self.store, batch.to_vec(), utc_day(now)).await?;
+            let totals = read_totals(&self.store, batch.to_vec(), today).await?;
             metrics.extend(batch.iter().map(|cohort| {
                 CohortMetrics::summarize(cohort, totals.get(cohort).map_or(&[], Vec::as_slice))
             }));

@@ -37,10 +37,13 @@ async fn answers_are_cached_and_failures_are_not() {
         (&json!(true), &json!("good"), &json!(0.0))
     );
     let other = json!({"prompt": "hello", "criticality": "high"});
-    assert_eq!(harness.post("/api/v1/providers/burst", other).await.1["cached"], false);
+    assert_eq!(harness.service.post_json::<Value>("/api/v1/providers/burst", &other).await["cached"], false);
     for _ in 0..2 {
         let never = json!({"prompt": "again", "ttlSeconds": 0});
-        assert_eq!(harness.post("/api/v1/providers/burst", never).await.1["cached"], false);
+        assert_eq!(
+            harness.service.post_json::<Value>("/api/v1/providers/burst", &never).await["cached"],
+            false
+        );
     }
     harness.stop().await;
 }
@@ -50,13 +53,11 @@ async fn cached_answers_are_not_shared_between_tenants() {
     let keys: ApiKeys = format!("{}\n{}", ApiKeys::line("red", "red-key"), ApiKeys::line("blue", "blue-key"))
         .parse()
         .unwrap();
-    let harness = Harness::start_with_keys(&["openai"], &[], keys).await;
+    let harness = Harness::start_with(&["openai"], &[], |builder| builder.api_keys(keys)).await;
     harness.providers.reply("openai", [Reply::Text("for red"), Reply::Text("for blue")]);
     let ask = |key: &'static str| {
         let request = harness.post_request("/api/v1/providers/burst").header("x-api-key", key);
-        async move {
-            request.json(&json!({"prompt": "mine"})).send().await.unwrap().json::<Value>().await.unwrap()
-        }
+        async move { request.json(&json!({"prompt": "mine"})).send().await.json::<Value>() }
     };
     assert_eq!(ask("red-key").await["text"], "for red");
     assert_eq!(ask("blue-key").await["text"], "for blue");

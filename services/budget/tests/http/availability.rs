@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     fake_providers::{ProbeReply, Reply},
-    harness::Harness,
+    harness::{Harness, status_and_json},
 };
 
 #[tokio::test]
@@ -21,10 +21,10 @@ async fn without_a_usable_provider_an_error_names_the_settings() {
         assert!(message.contains(setting), "{message}");
     }
     assert_eq!(body["traceId"].as_str().unwrap().len(), 32);
-    let (_, status) = harness.get("/api/v1/providers/status").await;
+    let status: Value = harness.service.get_json("/api/v1/providers/status").await;
     assert_eq!(status["status"]["openai"]["available"], false);
     assert_eq!(status["status"]["openai"]["reason"], "set OPENAI_API_KEY");
-    assert_eq!(harness.get("/api/v1/providers/recommend").await.0, 503);
+    assert_eq!(harness.service.get("/api/v1/providers/recommend").await.status, 503);
     harness.stop().await;
 }
 
@@ -34,7 +34,8 @@ async fn the_error_names_what_the_requested_providers_lack() {
     let message = |body: Value| {
         let harness = &harness;
         async move {
-            let (status, response) = harness.post("/api/v1/providers/burst", body).await;
+            let (status, response) =
+                status_and_json(&harness.service.post("/api/v1/providers/burst", &body).await);
             assert_eq!(
                 (status, response["error"]["code"].as_str()),
                 (503, Some("no_provider")),
@@ -65,12 +66,12 @@ async fn a_provider_that_refuses_our_key_or_model_is_not_called_for_a_while() {
             assert_eq!(harness.burst(prompt).await.1["text"], "second");
         }
         assert_eq!(harness.providers.requests("deepseek").len(), 1, "called once, not with every prompt");
-        let (_, observed) = harness.get("/api/v1/providers/status").await;
+        let observed: Value = harness.service.get_json("/api/v1/providers/status").await;
         let deepseek = &observed["status"]["deepseek"];
         assert_eq!(deepseek["available"], false);
         assert!(deepseek["reason"].as_str().unwrap().contains(setting), "{deepseek}");
         let only = json!({"prompt": "four", "provider": "deepseek"});
-        let (code, refused) = harness.post("/api/v1/providers/burst", only).await;
+        let (code, refused) = status_and_json(&harness.service.post("/api/v1/providers/burst", &only).await);
         assert!(code == 503 && refused["error"]["message"].as_str().unwrap().contains(setting), "{refused}");
         harness.stop().await;
     }
@@ -84,7 +85,7 @@ async fn a_probe_sends_the_key_and_explains_a_wrong_address() {
     let message = response["error"]["message"].as_str().unwrap();
     assert_eq!((status, response["error"]["code"].as_str()), (503, Some("no_provider")));
     assert_eq!(harness.providers.probes("localai")[0]["authorization"], "Bearer localai-secret-key");
-    let (_, observed) = harness.get("/api/v1/providers/status").await;
+    let observed: Value = harness.service.get_json("/api/v1/providers/status").await;
     let reason = observed["status"]["localai"]["reason"].as_str().unwrap();
     assert!(reason.contains("/v1") && message.contains("/v1"), "{reason} {message}");
     harness.stop().await;
@@ -125,7 +126,7 @@ async fn a_password_in_an_address_is_never_shown() {
     for path in
         ["/api/v1/providers/status", "/api/v1/providers/recommend", "/api/v1/providers/performance-stream"]
     {
-        texts.push(harness.get(path).await.1.to_string());
+        texts.push(harness.service.get(path).await.text().to_owned());
     }
     assert!(texts[0].contains("http://127.0.0.1:1/v1"), "{texts:?}");
     assert!(texts.iter().all(|text| !text.contains("s3cret")), "{texts:?}");
@@ -141,7 +142,7 @@ async fn responses_never_show_api_keys() {
     for path in
         ["/api/v1/providers/status", "/api/v1/system/observability", "/api/v1/budget/export", "/metrics"]
     {
-        texts.push(harness.get(path).await.1.to_string());
+        texts.push(harness.service.get(path).await.text().to_owned());
     }
     assert!(texts.iter().all(|text| !text.contains("secret-key")), "{texts:?}");
     harness.stop().await;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use phase6_store::{Row, sql};
 use serde_json::json;
+use tokio::time::timeout;
 
 use crate::{
     event_stream::EventStream,
@@ -39,12 +40,12 @@ async fn the_reservation_of_a_call_that_was_not_sent_is_released() {
     let lock = database.begin().await.unwrap();
     let request = harness.post_request("/api/v1/providers/burst");
     let body = json!({"prompt": "hello", "stream": true});
-    let result = request.json(&body).timeout(Duration::from_millis(100)).send().await;
-    assert!(result.unwrap_err().is_timeout());
+    let result = timeout(Duration::from_millis(100), request.json(&body).send()).await;
+    assert!(result.is_err(), "{result:?}");
     drop(lock);
     assert!(harness.used_after_settlement().await < 1e-9);
     assert_eq!(harness.providers.requests("openai").len(), 0);
-    assert_eq!(harness.get("/api/v1/budget").await.1["budget"]["calls"], json!({}));
+    assert_eq!(harness.budget().await["calls"], json!({}));
     harness.stop().await;
 }
 
@@ -101,8 +102,8 @@ async fn a_client_that_disconnects_leaves_nothing_reserved() {
     events.next().await.unwrap();
     drop(events);
     wait_until("the call is settled", || async {
-        let (_, budget) = harness.get("/api/v1/budget").await;
-        budget["budget"]["reserved"] == 0.0 && budget["budget"]["used"].as_f64().unwrap() > 0.0
+        let budget = harness.budget().await;
+        budget["reserved"] == 0.0 && budget["used"].as_f64().unwrap() > 0.0
     })
     .await;
     harness.providers.release_held();
@@ -117,7 +118,7 @@ async fn ended_calls_leave_no_task_behind() {
     // Never answers in time, so the next provider is called and this call is cancelled.
     harness.providers.reply("deepseek", [Reply::Slow(Duration::from_mins(5), "late")]);
     harness.providers.reply("openai", [Reply::Text("yes")]);
-    let settled = || async { harness.get("/api/v1/budget").await.1["budget"]["reserved"] == 0.0 };
+    let settled = || async { harness.budget().await["reserved"] == 0.0 };
     let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
     // Opens the connections that stay open.
     harness.burst("first prompt").await;
@@ -130,11 +131,11 @@ async fn ended_calls_leave_no_task_behind() {
             harness
                 .providers
                 .reply("openai", [Reply::Slow(Duration::from_millis(100), "late"), Reply::Text("yes")]);
-            let error = call.timeout(Duration::from_millis(5)).send().await.unwrap_err();
-            assert!(error.is_timeout(), "{error}");
+            let result = timeout(Duration::from_millis(5), call.send()).await;
+            assert!(result.is_err(), "{result:?}");
             wait_until("the call is settled", settled).await;
         } else {
-            assert_eq!(call.send().await.unwrap().status(), 200);
+            assert_eq!(call.send().await.status, 200);
         }
     }
     wait_until("no task is left", || async { tasks() <= before }).await;

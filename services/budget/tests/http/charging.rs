@@ -1,6 +1,6 @@
 //! Costs of calls.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{event_stream::EventStream, fake_providers::Reply, harness::Harness};
 
@@ -11,11 +11,11 @@ async fn a_call_is_charged_by_its_tokens() {
     harness.providers.reply("openai", [Reply::Text("yes")]);
     let (_, response) = harness.burst("hello").await;
     assert_eq!((response["cost"].as_f64(), response["estimated"].as_bool()), (Some(0.006), Some(false)));
-    let (_, budget) = harness.get("/api/v1/budget").await;
-    assert_eq!(budget["budget"]["used"], 0.006);
-    assert_eq!(budget["budget"]["reserved"], 0.0);
-    assert_eq!(budget["budget"]["calls"], json!({"openai": 1}));
-    let (_, history) = harness.get("/api/v1/budget/history").await;
+    let budget = harness.budget().await;
+    assert_eq!(budget["used"], 0.006);
+    assert_eq!(budget["reserved"], 0.0);
+    assert_eq!(budget["calls"], json!({"openai": 1}));
+    let history: Value = harness.service.get_json("/api/v1/budget/history").await;
     assert_eq!(
         (&history["history"][0]["provider"], &history["history"][0]["cost"]),
         (&json!("openai"), &json!(0.006))
@@ -100,8 +100,7 @@ async fn a_call_that_may_have_been_processed_is_charged_and_a_refusal_is_not() {
         let (status, body) = harness.burst("hello").await;
         assert_eq!((status, body["error"]["code"].as_str()), (503, Some("providers_failed")), "{body}");
         assert_eq!(harness.used().await > 0.0, charged, "{fault:?}");
-        let (_, budget) = harness.get("/api/v1/budget").await;
-        assert_eq!(budget["budget"]["reserved"], 0.0, "no amount stays reserved");
+        assert_eq!(harness.budget().await["reserved"], 0.0, "no amount stays reserved");
         harness.stop().await;
     }
 }

@@ -1,5 +1,8 @@
 //! The daily limit.
 
+use std::time::Duration;
+
+use phase6_chassis::Clock;
 use serde_json::json;
 
 use crate::{event_stream::EventStream, fake_providers::Reply, harness::Harness};
@@ -34,10 +37,10 @@ async fn a_request_that_waits_for_other_calls_may_retry_soon() {
     let mut events = EventStream::open_prompt(&harness, "one").await;
     events.next().await.unwrap();
     let request = harness.post_request("/api/v1/providers/burst");
-    let refused = request.json(&json!({"prompt": "two"})).send().await.unwrap();
-    assert_eq!((refused.status().as_u16(), &refused.headers()["retry-after"]), (402, &"5".parse().unwrap()));
-    let (_, budget) = harness.get("/api/v1/budget").await;
-    assert_eq!((&budget["budget"]["percent"], &budget["budget"]["warning"]), (&json!(0.0), &json!(false)));
+    let refused = request.json(&json!({"prompt": "two"})).send().await;
+    assert_eq!((refused.status.as_u16(), &refused.headers["retry-after"]), (402, &"5".parse().unwrap()));
+    let budget = harness.budget().await;
+    assert_eq!((&budget["percent"], &budget["warning"]), (&json!(0.0), &json!(false)));
     harness.providers.release_held();
     events.last().await;
     harness.stop().await;
@@ -49,13 +52,38 @@ async fn a_limit_of_zero_allows_free_calls_only() {
     harness.providers.reply("openai", [Reply::Text("paid")]);
     harness.providers.reply("ollama", [Reply::Text("free")]);
     let paid = json!({"prompt": "hello", "provider": "openai"});
-    assert_eq!(harness.post("/api/v1/providers/burst", paid).await.0, 402);
+    assert_eq!(harness.service.post("/api/v1/providers/burst", &paid).await.status, 402);
     let (status, response) = harness.burst("hello").await;
     assert_eq!(
         (status, response["text"].as_str(), response["cost"].as_f64()),
         (200, Some("free"), Some(0.0))
     );
-    let (_, budget) = harness.get("/api/v1/budget").await;
-    assert_eq!(budget["budget"]["blocked"], true);
+    assert_eq!(harness.budget().await["blocked"], true);
+    harness.stop().await;
+}
+
+#[tokio::test]
+async fn spending_of_yesterday_does_not_count_after_midnight_utc() {
+    let settings = [
+        ("DAILY_BUDGET_LIMIT", "0.10"),
+        ("OPENAI_COST_PER_CALL", "0.08"),
+        ("OPENAI_INPUT_PRICE", "0"),
+        ("OPENAI_OUTPUT_PRICE", "0"),
+    ];
+    let clock = Clock::manual("2026-01-31T23:59:00Z".parse().unwrap());
+    let harness = Harness::start_with(&["openai"], &settings, |builder| builder.clock(clock.clone())).await;
+    harness.providers.reply("openai", [Reply::TextWithoutUsage("yes")]);
+    assert_eq!(harness.burst("one").await.0, 200);
+    clock.advance(Duration::from_secs(59));
+    let two = json!({"prompt": "two"});
+    let refused = harness.service.post("/api/v1/providers/burst", &two).await;
+    assert_eq!((refused.status.as_u16(), &refused.headers["retry-after"]), (402, &"1".parse().unwrap()));
+    let yesterday = harness.budget().await;
+    assert_eq!((&yesterday["date"], &yesterday["used"]), (&json!("2026-01-31"), &json!(0.08)));
+    clock.advance(Duration::from_secs(1));
+    let today = harness.budget().await;
+    assert_eq!((&today["date"], &today["used"]), (&json!("2026-02-01"), &json!(0.0)));
+    assert_eq!(harness.burst("two").await.0, 200);
+    assert_eq!(harness.budget().await["used"], 0.08);
     harness.stop().await;
 }

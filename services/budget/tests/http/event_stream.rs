@@ -1,9 +1,8 @@
 //! Reader of a streamed answer.
 
-use std::{pin::Pin, time::Duration};
+use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::{Stream, StreamExt};
+use phase6_chassis::testing::TestStream;
 use serde_json::{Value, json};
 
 use crate::harness::Harness;
@@ -13,7 +12,7 @@ const SILENCE_LIMIT: Duration = Duration::from_secs(10);
 
 /// Server-sent events of a streamed answer.
 pub struct EventStream {
-    body: Pin<Box<dyn Stream<Item = reqwest::Result<Bytes>> + Send>>,
+    response: TestStream,
     buffer: String,
 }
 
@@ -26,10 +25,10 @@ impl EventStream {
     /// Requests a streamed answer.
     pub async fn open(harness: &Harness, body: Value) -> Self {
         let request = harness.post_request("/api/v1/providers/burst");
-        let response = request.json(&body).send().await.unwrap();
-        assert_eq!(response.status().as_u16(), 200);
-        assert_eq!(response.headers()["content-type"], "text/event-stream");
-        Self { body: Box::pin(response.bytes_stream()), buffer: String::new() }
+        let response = request.json(&body).open().await;
+        assert_eq!(response.status, 200);
+        assert_eq!(response.headers["content-type"], "text/event-stream");
+        Self { response, buffer: String::new() }
     }
 
     /// Returns name and data of the next event.
@@ -44,8 +43,8 @@ impl EventStream {
                 self.buffer = String::from(rest);
                 return Some(event);
             }
-            let more = tokio::time::timeout(SILENCE_LIMIT, self.body.next()).await.unwrap()?;
-            self.buffer.push_str(std::str::from_utf8(&more.ok()?).unwrap());
+            let more = tokio::time::timeout(SILENCE_LIMIT, self.response.next()).await.unwrap()?;
+            self.buffer.push_str(std::str::from_utf8(&more).unwrap());
         }
     }
 

@@ -35,7 +35,7 @@ async fn a_provider_that_asks_to_wait_is_not_called_until_then() {
     assert_eq!(status, 503);
     assert!(body["error"]["message"].as_str().unwrap().contains("peer is throttling calls"), "{body}");
     assert_eq!(harness.providers.requests("deepseek").len(), 1);
-    let (_, observed) = harness.get("/api/v1/system/observability").await;
+    let observed: Value = harness.service.get_json("/api/v1/system/observability").await;
     assert_eq!(observed["circuitBreakers"]["deepseek"]["throttled"], true);
     assert_eq!(observed["circuitBreakers"]["deepseek"]["status"], "closed", "a 429 is not a failure");
     harness.stop().await;
@@ -47,11 +47,11 @@ async fn a_wait_is_limited_to_a_day() {
     let harness = Harness::start(&["deepseek"], &[]).await;
     harness.providers.reply("deepseek", [Reply::Throttle(u64::MAX)]);
     for _ in 0..2 {
-        let request = harness.post_request("/api/v1/providers/burst");
-        let response = request.json(&json!({"prompt": "hello"})).send().await.unwrap();
-        assert_eq!(response.status(), 503);
-        assert_eq!(response.headers()["retry-after"], "86400");
-        let body: Value = response.json().await.unwrap();
+        let prompt = json!({"prompt": "hello"});
+        let response = harness.service.post("/api/v1/providers/burst", &prompt).await;
+        assert_eq!(response.status, 503);
+        assert_eq!(response.headers["retry-after"], "86400");
+        let body: Value = response.json();
         assert!(body["error"]["message"].as_str().unwrap().contains("deepseek: "), "{body}");
     }
     harness.stop().await;
@@ -69,7 +69,7 @@ async fn the_breaker_of_a_failing_provider_opens() {
         10,
         "the breaker opens after its default minimum of calls"
     );
-    let (_, status) = harness.get("/api/v1/providers/status").await;
+    let status: Value = harness.service.get_json("/api/v1/providers/status").await;
     assert_eq!(status["status"]["deepseek"]["circuitBreaker"]["status"], "open");
     assert_eq!(status["status"]["deepseek"]["available"], false);
     harness.stop().await;
@@ -86,12 +86,8 @@ async fn a_slow_provider_is_hedged_with_the_next_one() {
         (harness.providers.requests("deepseek").len(), harness.providers.requests("openai").len()),
         (1, 1)
     );
-    wait_until("the abandoned call is settled", || async {
-        harness.get("/api/v1/budget").await.1["budget"]["reserved"] == 0.0
-    })
-    .await;
-    let (_, budget) = harness.get("/api/v1/budget").await;
-    assert_eq!(budget["budget"]["calls"], json!({"deepseek": 1, "openai": 1}));
+    wait_until("the abandoned call is settled", || async { harness.budget().await["reserved"] == 0.0 }).await;
+    assert_eq!(harness.budget().await["calls"], json!({"deepseek": 1, "openai": 1}));
     harness.stop().await;
 }
 
@@ -107,7 +103,10 @@ async fn a_free_provider_is_never_hedged_with_a_paid_one() {
             assert_eq!(events.next().await.unwrap().1["provider"], "ollama");
             events.last().await;
         } else {
-            assert_eq!(harness.post("/api/v1/providers/burst", body).await.1["text"], "free");
+            assert_eq!(
+                harness.service.post_json::<Value>("/api/v1/providers/burst", &body).await["text"],
+                "free"
+            );
         }
         assert_eq!(harness.providers.requests("openai").len(), 0);
         harness.stop().await;

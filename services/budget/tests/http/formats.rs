@@ -2,7 +2,11 @@
 
 use serde_json::json;
 
-use crate::{event_stream::EventStream, fake_providers::Reply, harness::Harness};
+use crate::{
+    event_stream::EventStream,
+    fake_providers::Reply,
+    harness::{Harness, status_and_json},
+};
 
 #[tokio::test]
 async fn every_provider_gets_its_documented_format() {
@@ -24,7 +28,8 @@ async fn every_provider_gets_its_documented_format() {
         let harness = Harness::start(&[provider], &[]).await;
         harness.providers.reply(provider, [Reply::Text("an answer")]);
         let body = json!({"prompt": "a question", "system": "be brief", "maxTokens": 77});
-        let (status, response) = harness.post("/api/v1/providers/burst", body).await;
+        let (status, response) =
+            status_and_json(&harness.service.post("/api/v1/providers/burst", &body).await);
         assert_eq!(status, 200, "{provider}: {response}");
         assert_eq!(
             (response["text"].as_str(), response["provider"].as_str()),

@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 
+use http::Method;
 use phase6_budget::SERVICE;
 pub use phase6_chassis::testing::wait_until;
-use phase6_chassis::{ApiKeys, INTERNAL, testing::TestService};
+use phase6_chassis::testing::{TestRequest, TestResponse, TestService, TestServiceBuilder};
 use phase6_policy::PolicyDocument;
 use phase6_store::Store;
-use reqwest::RequestBuilder;
 use serde_json::{Value, json};
 
 use crate::fake_providers::FakeProviders;
@@ -15,18 +15,21 @@ use crate::fake_providers::FakeProviders;
 /// A running service with its dependencies.
 pub struct Harness {
     pub providers: FakeProviders,
-    pub http: reqwest::Client,
-    service: TestService,
+    pub service: TestService,
 }
 
 impl Harness {
     /// Starts a service with the given providers on the imitating server, and further settings.
     pub async fn start(providers: &[&str], settings: &[(&str, &str)]) -> Self {
-        Self::start_with_keys(providers, settings, ApiKeys::default()).await
+        Self::start_with(providers, settings, |builder| builder).await
     }
 
-    /// Starts a service that requires one of the given API keys.
-    pub async fn start_with_keys(providers: &[&str], settings: &[(&str, &str)], keys: ApiKeys) -> Self {
+    /// Starts a service that `configure` has configured further.
+    pub async fn start_with(
+        providers: &[&str],
+        settings: &[(&str, &str)],
+        configure: impl FnOnce(TestServiceBuilder) -> TestServiceBuilder,
+    ) -> Self {
         let server = FakeProviders::default();
         let address = server.clone().serve().await;
         let mut all: HashMap<String, String> = HashMap::new();
@@ -40,45 +43,25 @@ impl Harness {
             all.insert(format!("{prefix}_BASE_URL"), format!("{address}/{provider}"));
         }
         all.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
-        let service = TestService::builder(&SERVICE).settings(all).api_keys(keys).start().await;
-        Self { providers: server, http: reqwest::Client::new(), service }
-    }
-
-    /// Returns the address of a path.
-    pub fn url(&self, path: &str) -> String {
-        self.service.url(path)
-    }
-
-    /// Returns a GET request, not yet sent.
-    pub fn get_request(&self, path: &str) -> RequestBuilder {
-        self.http.get(self.url(path))
+        let service = configure(TestService::builder(&SERVICE).settings(all)).start().await;
+        Self { providers: server, service }
     }
 
     /// Returns a POST request, not yet sent.
-    pub fn post_request(&self, path: &str) -> RequestBuilder {
-        self.http.post(self.url(path))
-    }
-
-    /// Sends a GET request and returns status and body.
-    pub async fn get(&self, path: &str) -> (u16, Value) {
-        read(self.get_request(path).send().await.unwrap()).await
-    }
-
-    /// Sends a POST request and returns status and body.
-    pub async fn post(&self, path: &str, body: Value) -> (u16, Value) {
-        read(self.post_request(path).json(&body).send().await.unwrap()).await
+    pub fn post_request(&self, path: &str) -> TestRequest {
+        self.service.request(Method::POST, path)
     }
 
     /// Requests the answer to a prompt.
     pub async fn burst(&self, prompt: &str) -> (u16, Value) {
-        self.post("/api/v1/providers/burst", json!({"prompt": prompt})).await
+        let body = json!({"prompt": prompt});
+        status_and_json(&self.service.post("/api/v1/providers/burst", &body).await)
     }
 
     /// Requests an answer as one of our own services, with a deadline in milliseconds.
     pub async fn burst_within(&self, milliseconds: u64, body: Value) -> (u16, Value) {
         let request = self.post_request("/api/v1/providers/burst").json(&body);
-        let request = request.header(INTERNAL, self.service.host().access.internal.header());
-        read(request.header("phase6-deadline-ms", milliseconds).send().await.unwrap()).await
+        status_and_json(&request.internal().header("phase6-deadline-ms", milliseconds).send().await)
     }
 
     /// Puts a policy of the service in force.
@@ -97,21 +80,24 @@ impl Harness {
 
     /// Returns the number of open connections, including the one of this request.
     pub async fn open_connections(&self) -> u64 {
-        self.get("/api/v1/system/observability").await.1["connections"]["open"].as_u64().unwrap()
+        let observed: Value = self.service.get_json("/api/v1/system/observability").await;
+        observed["connections"]["open"].as_u64().unwrap()
     }
 
     /// Waits until no amount is reserved, and returns the amount spent in dollars.
     pub async fn used_after_settlement(&self) -> f64 {
-        wait_until("no amount is reserved", || async {
-            self.get("/api/v1/budget").await.1["budget"]["reserved"] == 0.0
-        })
-        .await;
+        wait_until("no amount is reserved", || async { self.budget().await["reserved"] == 0.0 }).await;
         self.used().await
+    }
+
+    /// Returns the spending of the current day.
+    pub async fn budget(&self) -> Value {
+        self.service.get_json::<Value>("/api/v1/budget").await["budget"].take()
     }
 
     /// Returns the amount spent, in dollars.
     pub async fn used(&self) -> f64 {
-        self.get("/api/v1/budget").await.1["budget"]["used"].as_f64().unwrap()
+        self.budget().await["used"].as_f64().unwrap()
     }
 
     /// Stops the service and checks that every request has ended.
@@ -120,8 +106,7 @@ impl Harness {
     }
 }
 
-async fn read(response: reqwest::Response) -> (u16, Value) {
-    let status = response.status().as_u16();
-    let text = response.text().await.unwrap();
-    (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
+/// Returns the status and the JSON of a response.
+pub fn status_and_json(response: &TestResponse) -> (u16, Value) {
+    (response.status.as_u16(), response.json())
 }

@@ -1,11 +1,13 @@
 //! The OpenAPI description.
 
+use serde_json::Value;
+
 use crate::harness::Harness;
 
 #[tokio::test]
 async fn the_description_lists_every_endpoint() {
     let harness = Harness::start(&[], &[]).await;
-    let (_, description) = harness.get("/openapi.json").await;
+    let description: Value = harness.service.get_json("/openapi.json").await;
     let paths: Vec<_> = description["paths"].as_object().unwrap().keys().collect();
     for path in [
         "/api/v1/budget",
@@ -57,7 +59,7 @@ async fn the_description_lists_every_endpoint() {
     assert!(schemas["ProviderPolicyResponse"]["properties"]["policy"].is_object());
     let burst = &description["paths"]["/api/v1/providers/burst"]["post"]["responses"]["200"]["content"];
     assert!(burst["text/event-stream"].is_object() && burst["application/json"].is_object(), "{burst}");
-    let (_, observed) = harness.get("/api/v1/providers/resilience-status").await;
+    let observed: Value = harness.service.get_json("/api/v1/providers/resilience-status").await;
     for part in ["tracer", "circuitBreakers", "cache", "rateLimiter", "database", "policy", "deduplicator"] {
         assert!(observed[part].is_object(), "{part}: {observed}");
     }

@@ -10,21 +10,24 @@ async fn cached_responses_are_invalidated_when_their_subject_changes() {
     harness.providers.reply("openai", [Reply::Text("yes")]);
     harness.apply_policy(1, json!({"cache": {"ttl": "1h"}}));
     let status = |path: &'static str| {
-        let request = harness.get_request(path);
+        let service = &harness.service;
         async move {
-            let response = request.send().await.unwrap();
-            response.headers()["cache-status"].to_str().unwrap().to_owned()
+            let response = service.get(path).await;
+            response.headers["cache-status"].to_str().unwrap().to_owned()
         }
     };
     assert_eq!(status("/api/v1/budget").await, "budget; fwd=uri-miss; stored");
     assert!(status("/api/v1/budget").await.starts_with("budget; hit"));
     harness.burst("hello").await;
     assert!(harness.used().await > 0.0, "spending is seen at once although the response was cached");
-    harness.get("/api/v1/budget/metrics/c").await;
+    harness.service.get_json::<Value>("/api/v1/budget/metrics/c").await;
     assert!(status("/api/v1/budget/metrics/c").await.starts_with("budget; hit"));
     let workflow = json!({"cohortId": "c", "workflowId": "w", "provider": "openai", "cost": 2});
-    harness.post("/api/v1/budget/record-workflow", workflow).await;
-    assert_eq!(harness.get("/api/v1/budget/metrics/c").await.1["metrics"]["totalSpent"], 2.0);
+    harness.service.post_json::<Value>("/api/v1/budget/record-workflow", &workflow).await;
+    assert_eq!(
+        harness.service.get_json::<Value>("/api/v1/budget/metrics/c").await["metrics"]["totalSpent"],
+        2.0
+    );
     harness.stop().await;
 }
 
@@ -42,8 +45,8 @@ async fn responses_that_others_change_are_cached_for_five_seconds() {
         "/api/v1/providers/policy",
         "/api/v1/system/learning-stats",
     ] {
-        let response = harness.get_request(path).send().await.unwrap();
-        let control = response.headers()["cache-control"].to_str().unwrap();
+        let response = harness.service.get(path).await;
+        let control = response.headers["cache-control"].to_str().unwrap();
         let seconds: u64 = control.strip_prefix("public, max-age=").expect(path).parse().unwrap();
         assert!(seconds <= 5, "{path}: {control}");
     }
@@ -56,13 +59,13 @@ async fn a_reservation_is_seen_at_once() {
     let harness = Harness::start(&["openai"], &[]).await;
     harness.providers.reply("openai", [Reply::Held("first second")]);
     harness.apply_policy(1, json!({"cache": {"ttl": "1h"}}));
-    assert_eq!(harness.get("/api/v1/budget").await.1["budget"]["reserved"], 0.0);
+    assert_eq!(harness.budget().await["reserved"], 0.0);
     let request = harness.post_request("/api/v1/providers/burst");
-    let streamed = request.json(&json!({"prompt": "hello", "stream": true})).send().await.unwrap();
-    let (_, budget) = harness.get("/api/v1/budget").await;
-    assert!(budget["budget"]["reserved"].as_f64().unwrap() > 0.0, "{budget}");
+    let streamed = request.json(&json!({"prompt": "hello", "stream": true})).open().await;
+    let budget = harness.budget().await;
+    assert!(budget["reserved"].as_f64().unwrap() > 0.0, "{budget}");
     harness.providers.release_held();
-    streamed.bytes().await.unwrap();
+    streamed.read().await;
     harness.stop().await;
 }
 
@@ -70,19 +73,19 @@ async fn a_reservation_is_seen_at_once() {
 async fn a_policy_change_takes_effect_at_once_and_names_its_revision() {
     let harness = Harness::start(&[], &[]).await;
     harness.apply_policy(7, json!({"rateLimit": {"capacity": 2, "refillPerSecond": 0.001}}));
-    let get = || async { harness.get_request("/api/v1/budget").send().await.unwrap() };
+    let get = || harness.service.get("/api/v1/budget");
     let first = get().await;
-    assert_eq!((first.status().as_u16(), first.headers()["phase6-policy"].to_str().unwrap()), (200, "7"));
-    assert_eq!(get().await.status(), 200);
+    assert_eq!((first.status.as_u16(), first.headers["phase6-policy"].to_str().unwrap()), (200, "7"));
+    assert_eq!(get().await.status, 200);
     let refused = get().await;
-    assert_eq!(refused.status(), 429);
-    assert!(refused.headers()["retry-after"].to_str().unwrap().parse::<u64>().unwrap() > 0);
-    let body: Value = refused.json().await.unwrap();
+    assert_eq!(refused.status, 429);
+    assert!(refused.headers["retry-after"].to_str().unwrap().parse::<u64>().unwrap() > 0);
+    let body: Value = refused.json();
     assert_eq!(body["error"]["code"], "rate_limited");
     harness.apply_policy(8, json!({"rateLimit": {"capacity": 3, "refillPerSecond": 0.001}}));
-    assert_eq!(get().await.status(), 200, "one more request, because the change keeps the bucket");
-    assert_eq!(get().await.status(), 429);
-    assert_eq!(harness.get("/readyz").await.0, 200, "health checks are never limited");
+    assert_eq!(get().await.status, 200, "one more request, because the change keeps the bucket");
+    assert_eq!(get().await.status, 429);
+    assert_eq!(harness.service.get("/readyz").await.status, 200, "health checks are never limited");
     harness.stop().await;
 }
 
@@ -93,11 +96,11 @@ async fn observability_shows_rates_as_numbers_from_0_to_1() {
     let policy = |mode| json!({"cache": {"ttl": "1h"}, "rateLimit": {"capacity": 3, "refillPerSecond": 0.001, "mode": mode}});
     harness.apply_policy(1, policy("Enforce"));
     for status in [200, 200, 200, 429] {
-        assert_eq!(harness.get("/api/v1/budget").await.0, status);
+        assert_eq!(harness.service.get("/api/v1/budget").await.status, status);
     }
     // Without a limit, the request for the observability itself is not counted.
     harness.apply_policy(2, policy("Off"));
-    let (_, observed) = harness.get("/api/v1/system/observability").await;
+    let observed: Value = harness.service.get_json("/api/v1/system/observability").await;
     assert_eq!(
         (&observed["rateLimiter"]["totalRequests"], &observed["rateLimiter"]["allowRate"]),
         (&json!(4), &json!(0.75))

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     event_stream::EventStream,
@@ -77,7 +77,7 @@ async fn the_first_stream_to_begin_is_relayed_and_the_slower_one_cancelled() {
     assert_eq!(events.next().await.unwrap().1["provider"], "openai");
     events.last().await;
     harness.used_after_settlement().await;
-    let (_, observed) = harness.get("/api/v1/providers/status").await;
+    let observed: Value = harness.service.get_json("/api/v1/providers/status").await;
     for provider in ["deepseek", "openai"] {
         let breaker = &observed["status"][provider]["circuitBreaker"];
         assert_eq!((&breaker["callCount"], &breaker["failureCount"]), (&json!(1), &json!(0)), "{provider}");
@@ -91,7 +91,8 @@ async fn a_reader_that_stops_reading_does_not_keep_its_permit() {
     harness.providers.reply("openai", [Reply::Held("never finished")]);
     let mut events = EventStream::open_prompt(&harness, "hello").await;
     wait_until("its permit is returned", || async {
-        harness.get("/api/v1/system/observability").await.1["callConcurrency"]["running"] == 0
+        harness.service.get_json::<Value>("/api/v1/system/observability").await["callConcurrency"]["running"]
+            == 0
     })
     .await;
     assert!(harness.used_after_settlement().await > 0.0);
@@ -111,7 +112,7 @@ async fn an_overload_within_a_stream_throttles_and_charges_nothing() {
     );
     let error = EventStream::open_prompt(&harness, "hello").await.last().await;
     assert_eq!(error["message"], "anthropic: throttled the request");
-    let (_, observed) = harness.get("/api/v1/system/observability").await;
+    let observed: Value = harness.service.get_json("/api/v1/system/observability").await;
     let breaker = &observed["circuitBreakers"]["anthropic"];
     assert_eq!((&breaker["throttled"], &breaker["failureCount"]), (&json!(true), &json!(0)));
     assert!(harness.used().await < 1e-9, "no text had arrived");

@@ -1,26 +1,27 @@
 //! Rejected requests.
 
-use reqwest::RequestBuilder;
+use http::Method;
+use phase6_chassis::testing::TestRequest;
 use serde_json::{Value, json};
 
 use crate::harness::Harness;
 
 /// A request and its expected refusal.
 struct Case {
-    request: RequestBuilder,
+    request: TestRequest,
     status: u16,
     code: &'static str,
     message_part: &'static str,
 }
 
-fn case(request: RequestBuilder, status: u16, code: &'static str, message_part: &'static str) -> Case {
+fn case(request: TestRequest, status: u16, code: &'static str, message_part: &'static str) -> Case {
     Case { request, status, code, message_part }
 }
 
 #[tokio::test]
 async fn bad_input_is_a_4xx_that_names_the_field() {
     let harness = Harness::start(&[], &[]).await;
-    let get = |path: &str| harness.get_request(path);
+    let get = |path: &str| harness.service.request(Method::GET, path);
     let burst = || harness.post_request("/api/v1/providers/burst");
     let json_body = |body: &'static [u8]| burst().header("content-type", "application/json").body(body);
     let cases = [
@@ -49,7 +50,12 @@ async fn bad_input_is_a_4xx_that_names_the_field() {
             "body_too_large",
             "2097152",
         ),
-        case(harness.http.put(harness.url("/api/v1/providers/burst")), 405, "method_not_allowed", "PUT"),
+        case(
+            harness.service.request(Method::PUT, "/api/v1/providers/burst"),
+            405,
+            "method_not_allowed",
+            "PUT",
+        ),
         case(get("/api/v1/nothing"), 404, "not_found", "/api/v1/nothing"),
         case(get("/api/v1/budget/metrics/%00"), 400, "invalid_body", "`cohortId`"),
         case(get("/api/v1/budget/metrics/%FF"), 400, "invalid_path", ""),
@@ -57,9 +63,10 @@ async fn bad_input_is_a_4xx_that_names_the_field() {
         case(get("/api/v1/budget").header("x-long", "y".repeat(40_000)), 431, "headers_too_large", "32768"),
     ];
     for (number, case) in cases.into_iter().enumerate() {
-        let response = case.request.send().await.unwrap();
-        let status = response.status().as_u16();
-        let body: Value = response.json().await.unwrap_or_else(|error| panic!("case {number}: {error}"));
+        let response = case.request.send().await;
+        let status = response.status.as_u16();
+        let body: Value =
+            serde_json::from_slice(&response.body).unwrap_or_else(|error| panic!("case {number}: {error}"));
         assert_eq!(
             (status, body["error"]["code"].as_str()),
             (case.status, Some(case.code)),

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
 use phase6_budget::{
     model::{
         MicroDollars, ProviderId,
@@ -11,9 +10,10 @@ use phase6_budget::{
     },
     store::CohortStore,
 };
+use phase6_chassis::Clock;
 use phase6_store::{on_both_databases, sql, testing::Kind};
 
-use crate::store;
+use crate::{NOON, at, store};
 
 fn cohort(id: &str) -> CohortId {
     CohortId::new(id.into()).unwrap()
@@ -31,14 +31,13 @@ fn workflow(provider: ProviderId, cost: i64) -> Workflow {
 
 async fn a_workflow_is_charged_once(kind: Kind) {
     let (store, _database) = store(kind).await;
-    let cohorts = CohortStore::new(store);
-    let now = Timestamp::now();
+    let cohorts = CohortStore::new(store, Clock::default());
     for (cost, outcome) in [
         (500, RecordOutcome::Recorded),
         (500, RecordOutcome::AlreadyRecorded),
         (501, RecordOutcome::Conflict),
     ] {
-        assert_eq!(cohorts.record(&workflow(ProviderId::OpenAi, cost), now).await.unwrap(), outcome);
+        assert_eq!(cohorts.record(&workflow(ProviderId::OpenAi, cost)).await.unwrap(), outcome);
     }
     let metrics = cohorts.metrics(&cohort("c")).await.unwrap();
     for spent in [metrics.total_spent, metrics.spent_this_month, metrics.spent_today] {
@@ -47,14 +46,15 @@ async fn a_workflow_is_charged_once(kind: Kind) {
     assert_eq!((metrics.workflows_executed, metrics.capabilities_activated), (1, 2.0));
     assert_eq!(metrics.provider_distribution["openai"].workflows, 1);
     assert_eq!(cohorts.metrics(&cohort("nobody")).await.unwrap().workflows_executed, 0);
-    assert_eq!(cohorts.export(now).await.unwrap(), [metrics]);
+    assert_eq!(cohorts.export().await.unwrap(), [metrics]);
 }
 
 async fn costs_of_last_month_do_not_count_for_this_month(kind: Kind) {
     let (store, _database) = store(kind).await;
-    let cohorts = CohortStore::new(store);
-    let long_ago = Timestamp::now().checked_sub(Duration::from_hours(40 * 24)).unwrap();
-    cohorts.record(&workflow(ProviderId::Ollama, 500), long_ago).await.unwrap();
+    let clock = Clock::manual(at(NOON));
+    let cohorts = CohortStore::new(store, clock.clone());
+    cohorts.record(&workflow(ProviderId::Ollama, 500)).await.unwrap();
+    clock.advance(Duration::from_hours(40 * 24));
     let metrics = cohorts.metrics(&cohort("c")).await.unwrap();
     assert_eq!((metrics.total_spent.get(), metrics.spent_this_month.get()), (500, 0));
 }
@@ -69,10 +69,10 @@ async fn a_sum_that_overflows_is_shown_as_the_largest_amount(kind: Kind) {
     .run(&store)
     .await
     .unwrap();
-    let cohorts = CohortStore::new(store);
+    let cohorts = CohortStore::new(store, Clock::default());
     let metrics = cohorts.metrics(&cohort("c")).await.unwrap();
     assert_eq!((metrics.total_spent, metrics.workflows_executed), (MicroDollars::MAX, 10_000));
-    assert_eq!(cohorts.export(Timestamp::now()).await.unwrap(), [metrics]);
+    assert_eq!(cohorts.export().await.unwrap(), [metrics]);
 }
 
 on_both_databases! {

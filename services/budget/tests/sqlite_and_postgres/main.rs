@@ -18,7 +18,7 @@ use phase6_store::{
 async fn store(kind: Kind) -> (Store, TestDatabase) {
     let database = TestDatabase::create(kind).await;
     let store = another_replica(&database).await;
-    store.migrate("budget", SERVICE.needs.store.unwrap()).await.unwrap();
+    store.migrate(SERVICE.service.name, SERVICE.needs.store.unwrap()).await.unwrap();
     (store, database)
 }
 
