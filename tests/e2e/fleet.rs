@@ -7,7 +7,7 @@ use phase6_tests::{root, services};
 use serde_json::{Value, json};
 
 use crate::{
-    cases::Lane,
+    cases::{self, Lane},
     kubernetes::{get, run, try_run, wait_until},
 };
 
@@ -92,6 +92,21 @@ pub async fn apply_definition() {
 pub async fn remove_definition() {
     let crds = root().join("crds").to_string_lossy().into_owned();
     let _ = try_run("kubectl", &["delete", "-f", &crds]).await;
+}
+
+/// Limits the operator of the demo, if it is installed, to the namespace of the demo.
+pub async fn limit_demo_operator() {
+    if try_run("helm", &["status", DEMO.0, "--namespace", DEMO.1]).await.is_ok() {
+        let lane = cases::lanes().into_iter().find(Lane::is_demo).expect("a lane for the demo");
+        Fleet::of_lane(&lane).await.install().await;
+    }
+}
+
+/// Removes the releases of all lanes but that of the demo.
+pub async fn remove_lanes() {
+    for lane in cases::lanes().iter().filter(|lane| !lane.is_demo()) {
+        Fleet::of_lane(lane).await.remove().await;
+    }
 }
 
 impl Fleet {
@@ -273,7 +288,11 @@ impl Fleet {
         let image = image("PHASE6_E2E_LOAD");
         let pod = json!({
             "apiVersion": "v1", "kind": "Pod",
-            "metadata": { "name": name, "labels": { "app.kubernetes.io/part-of": "phase6" } },
+            // Network policies let `web` call every service.
+            "metadata": {
+                "name": name,
+                "labels": { "app.kubernetes.io/part-of": "phase6", "app.kubernetes.io/name": "web" },
+            },
             "spec": {
                 "restartPolicy": "Never",
                 "automountServiceAccountToken": false,

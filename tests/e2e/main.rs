@@ -61,10 +61,17 @@ async fn run(lanes: Vec<Lane>, filters: &[String]) -> Counts {
         lane.cases.retain(is_selected);
         lane
     });
-    let lanes = lanes.filter(|lane| !lane.cases.is_empty()).map(|lane| run_lane(lane, filters.is_empty()));
+    let lanes: Vec<Lane> = lanes.filter(|lane| !lane.cases.is_empty()).collect();
+    if !lanes.is_empty() {
+        // An operator of every namespace would act on the resources of the lanes too.
+        fleet::limit_demo_operator().await;
+    }
+    let lanes = lanes.into_iter().map(|lane| run_lane(lane, filters.is_empty()));
     join_all(lanes).await.into_iter().for_each(&mut add);
     let cluster_wide: Vec<Case> = cases::cluster_wide().into_iter().filter(is_selected).collect();
     if !cluster_wide.is_empty() {
+        // For the same reason; an earlier run with words may have left them.
+        fleet::remove_lanes().await;
         let fleet = Arc::new(Fleet::cluster_wide().await);
         add(run_cases(&fleet, cluster_wide).await);
         if filters.is_empty() {

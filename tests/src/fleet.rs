@@ -168,9 +168,8 @@ fn join(lines: &Lines) -> String {
 
 /// True for an environment variable that the program reads.
 fn is_setting(name: &str) -> bool {
-    ["_API_KEY", "_BASE_URL", "_ENABLED", "_MODEL"].iter().any(|end| name.ends_with(end))
-        || name.starts_with("PHASE6_")
-        || name.starts_with("OTEL_")
+    let is_prefixed = ["PHASE6_", "OTEL_"].iter().any(|prefix| name.starts_with(prefix));
+    is_prefixed || phase6_runner::setting_names().any(|declared| declared == name)
 }
 
 /// A running fleet, its file and its folder.

@@ -55,17 +55,27 @@ pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
+/// Returns a command of cargo that runs in the root folder of the workspace.
+pub fn cargo(arguments: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(arguments).current_dir(root());
+    // Variables of the test's package. Build scripts of some libraries take them for a change of their
+    // environment, and everything that depends on those libraries would be built again.
+    for (name, _) in std::env::vars() {
+        if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
 /// Path of the program, which is built first if it is out of date.
 pub fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let output = Command::new(cargo)
-            // With the features that a build of the workspace selects, so that nothing is built twice.
-            .args(["build", "--workspace", "--bin", "phase6", "--message-format=json"])
-            .current_dir(root())
-            .output()
-            .expect("cargo can be started");
+        // With the features that a build of the workspace selects, so that nothing is built twice.
+        let mut build = cargo(&["build", "--workspace", "--bin", "phase6", "--message-format=json"]);
+        let output = build.output().expect("cargo can be started");
         let text = String::from_utf8(output.stdout).unwrap();
         let executable = text.lines().rev().find_map(|line| {
             let message: Value = serde_json::from_str(line).ok()?;

@@ -10,7 +10,7 @@ use std::{
 };
 
 use phase6_tests::{
-    Program, free_ports,
+    Program, cargo, free_ports,
     markdown::{Block, Command, blocks, documents},
     program, root,
 };
@@ -227,12 +227,10 @@ fn the_commands_of_the_guide_to_running_work_as_written() {
 
 #[test]
 fn the_remaining_commands_of_developers_work() {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     for (arguments, expected) in
         [(vec!["xtask", "crd"], "is up to date"), (vec!["test", "-p", "phase6-policy"], "test result: ok")]
     {
-        let output =
-            std::process::Command::new(&cargo).args(&arguments).current_dir(root()).output().unwrap();
+        let output = cargo(&arguments).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success() && text.contains(expected), "{arguments:?}: {text}");
     }

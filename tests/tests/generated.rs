@@ -38,28 +38,21 @@ fn the_example_fleet_has_every_service_with_the_settings_of_the_design() {
     let manifests = phase6_manifest::read("fleet.yaml", &text).unwrap();
     let services: Vec<_> = manifests.iter().map(|manifest| manifest.service.service()).collect();
     assert_eq!(services, SERVICES.iter().collect::<Vec<_>>(), "regenerate it with `cargo xtask crd`");
-    let settings: Vec<_> = manifests
-        .iter()
-        .take(8)
-        .map(|manifest| {
-            let policy = &manifest.policy;
-            let limit = policy.rate_limit.as_ref().map(|limit| (limit.capacity, limit.refill_per_second));
-            let ttl = policy.cache.as_ref().map(|cache| cache.ttl.to_string());
-            (manifest.service.as_str(), ttl, limit, policy.tracing.sampling_rate)
-        })
-        .collect();
-    let ttl = |text: &str| Some(text.to_owned());
-    assert_eq!(
-        settings,
-        [
-            ("web", None, Some((1000, 100.0)), 0.10),
-            ("training", None, None, 0.15),
-            ("meta", None, None, 0.20),
-            ("budget", ttl("5s"), Some((100, 10.0)), 0.10),
-            ("coach", None, None, 0.10),
-            ("segmentation", None, None, 0.15),
-            ("reports", ttl("10s"), None, 0.10),
-            ("capabilities", None, None, 0.10),
-        ]
-    );
+    for (name, ttl, limit, sampling_rate) in [
+        ("web", None, Some((1000, 100.0)), 0.10),
+        ("training", None, None, 0.15),
+        ("meta", None, None, 0.20),
+        ("budget", Some("5s"), Some((100, 10.0)), 0.10),
+        ("coach", None, None, 0.10),
+        ("segmentation", None, None, 0.15),
+        ("reports", Some("10s"), None, 0.10),
+        ("capabilities", None, None, 0.10),
+    ] {
+        let manifest = manifests.iter().find(|manifest| manifest.service.as_str() == name).unwrap();
+        let policy = &manifest.policy;
+        let found_limit = policy.rate_limit.as_ref().map(|limit| (limit.capacity, limit.refill_per_second));
+        let found_ttl = policy.cache.as_ref().map(|cache| cache.ttl.to_string());
+        let found = (found_ttl.as_deref(), found_limit, policy.tracing.sampling_rate);
+        assert_eq!(found, (ttl, limit, sampling_rate), "{name}");
+    }
 }

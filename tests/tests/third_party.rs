@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeSet, path::Path};
 
-use cargo_metadata::{Metadata, MetadataCommand, Package};
+use cargo_metadata::{Dependency, Metadata, MetadataCommand, Package};
 
 /// Returns the first quoted string of each line in the list that follows `key = [` in `deny.toml`.
 fn list(key: &str) -> BTreeSet<String> {
@@ -22,7 +22,12 @@ fn metadata(workspace: &Path) -> Metadata {
     let targets = list("targets").into_iter().flat_map(|target| ["--filter-platform".to_owned(), target]);
     MetadataCommand::new()
         .current_dir(workspace)
-        .other_options(["--locked".into(), "--offline".into()].into_iter().chain(targets).collect::<Vec<_>>())
+        .other_options(
+            ["--locked".into(), "--offline".into(), "--all-features".into()]
+                .into_iter()
+                .chain(targets)
+                .collect::<Vec<_>>(),
+        )
         .exec()
         .unwrap()
 }
@@ -88,6 +93,13 @@ fn banned_crates_are_not_used_and_every_source_is_crates_io() {
         assert!(!banned.contains(package.name.as_str()), "{} is banned by deny.toml", package.name);
         let source = package.source.as_ref().unwrap();
         assert!(source.is_crates_io(), "{}: {source}", package.name);
+    }
+    for package in metadata.workspace_packages() {
+        let is_open =
+            |dependency: &&Dependency| dependency.path.is_none() && dependency.req.comparators.is_empty();
+        let open: Vec<_> =
+            package.dependencies.iter().filter(is_open).map(|dependency| &dependency.name).collect();
+        assert!(open.is_empty(), "{} accepts every version of {open:?}", package.name);
     }
 }
 

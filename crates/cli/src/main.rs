@@ -16,6 +16,8 @@ fn main() -> ExitCode {
     let result = match arguments.command {
         Command::Up(options) => check_settings().and_then(|()| block_on(up::run(options))),
         Command::Serve(options) if options.help_settings => serve::print_settings(&options),
+        // An operator may set variables that this image does not know yet.
+        Command::Serve(options) if options.is_run_by_operator() => block_on(serve::run(options)),
         Command::Serve(options) => check_settings().and_then(|()| block_on(serve::run(options))),
         Command::Explain(options) => commands::explain::run(&options),
         Command::Status(target) => block_on(commands::status::run(target)),

@@ -24,4 +24,4 @@ pub use error::{RunError, error_chain};
 pub use host::HostOptions;
 pub use log::LogFormat;
 pub use manifests::{lines, load};
-pub use settings::{check_environment, settings_page};
+pub use settings::{check_environment, setting_names, settings_page};

@@ -98,6 +98,13 @@ pub struct ServeOptions {
     pub host: HostOptions,
 }
 
+impl ServeOptions {
+    /// True if an operator has set the options and variables. It may be newer than this program.
+    pub const fn is_run_by_operator(&self) -> bool {
+        self.policy_object.is_some()
+    }
+}
+
 /// Prints the settings of the service.
 ///
 /// # Errors
@@ -121,7 +128,7 @@ pub async fn run(options: ServeOptions) -> Result<(), RunError> {
     let name = service(&options)?;
     let definition = definition(name);
     let mut signals = StopSignals::install()?;
-    let peers = peers::parse(&options.peer)?;
+    let peers = peers::parse(&options.peer, options.is_run_by_operator())?;
     let mut host = host(&options.host, peers.clone(), Duration::from_secs(options.wait))?;
     host.shared_as.clone_from(&options.shared_as);
     let port = options.port.unwrap_or(name.service().port);

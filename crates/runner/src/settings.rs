@@ -19,8 +19,10 @@ use crate::{
 
 /// Prefix of our own variables.
 const PREFIX: &str = "PHASE6_";
-/// Prefixes of variables that only our tests read. A developer may have them in the environment.
-const TEST_PREFIXES: [&str; 2] = ["PHASE6_TEST_", "PHASE6_E2E"];
+/// Prefixes of variables that only tests and developers' commands read. A developer may have them in the
+/// environment.
+const TEST_PREFIXES: [&str; 6] =
+    ["PHASE6_TEST_", "PHASE6_E2E", "PHASE6_CHAOS_", "PHASE6_FUZZ_", "PHASE6_FIRST_SEED", "PHASE6_SEEDS"];
 /// Similarity, from 0 to 1, from which on a known name is suggested for an unknown one.
 const SIMILAR: f64 = 0.85;
 
@@ -44,7 +46,9 @@ pub(crate) const HOST_SETTINGS: &[Setting] = &[INTERNAL_TOKEN];
 /// Unknown variables: all of them, each with the known name that it resembles.
 pub fn check_environment(command: &clap::Command) -> Result<(), RunError> {
     let environment = Environment::of_process();
-    let unknown = unknown(environment.names(), &known(command));
+    let is_link = |name: &&str| is_service_link(name, environment.get(name).unwrap_or_default());
+    let names = environment.names().filter(|name| !is_link(name));
+    let unknown = unknown(names, &known(command));
     if unknown.is_empty() { Ok(()) } else { Err(RunError::Usage(unknown.join("\n"))) }
 }
 
@@ -54,6 +58,11 @@ fn known(command: &clap::Command) -> BTreeSet<String> {
     collect_variables(command, &mut known);
     known.extend(declared().map(|setting| setting.name.to_owned()));
     known
+}
+
+/// Names of the variables that services and every process declare, besides those of command-line options.
+pub fn setting_names() -> impl Iterator<Item = &'static str> {
+    declared().map(|setting| setting.name)
 }
 
 fn declared() -> impl Iterator<Item = &'static Setting> {
@@ -74,7 +83,6 @@ fn unknown<'a>(names: impl Iterator<Item = &'a str>, known: &BTreeSet<String>) -
         name.starts_with(PREFIX)
             && !known.contains(*name)
             && !TEST_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
-            && !is_service_link(name)
     };
     let unknown: BTreeSet<&str> = names.filter(is_unknown).collect();
     let message = |name: &str| match nearest(name, known) {
@@ -89,14 +97,14 @@ fn unknown<'a>(names: impl Iterator<Item = &'a str>, known: &BTreeSet<String>) -
 /// True for variables that Kubernetes adds to pods for a Service whose name begins with `phase6-`, such as
 /// `PHASE6_OPERATOR_SERVICE_HOST` and `PHASE6_OPERATOR_PORT_8080_TCP_ADDR`. The operator's pods have none, but
 /// others may.
-fn is_service_link(name: &str) -> bool {
+fn is_service_link(name: &str, value: &str) -> bool {
     let is_port = |name: &str| {
         name.split_once("_PORT_").is_some_and(|(_, rest)| rest.starts_with(|c: char| c.is_ascii_digit()))
     };
     name.ends_with("_SERVICE_HOST")
         || name.ends_with("_SERVICE_PORT")
         || name.contains("_SERVICE_PORT_")
-        || name.ends_with("_PORT")
+        || (name.ends_with("_PORT") && value.contains("://"))
         || is_port(name)
 }
 
@@ -121,6 +129,8 @@ pub(crate) fn help_table(service: phase6_catalog::ServiceName) -> Table {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use clap::{Args, Command};
     use phase6_chassis::Settings;
 
@@ -164,24 +174,28 @@ mod tests {
 
     #[test]
     fn variables_of_kubernetes_and_of_the_tests_are_ignored() {
-        let names = [
-            "PHASE6_OPERATOR_SERVICE_HOST",
-            "PHASE6_OPERATOR_SERVICE_PORT",
-            "PHASE6_OPERATOR_SERVICE_PORT_METRICS",
-            "PHASE6_OPERATOR_PORT",
-            "PHASE6_OPERATOR_PORT_8080_TCP",
-            "PHASE6_OPERATOR_PORT_8080_TCP_ADDR",
-            "PHASE6_TEST_REDIS",
-            "PHASE6_E2E_KUBECONFIG",
-        ];
-        assert_eq!(errors(&names), [""; 0]);
+        for (name, value) in [
+            ("PHASE6_OPERATOR_SERVICE_HOST", "10.96.0.7"),
+            ("PHASE6_OPERATOR_SERVICE_PORT", "8080"),
+            ("PHASE6_OPERATOR_SERVICE_PORT_METRICS", "8080"),
+            ("PHASE6_OPERATOR_PORT", "tcp://10.96.0.7:8080"),
+            ("PHASE6_OPERATOR_PORT_8080_TCP", "tcp://10.96.0.7:8080"),
+            ("PHASE6_OPERATOR_PORT_8080_TCP_ADDR", "10.96.0.7"),
+        ] {
+            assert!(is_service_link(name, value), "{name}");
+        }
+        assert!(!is_service_link("PHASE6_BASE_PORT", "3000"), "a misspelt option");
+        assert_eq!(errors(&["PHASE6_TEST_REDIS", "PHASE6_E2E_KUBECONFIG", "PHASE6_SEEDS"]), [""; 0]);
     }
 
     #[test]
     fn declared_settings_are_well_formed() {
-        let mut names = BTreeSet::new();
+        let mut declarations = BTreeMap::new();
         for setting in declared() {
-            assert!(names.insert(setting.name), "{} is declared twice", setting.name);
+            // Services may share a setting, with one meaning.
+            let declaration = format!("{setting:?}");
+            let earlier = declarations.insert(setting.name, declaration.clone());
+            assert!(earlier.is_none_or(|earlier| earlier == declaration), "{} differs", setting.name);
             let is_name = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
             assert!(setting.name.chars().all(is_name), "{}", setting.name);
             assert!(setting.about.ends_with('.'), "{}: {}", setting.name, setting.about);

@@ -131,27 +131,28 @@ fn seeds(options: &[&str]) -> Result<simulate::Seeds, String> {
 
 /// Returns the example fleet as it is committed, with a document for each service that it lacks.
 fn example_fleet() -> Result<String, String> {
-    use std::fmt::Write as _;
-
     let path = run::root().join("crds/examples/fleet.yaml");
-    let mut text = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-    for service in phase6_catalog::SERVICES.iter().map(|service| service.name) {
+    let text = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let mut documents: Vec<String> = text.split("---\n").map(str::to_owned).collect();
+    // In the order of the catalog.
+    for (index, service) in phase6_catalog::SERVICES.iter().enumerate() {
+        let service = service.name;
         if !text.contains(&format!("\n  service: {service}\n")) {
-            let _ = write!(
-                text,
-                "---\napiVersion: phase6.dev/v1alpha1\nkind: Phase6Service\nmetadata:\n  name: {service}\n\
+            let document = format!(
+                "apiVersion: phase6.dev/v1alpha1\nkind: Phase6Service\nmetadata:\n  name: {service}\n\
                  spec:\n  service: {service}\n  tracing:\n    samplingRate: 0.10\n"
             );
+            documents.insert(index.min(documents.len()), document);
         }
     }
-    Ok(text)
+    Ok(documents.join("---\n"))
 }
 
 /// Returns the reference page of all settings. A program of its own prints it, so that this one need not be
 /// built with all services.
 fn settings_page() -> Result<String, String> {
     // With the features that a build of the workspace selects, so that nothing is built twice.
-    let arguments = ["build", "--workspace", "--example", "settings_page", "--message-format=json"];
+    let arguments = ["build", "--workspace", "--bin", "settings_page", "--message-format=json"];
     let output = run::cargo(&arguments).stderr(Stdio::inherit()).output();
     let output = output.map_err(|error| format!("failed to start cargo: {error}"))?;
     let messages = String::from_utf8_lossy(&output.stdout);

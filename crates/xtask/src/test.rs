@@ -1,4 +1,5 @@
-//! `cargo xtask test`: every check and every test, in one run that ends with `N passed, N failed`.
+//! `cargo xtask test`: every check and every test, in one run that ends with the table of parts and the line
+//! `N passed, N failed`, also if a part cannot run.
 //!
 //! Long forms run by hand: `prove` and `chaos` (more rounds), `simulate` (more seeds), `fuzz` (more time, with
 //! instrumented libraries), `bench` (measurements) and `mutants`.
@@ -7,7 +8,7 @@ mod changed;
 mod executables;
 pub(crate) mod report;
 
-use std::{process::Command, time::Duration};
+use std::{path::PathBuf, process::Command, time::Duration};
 
 use self::report::{Counts, Report};
 use crate::{
@@ -37,26 +38,27 @@ pub(crate) enum Scope {
 pub(crate) fn run(scope: Scope) -> Result<(), String> {
     let mut report = Report::default();
     let collector = background::collector();
-    if scope == Scope::Whole {
-        cluster::available()?;
-    }
-    let tools = (scope == Scope::Whole).then(background::cluster_tools);
-    provide_tools()?;
+    let tools = match scope {
+        Scope::Whole => {
+            report.step("requirements of a cluster", cluster::available).map(|()| background::cluster_tools())
+        }
+        Scope::WithoutCluster => None,
+    };
+    report.step("tools", provide_tools);
     report.check("format", cargo(&["fmt", "--all", "--check"]));
     // A workspace of its own.
     report.check("format of peers", cargo(&["fmt", "--manifest-path", "tests/peers/Cargo.toml", "--check"]));
     report.check("lints", lints(&["--workspace".into()]));
     // What `cargo run -- up` builds: without the client of the cluster.
     report.check("default features", cargo(&["check", "--locked", "--quiet", "-p", "phase6-cli"]));
-    tests(&mut report, &["--workspace".into()], collector)?;
+    tests(&mut report, &["--workspace".into()], collector);
     report.check("cache sequences", simulate::sequences(SEQUENCES));
     report.step("benchmarks run", || bench::run(bench::Effort::Smoke));
     report.step("release build", image::build);
     report.step("instructions", || instructions::run(instructions::Purpose::Compare));
     report.step("fuzzing", || fuzz::run_quick(FUZZ));
-    match tools {
-        Some(tools) => cluster(&mut report, tools),
-        None => println!("skipped: the tests on a cluster (--without-cluster)"),
+    if let Some(tools) = tools {
+        cluster(&mut report, tools);
     }
     println!("{report}");
     report.verdict()
@@ -74,10 +76,10 @@ pub(crate) fn run_changed(revision: &str) -> Result<(), String> {
         packages.into_iter().flat_map(|package| ["--package".to_owned(), package]).collect();
     let mut report = Report::default();
     let collector = background::collector();
-    provide_tools()?;
+    report.step("tools", provide_tools);
     report.check("format", cargo(&["fmt", "--all", "--check"]));
     report.check("lints", lints(&selection));
-    tests(&mut report, &selection, collector)?;
+    tests(&mut report, &selection, collector);
     println!("{report}");
     report.verdict()
 }
@@ -96,25 +98,21 @@ fn lints(selection: &[String]) -> Command {
 }
 
 /// Builds and runs the test programs, with PostgreSQL, Redis and a collector.
-fn tests(
-    report: &mut Report,
-    selection: &[String],
-    collector: Background<std::path::PathBuf>,
-) -> Result<(), String> {
+fn tests(report: &mut Report, selection: &[String], collector: Background<PathBuf>) {
     // Tests of the whole system start the program itself.
     report.check("build", cargo(&["build", "--workspace", "--locked", "--quiet"]));
     let Some(executables) = report.step("build of the tests", || executables::build(selection)) else {
-        return Ok(());
+        return;
     };
-    let collector = report.timed("wait for the collector", |_| collector.join())?;
-    let (postgres, redis) = (servers::postgres()?, servers::redis()?);
+    let Some(collector) = report.step("wait for the collector", || collector.join()) else { return };
+    let servers = report.step("servers", || Ok((servers::postgres()?, servers::redis()?)));
+    let Some((postgres, redis)) = servers else { return };
     report.timed("tests", |report| {
         executables::run(report, executables, |command| {
             command.env("PHASE6_TEST_POSTGRES", &postgres.url).env("PHASE6_TEST_REDIS", &redis.url);
             command.env("PHASE6_TEST_COLLECTOR", &collector);
         });
     });
-    Ok(())
 }
 
 /// Runs the product on a cluster, which is removed afterwards unless it was running before.

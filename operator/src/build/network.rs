@@ -8,9 +8,13 @@ use k8s_openapi::{
             NetworkPolicyPort, NetworkPolicySpec,
         },
     },
-    apimachinery::pkg::{apis::meta::v1::LabelSelector, util::intstr::IntOrString},
+    apimachinery::pkg::{
+        apis::meta::v1::{LabelSelector, LabelSelectorRequirement},
+        util::intstr::IntOrString,
+    },
 };
 use kube::ResourceExt;
+use phase6_catalog::{SERVICES, Service as CatalogService};
 use phase6_crds::Phase6Service;
 use serde_json::json;
 
@@ -44,24 +48,24 @@ pub(super) fn service(resource: &Phase6Service) -> Object {
 /// Builds the `NetworkPolicy` of the pods.
 ///
 /// Ingress: from anywhere to `web`, and to every service where a Prometheus scrapes them; otherwise from the
-/// services and the operator. Egress: to the services, DNS, the API server and the given ports.
+/// services that call this one, by the catalog, and the operator. Egress: to the services that it calls, DNS,
+/// the API server and the given ports.
 pub(super) fn network_policy(resource: &Phase6Service, options: &BuildOptions) -> Object {
-    let services = NetworkPolicyPeer {
-        pod_selector: Some(selecting(&[("app.kubernetes.io/part-of", "phase6")])),
-        ..NetworkPolicyPeer::default()
-    };
+    let service = resource.spec.service.service();
+    let callers = SERVICES.iter().filter(|other| other.peers().any(|peer| peer == service));
     let operator = NetworkPolicyPeer {
         namespace_selector: Some(selecting(&[("kubernetes.io/metadata.name", &options.operator_namespace)])),
         pod_selector: Some(selecting(&[("app.kubernetes.io/name", "phase6-operator")])),
         ..NetworkPolicyPeer::default()
     };
-    let is_open = resource.spec.service.service().is_gateway() || options.service_monitors;
+    let is_open = service.is_gateway() || options.service_monitors;
     let ingress = NetworkPolicyIngressRule {
         // Without a list, connections from anywhere are allowed.
-        from: (!is_open).then(|| vec![services.clone(), operator]),
+        from: (!is_open).then(|| pods_of(callers).into_iter().chain([operator]).collect()),
         ports: Some(vec![port("TCP", IntOrString::String(PORT.into()))]),
     };
-    let to_services = NetworkPolicyEgressRule { to: Some(vec![services]), ports: None };
+    let to_peers =
+        pods_of(service.peers()).map(|peers| NetworkPolicyEgressRule { to: Some(vec![peers]), ports: None });
     let mut ports = vec![port("UDP", IntOrString::Int(53)), port("TCP", IntOrString::Int(53))];
     // Ports of the API server: that of its Service, and the usual one of the server itself.
     let api_server = [443, 6443];
@@ -77,7 +81,7 @@ pub(super) fn network_policy(resource: &Phase6Service, options: &BuildOptions) -
                 pod_selector: Some(selector(resource)),
                 policy_types: Some(vec!["Ingress".into(), "Egress".into()]),
                 ingress: Some(vec![ingress]),
-                egress: Some(vec![to_services, to_anywhere]),
+                egress: Some(to_peers.into_iter().chain([to_anywhere]).collect()),
             }),
         },
     )
@@ -99,6 +103,23 @@ pub(super) fn service_monitor(resource: &Phase6Service, options: &BuildOptions) 
             },
         }),
     )
+}
+
+/// Returns the pods of these services; `None` if there are no services.
+fn pods_of<'a>(services: impl Iterator<Item = &'a CatalogService>) -> Option<NetworkPolicyPeer> {
+    let names: Vec<String> = services.map(|service| service.name.to_owned()).collect();
+    let is_named = LabelSelectorRequirement {
+        key: "app.kubernetes.io/name".into(),
+        operator: "In".into(),
+        values: Some(names).filter(|names| !names.is_empty()),
+    };
+    is_named.values.is_some().then(|| NetworkPolicyPeer {
+        pod_selector: Some(LabelSelector {
+            match_expressions: Some(vec![is_named]),
+            ..selecting(&[("app.kubernetes.io/part-of", "phase6")])
+        }),
+        ..NetworkPolicyPeer::default()
+    })
 }
 
 fn port(protocol: &str, port: IntOrString) -> NetworkPolicyPort {

@@ -14,7 +14,7 @@ use k8s_openapi::{
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
 };
 use kube::ResourceExt;
-use phase6_catalog::{SERVICES, Service};
+use phase6_catalog::Service;
 use phase6_crds::Phase6Service;
 use phase6_policy::PolicyDocument;
 
@@ -199,10 +199,11 @@ fn environment(resource: &Phase6Service, options: &BuildOptions) -> Vec<EnvVar> 
     };
     // Each service is reached by the Service of the same name: resources are named after their services.
     let peer = |peer: &Service| format!("{0}={0}:{1}", peer.name, peer.port);
-    let peers = SERVICES.iter().map(peer).collect::<Vec<_>>().join(",");
+    let peers = resource.spec.service.service().peers().map(peer).collect::<Vec<_>>().join(",");
     let mut variables = vec![
         plain("PHASE6_PEERS", &peers),
-        // A variable, because older images would refuse an unknown argument.
+        // A variable, because an older image would refuse an unknown argument. It ignores unknown variables, and
+        // peers that its catalog lacks.
         plain("PHASE6_FOLLOW_PEERS", "true"),
         secret("PHASE6_INTERNAL_TOKEN", &options.access_secret, INTERNAL_TOKEN),
     ];

@@ -10,17 +10,19 @@ use crate::RunError;
 /// Addresses (`host:port`) by the name of the peer; they may change while services run.
 pub(super) type Peers = HashMap<String, Live<Vec<String>>>;
 
-/// Parses `NAME=HOST:PORT+HOST:PORT` for each peer.
-pub(super) fn parse(given: &[String]) -> Result<Peers, RunError> {
+/// Parses `NAME=HOST:PORT+HOST:PORT` for each peer. `lenient` skips services that the catalog lacks: an
+/// operator may know more services than the image that it runs.
+pub(super) fn parse(given: &[String], lenient: bool) -> Result<Peers, RunError> {
     let mut peers = HashMap::new();
     for text in given.iter().filter(|text| !text.is_empty()) {
-        let peer = text.split_once('=').filter(|(name, _)| Service::find(name).is_some());
-        let endpoints =
-            peer.map(|(_, endpoints)| endpoints.split('+').map(str::to_owned).collect::<Vec<_>>());
-        match (peer, endpoints) {
-            (Some((name, _)), Some(endpoints)) if endpoints.iter().all(|endpoint| is_endpoint(endpoint)) => {
+        let peer = text
+            .split_once('=')
+            .map(|(name, endpoints)| (name, endpoints.split('+').map(str::to_owned).collect::<Vec<_>>()));
+        match peer.filter(|(_, endpoints)| endpoints.iter().all(|endpoint| is_endpoint(endpoint))) {
+            Some((name, endpoints)) if Service::find(name).is_some() => {
                 peers.insert(name.to_owned(), Live::new(endpoints));
             }
+            Some((name, _)) if lenient => tracing::info!(peer = name, "unknown service skipped"),
             _ => {
                 let accepted = format!("NAME=HOST:PORT with NAME one of {}", names());
                 return Err(RunError::Usage(format!("--peer {text} is invalid; accepted: {accepted}")));

@@ -13,6 +13,16 @@ use crate::run::{cargo, root};
 /// The package of tests of the whole system, which also reads charts, documents and examples.
 const SYSTEM_TESTS: &str = "phase6-tests";
 
+/// Files that tests of another package read, by the beginning of their path.
+const READ_BY: [(&str, &str); 4] = [
+    ("crds/phase6services.yaml", "phase6-manifest"),
+    ("crds/examples/", "phase6-runner"),
+    ("charts/", "phase6-operator"),
+    ("fuzz/", "phase6-xtask"),
+];
+/// Files that affect every package: versions, profiles, and the configuration of tools.
+const FOR_ALL: [&str; 5] = ["Cargo.toml", "Cargo.lock", "clippy.toml", "rustfmt.toml", ".cargo/config.toml"];
+
 /// Packages of the workspace, as `cargo metadata` describes them.
 struct Workspace {
     /// Folder of each package.
@@ -69,13 +79,14 @@ impl Workspace {
     fn affected(&self, files: &[PathBuf]) -> BTreeSet<String> {
         let mut affected = BTreeSet::new();
         for file in files {
+            let readers = READ_BY.iter().filter(|(start, _)| file.to_string_lossy().starts_with(start));
+            affected.extend(readers.map(|(_, package)| (*package).to_owned()));
             let owner = file.ancestors().skip(1).find_map(|folder| self.folders.get(folder));
             match owner {
                 Some(package) => {
                     affected.insert(package.clone());
                 }
-                // Versions and profiles are for every package.
-                None if ["Cargo.toml", "Cargo.lock"].iter().any(|name| file == Path::new(name)) => {
+                None if FOR_ALL.iter().any(|name| file == Path::new(name)) => {
                     return self.dependencies.keys().cloned().collect();
                 }
                 // Charts, documents, examples and scripts are read by the tests of the whole system.
@@ -137,7 +148,8 @@ mod tests {
 
     #[test]
     fn files_outside_of_packages_belong_to_the_system_tests() {
-        assert_eq!(affected(&["charts/phase6/values.yaml", "README.md"]), ["phase6-tests"]);
+        assert_eq!(affected(&["docs/running.md", "README.md"]), ["phase6-tests"]);
+        assert_eq!(affected(&["charts/phase6/values.yaml"]), ["phase6-operator", "phase6-tests"]);
         assert_eq!(affected(&["tests/instructions/accepted.json"]), ["phase6-instructions"]);
         assert_eq!(affected(&[]), Vec::<String>::new());
     }
@@ -145,5 +157,6 @@ mod tests {
     #[test]
     fn versions_and_profiles_affect_everything() {
         assert_eq!(affected(&["Cargo.lock"]).len(), 6);
+        assert_eq!(affected(&["clippy.toml"]).len(), 6);
     }
 }

@@ -15,12 +15,14 @@ use serde_json::Value;
 
 use super::report::{Counts, Report};
 use crate::run::cargo;
+#[cfg(test)]
+use crate::run::root;
 
 /// Programs that run at a time.
 const PARALLEL: usize = 3;
 
-/// Programs that start first, because they take longest.
-const SLOWEST: [&str; 5] = ["chaos", "replicas", "topologies", "ninth_service", "fleet"];
+/// Programs that start first, because they take longest: `package::target`, as in the output.
+const SLOWEST: [&str; 4] = ["tests::chaos", "tests::ninth_service", "tests::fleet", "cache::fill_lock"];
 
 /// One test program.
 #[derive(Debug)]
@@ -43,8 +45,7 @@ pub(super) fn build(selection: &[String]) -> Result<Vec<Executable>, String> {
     let text = String::from_utf8_lossy(&output.stdout);
     let mut found: Vec<Executable> = text.lines().filter_map(executable).collect();
     let rank = |executable: &Executable| {
-        let target = executable.name.rsplit("::").next().unwrap_or_default();
-        SLOWEST.iter().position(|slow| *slow == target).unwrap_or(SLOWEST.len())
+        SLOWEST.iter().position(|slow| *slow == executable.name).unwrap_or(SLOWEST.len())
     };
     found.sort_by_key(rank);
     Ok(found)
@@ -118,6 +119,19 @@ fn execute(executable: &Executable, prepare: &impl Fn(&mut Command)) -> (String,
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_slowest_programs_exist() {
+        for name in SLOWEST {
+            let (package, target) = name.split_once("::").unwrap();
+            let folders = [root().join(package), root().join("crates").join(package)];
+            let file = |folder: &PathBuf| {
+                let tests = folder.join("tests");
+                tests.join(format!("{target}.rs")).is_file() || tests.join(target).join("main.rs").is_file()
+            };
+            assert!(folders.iter().any(file), "{name}");
+        }
+    }
 
     #[test]
     fn test_programs_are_read_from_the_messages_of_cargo() {
