@@ -43,10 +43,10 @@ pub(crate) fn run(scope: Scope) -> Result<(), String> {
     let tools = (scope == Scope::Whole).then(background::cluster_tools);
     provide_tools()?;
     report.check("format", cargo(&["fmt", "--all", "--check"]));
-    // A workspace of its own.
+    // `tests/peers` is a separate workspace.
     report.check("format of peers", cargo(&["fmt", "--manifest-path", "tests/peers/Cargo.toml", "--check"]));
     report.check("lints", lints(&["--workspace".into()]));
-    // What `cargo run -- up` builds: without the client of the cluster.
+    // Checks the build of `cargo run -- up`, without the cluster client.
     report.check("default features", cargo(&["check", "--locked", "--quiet", "-p", "phase6-cli"]));
     tests(&mut report, &["--workspace".into()], collector)?;
     report.check("cache sequences", simulate::sequences(SEQUENCES));
@@ -59,7 +59,7 @@ pub(crate) fn run(scope: Scope) -> Result<(), String> {
         None => println!("skipped: the tests on a cluster (--without-cluster)"),
     }
     println!("{report}");
-    report.verdict()
+    report.result()
 }
 
 /// Runs the checks and tests of the packages that the changes since `revision` can break. For the inner loop.
@@ -79,7 +79,7 @@ pub(crate) fn run_changed(revision: &str) -> Result<(), String> {
     report.check("lints", lints(&selection));
     tests(&mut report, &selection, collector)?;
     println!("{report}");
-    report.verdict()
+    report.result()
 }
 
 /// Installs the programs that tests start.

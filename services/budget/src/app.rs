@@ -79,7 +79,7 @@ impl AppState {
         let store = kit.need_store()?;
         let client = Client::new().map_err(|error| StartError::Create {
             service: "budget",
-            what: "an HTTP client",
+            object: "an HTTP client",
             source: error.into(),
         })?;
         let initial =

@@ -1,4 +1,4 @@
-//! Recommended providers, and what is learned from calls.
+//! Recommended providers, and statistics of calls.
 
 use serde_json::json;
 
@@ -12,7 +12,7 @@ async fn recommends_the_least_expensive_or_the_preferred_provider() {
     let (_, best) =
         harness.get("/api/v1/providers/recommend?prompt=compare+these&criticality=critical").await;
     assert_eq!(best["recommended"], "anthropic");
-    assert_eq!(harness.get("/api/v1/providers/recommend?colour=red").await.0, 400);
+    assert_eq!(harness.get("/api/v1/providers/recommend?color=red").await.0, 400);
     let (_, costs) = harness.get("/api/v1/providers/costs").await;
     assert_eq!(costs["prices"]["openai"], 0.01);
     assert_eq!(costs["tokens"]["openai"]["inputPerMillion"], 0.1);
