@@ -1,5 +1,5 @@
-//! Trace context and request ids of clients: valid headers survive a round trip, invalid ones are ignored, and
-//! clients that are not trusted have no influence on sampling.
+//! Trace context and request IDs of clients: valid headers survive a round trip, invalid ones are ignored,
+//! and clients that are not trusted have no influence on sampling.
 
 #![no_main]
 

@@ -52,10 +52,10 @@ async fn apply_all(
     was_reported: bool,
     applied: &mut Applied,
 ) -> Result<(), ReconcileError> {
-    // An autoscaler must be gone before the number of replicas is set.
+    // An autoscaler must be deleted before the number of replicas is set.
     applied.events.extend(prune(writer, view, desired).await?);
     for object in desired {
-        let Ensured { drift, stored } = ensure(writer, view, object).await?;
+        let EnsureResult { drift, stored } = ensure(writer, view, object).await?;
         if object.kind == Kind::Deployment {
             applied.deployment = stored;
         }
@@ -74,7 +74,7 @@ async fn apply_all(
 }
 
 /// Outcome for one object.
-struct Ensured {
+struct EnsureResult {
     /// Drift that was found and corrected.
     drift: Drift,
     /// Object as it was written, if it was.
@@ -82,20 +82,24 @@ struct Ensured {
 }
 
 /// Makes the stored object match the desired one.
-async fn ensure(writer: Writer<'_>, view: &ClusterView, desired: &Object) -> Result<Ensured, ReconcileError> {
+async fn ensure(
+    writer: Writer<'_>,
+    view: &ClusterView,
+    desired: &Object,
+) -> Result<EnsureResult, ReconcileError> {
     let live = view.object(desired.kind, &writer.owner().namespace, &desired.name);
     if let Some(live) = &live {
         writer.check_ownership(desired, live)?;
     }
     let drift = drift::detect(desired, live.as_ref());
     match drift {
-        Drift::None => return Ok(Ensured { drift, stored: None }),
+        Drift::None => return Ok(EnsureResult { drift, stored: None }),
         Drift::Missing => writer.check_name_free(desired).await?,
         Drift::Outdated | Drift::Modified { .. } => {}
     }
     let Object { kind, name, .. } = desired;
     let stored = writer.apply_object(*kind, name, kind.manager(), &drift::with_fingerprint(desired)).await?;
-    Ok(Ensured { drift, stored: serde_json::to_value(stored).ok() })
+    Ok(EnsureResult { drift, stored: serde_json::to_value(stored).ok() })
 }
 
 /// Deletes objects of the resource that are no longer desired, and returns an event for each.

@@ -116,7 +116,7 @@ impl ClusterView {
     pub async fn wait_until_synced(&self) {
         let wait = async || {
             for store in self.owned.values().chain([&self.resources]) {
-                // Fails only if the writer is gone, which means that the controller is ending.
+                // Fails only if the writer was dropped, which means that the controller is ending.
                 let _ = store.wait_until_ready().await;
             }
             let _ = self.pods.wait_until_ready().await;

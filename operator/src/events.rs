@@ -102,7 +102,7 @@ impl ResourceEvent {
             reason: "PolicyApplied",
             action: format!("ConfirmRevision{}", policy.revision),
             note: format!(
-                "revision {} is in force on all {} ready replicas, {propagation_ms} ms after it was published",
+                "revision {} is enforced by all {} ready replicas, {propagation_ms} ms after it was published",
                 policy.revision, policy.total_replicas
             ),
         })

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// State of a resource at the start of a reconcile.
-pub struct Fetched<'a> {
+pub struct ResourceState<'a> {
     /// Resource as it is stored, not validated yet.
     pub object: &'a DynamicObject,
     /// Identity of the resource.
@@ -32,7 +32,7 @@ pub struct Fetched<'a> {
     pub last_published: Option<PublishedPolicy>,
 }
 
-impl Fetched<'_> {
+impl ResourceState<'_> {
     /// Returns the generation of the spec.
     pub fn generation(&self) -> Option<i64> {
         self.object.metadata.generation
@@ -45,9 +45,13 @@ impl Fetched<'_> {
 }
 
 /// Reads the state of a resource.
-pub fn fetch<'a>(view: &ClusterView, pending: &PendingWrites, object: &'a DynamicObject) -> Fetched<'a> {
+pub fn fetch<'a>(
+    view: &ClusterView,
+    pending: &PendingWrites,
+    object: &'a DynamicObject,
+) -> ResourceState<'a> {
     let id = ResourceId::of(object);
-    Fetched {
+    ResourceState {
         status: pending.status(object),
         pods: view.pods(&id.namespace, &id.name),
         config_map: view.object(Kind::ConfigMap, &id.namespace, &build::config_map_name(&id.name)),

@@ -40,35 +40,35 @@ impl Default for Metrics {
         Self {
             reconciles: counter(
                 "phase6_operator_reconciles_total",
-                "Number of finished reconciles, by result.",
+                "Number of finished reconciles, by result",
                 "result",
             ),
             errors: counter(
                 "phase6_operator_reconcile_errors_total",
-                "Number of failed reconciles, by reason.",
+                "Number of failed reconciles, by reason",
                 "reason",
             ),
             writes: counter(
                 "phase6_operator_writes_total",
-                "Number of writes to the API server, by kind of object.",
+                "Number of writes to the API server, by kind of object",
                 "kind",
             ),
             duration: histogram(
                 "phase6_operator_reconcile_duration_seconds",
-                "Duration of a reconcile in seconds, including the wait for replicas.",
+                "Duration of a reconcile in seconds, including the wait for replicas",
                 &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0],
             ),
             propagation: histogram(
                 "phase6_policy_propagation_seconds",
-                "Time in seconds from publishing a policy until every ready replica enforced it.",
+                "Time in seconds from publishing a policy until every ready replica enforced it",
                 &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0],
             ),
             resources: gauge(
                 "phase6_operator_resources",
-                "Number of Phase6Service resources in the watch cache.",
+                "Number of Phase6Service resources in the watch cache",
             ),
-            active: gauge("phase6_operator_active_reconciles", "Number of reconciles in progress."),
-            leader: gauge("phase6_operator_leader", "1 while this replica is the leader, else 0."),
+            active: gauge("phase6_operator_active_reconciles", "Number of reconciles in progress"),
+            leader: gauge("phase6_operator_leader", "1 while this replica is the leader, else 0"),
             registry,
         }
     }

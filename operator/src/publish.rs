@@ -1,4 +1,4 @@
-//! Publishing of the policy, the one object that every edit waits for: it is built and applied first.
+//! Publishing of the policy, which determines when an edit takes effect: it is built and applied first.
 //!
 //! Revisions of a resource only grow, and no two policies carry the same revision: a write names the
 //! version of the `ConfigMap` that it replaces, and fails with a conflict if that is not the stored one.
@@ -17,7 +17,7 @@ use crate::{
     drift::{self, Drift},
     error::ReconcileError,
     events::ResourceEvent,
-    fetch::Fetched,
+    fetch::ResourceState,
     pending_writes::{PendingWrites, PublishedPolicy},
     resource::ResourceVersion,
     writer::Writer,
@@ -45,22 +45,22 @@ pub async fn publish(
     writer: Writer<'_>,
     pending: &PendingWrites,
     resource: &Phase6Service,
-    fetched: &Fetched<'_>,
+    state: &ResourceState<'_>,
     ready_replicas: usize,
 ) -> Result<Published, ReconcileError> {
-    let mut last = fetched.last_published.clone();
+    let mut last = state.last_published.clone();
     if let Some(last) = &mut last
-        && fetched.config_map.is_none()
-        && !writer.exists(Kind::ConfigMap, &build::config_map_name(&fetched.id.name)).await?
+        && state.config_map.is_none()
+        && !writer.exists(Kind::ConfigMap, &build::config_map_name(&state.id.name)).await?
     {
         // In the view, a deleted `ConfigMap` looks like one that the watch does not show yet.
         last.version = ResourceVersion::default();
     }
     let plan = plan(&PlanInput {
         resource,
-        config_map: fetched.config_map.as_ref(),
+        config_map: state.config_map.as_ref(),
         last: last.as_ref(),
-        reported_revision: fetched
+        reported_revision: state
             .status
             .as_ref()
             .and_then(|status| status.policy.as_ref())
@@ -74,7 +74,7 @@ pub async fn publish(
         return Ok(Published { document, at, event: None });
     };
 
-    if let Some(live) = &fetched.config_map {
+    if let Some(live) = &state.config_map {
         writer.check_ownership(&plan.config_map, live)?;
     }
     let mut body = drift::with_fingerprint(&plan.config_map);
@@ -86,7 +86,7 @@ pub async fn publish(
     let stored = writer.apply_object(*kind, name, kind.manager(), &body).await?;
     let at = Instant::now();
     let event = plan.is_new.then(|| {
-        let id = &fetched.id;
+        let id = &state.id;
         tracing::info!(
             namespace = id.namespace,
             name = id.name,
@@ -96,7 +96,7 @@ pub async fn publish(
         ResourceEvent::policy_published(plan.replaced.as_ref(), &document)
     });
     let version = ResourceVersion::of(&stored);
-    pending.record_policy(fetched.object, PublishedPolicy { document: document.clone(), version, at });
+    pending.record_policy(state.object, PublishedPolicy { document: document.clone(), version, at });
     Ok(Published { document, at: Some(at), event })
 }
 

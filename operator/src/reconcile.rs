@@ -24,7 +24,7 @@ use crate::{
     context::Context,
     error::{ReconcileError, with_cause},
     events::ResourceEvent,
-    fetch::{Fetched, fetch},
+    fetch::{ResourceState, fetch},
     pending_writes::PendingWrites,
     probe::ProbedReplica,
     publish::{Published, publish},
@@ -107,33 +107,33 @@ impl Reconciler {
             // The owned objects are deleted through their owner references.
             return Ok(Action::await_change());
         }
-        let fetched = fetch(&self.view, &self.pending, object);
-        let writer = Writer::new(&self.context, &fetched.id);
+        let state = fetch(&self.view, &self.pending, object);
+        let writer = Writer::new(&self.context, &state.id);
         let resource = match self.validator.validate(object) {
             Ok(resource) => resource,
-            Err(invalid) => return self.report_invalid(writer, &fetched, &invalid).await,
+            Err(invalid) => return self.report_invalid(writer, &state, &invalid).await,
         };
-        let ready = replicas::ready(&fetched.pods, resource.spec.service.service().port);
-        let published = match publish(writer, &self.pending, &resource, &fetched, ready.len()).await {
+        let ready = replicas::ready(&state.pods, resource.spec.service.service().port);
+        let published = match publish(writer, &self.pending, &resource, &state, ready.len()).await {
             Ok(published) => published,
             Err(error) => {
-                self.report_unpublished(writer, &fetched, &error).await?;
+                self.report_unpublished(writer, &state, &error).await?;
                 return Err(error);
             }
         };
         let objects = build::build(&resource, &self.context.build_options);
         let replicas = build::replicas(&resource);
-        let applied = apply(writer, &self.view, &objects, replicas.as_ref(), fetched.was_reported()).await;
+        let applied = apply(writer, &self.view, &objects, replicas.as_ref(), state.was_reported()).await;
         // A failed apply does not hide how far the published policy has come.
-        let probed = self.probe(&resource, &fetched, &published, ready).await;
-        self.report(writer, &resource, &fetched, published, applied, &probed).await
+        let probed = self.probe(&resource, &state, &published, ready).await;
+        self.report(writer, &resource, &state, published, applied, &probed).await
     }
 
     /// Probes the ready replicas until they agree, but no longer than [`PROBE_WAIT`] after publishing.
     async fn probe(
         &self,
         resource: &Phase6Service,
-        fetched: &Fetched<'_>,
+        state: &ResourceState<'_>,
         published: &Published,
         mut ready: Vec<Replica>,
     ) -> Vec<ProbedReplica> {
@@ -144,7 +144,7 @@ impl Reconciler {
                 return probed;
             }
             tokio::time::sleep(probe_delay(elapsed)).await;
-            let pods = self.view.pods(&fetched.id.namespace, &fetched.id.name);
+            let pods = self.view.pods(&state.id.namespace, &state.id.name);
             ready = replicas::ready(&pods, resource.spec.service.service().port);
         }
     }
@@ -154,22 +154,22 @@ impl Reconciler {
         &self,
         writer: Writer<'_>,
         resource: &Phase6Service,
-        fetched: &Fetched<'_>,
+        state: &ResourceState<'_>,
         published: Published,
         applied: Applied,
         probed: &[ProbedReplica],
     ) -> Result<Action, ReconcileError> {
-        let shown = self.view.object(Kind::Deployment, &fetched.id.namespace, &fetched.id.name);
+        let shown = self.view.object(Kind::Deployment, &state.id.namespace, &state.id.name);
         let deployment = newest(shown, applied.deployment);
         let stall = applied.error.as_ref().and_then(stall);
-        let previous = fetched.status.as_ref();
+        let previous = state.status.as_ref();
         let status = report::status(&Observation {
             resource,
             previous,
             document: &published.document,
             deployment: deployment.as_ref(),
             replicas: probed,
-            pods: replicas::count_active(&fetched.pods),
+            pods: replicas::count_active(&state.pods),
             stall: stall.as_ref(),
             shared_state: self.context.build_options.redis.is_some(),
             now: Timestamp::now(),
@@ -181,7 +181,7 @@ impl Reconciler {
             events.push(event);
         }
         let is_applied = is_policy_applied(&status);
-        self.write_status(writer, fetched, status).await?;
+        self.write_status(writer, state, status).await?;
         self.context.events.publish(&resource.object_ref(&()), &events).await;
         if let Some(error) = applied.error {
             return Err(error);
@@ -198,17 +198,17 @@ impl Reconciler {
     async fn report_invalid(
         &self,
         writer: Writer<'_>,
-        fetched: &Fetched<'_>,
+        state: &ResourceState<'_>,
         invalid: &InvalidSpec,
     ) -> Result<Action, ReconcileError> {
         let problems = invalid.to_string();
-        let id = &fetched.id;
+        let id = &state.id;
         tracing::warn!(namespace = id.namespace, name = id.name, problems, "resource is not valid");
-        let generation = fetched.generation();
-        let previous = fetched.status.as_ref();
+        let generation = state.generation();
+        let previous = state.status.as_ref();
         let status = report::invalid_status(previous, generation, &problems, Timestamp::now());
         let is_new = previous != Some(&status);
-        match self.write_status(writer, fetched, status).await {
+        match self.write_status(writer, state, status).await {
             // The API server accepts no status for an object whose types do not match its schema. The event
             // below reports the problem instead.
             Err(error) if !error.is_invalid() => return Err(error),
@@ -216,7 +216,7 @@ impl Reconciler {
         }
         if is_new {
             let event = ResourceEvent::invalid_spec(generation.unwrap_or_default(), &problems);
-            self.context.events.publish(&fetched.object.object_ref(&resource_api()), &[event]).await;
+            self.context.events.publish(&state.object.object_ref(&resource_api()), &[event]).await;
         }
         Ok(Action::await_change())
     }
@@ -225,27 +225,27 @@ impl Reconciler {
     async fn report_unpublished(
         &self,
         writer: Writer<'_>,
-        fetched: &Fetched<'_>,
+        state: &ResourceState<'_>,
         error: &ReconcileError,
     ) -> Result<(), ReconcileError> {
         let Some(stall) = stall(error) else { return Ok(()) };
-        let previous = fetched.status.as_ref();
-        let status = report::unpublished_status(previous, fetched.generation(), &stall, Timestamp::now());
-        self.write_status(writer, fetched, status).await
+        let previous = state.status.as_ref();
+        let status = report::unpublished_status(previous, state.generation(), &stall, Timestamp::now());
+        self.write_status(writer, state, status).await
     }
 
     /// Writes a status that differs from the newest known one.
     async fn write_status(
         &self,
         writer: Writer<'_>,
-        fetched: &Fetched<'_>,
+        state: &ResourceState<'_>,
         status: Phase6ServiceStatus,
     ) -> Result<(), ReconcileError> {
-        if fetched.status.as_ref() == Some(&status) {
+        if state.status.as_ref() == Some(&status) {
             return Ok(());
         }
         let version = writer.write_status(&status).await?;
-        self.pending.record_status(fetched.object, status, version);
+        self.pending.record_status(state.object, status, version);
         Ok(())
     }
 }

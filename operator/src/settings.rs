@@ -118,7 +118,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Returns the scopes to watch, each by a controller of its own.
+    /// Returns the scopes to watch, each by its own controller.
     pub(crate) fn scopes(&self) -> Vec<Scope> {
         let mut names: Vec<&String> = self.watch_namespaces.iter().filter(|name| !name.is_empty()).collect();
         names.sort();

@@ -40,7 +40,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Applies `body` by server-side apply and returns the stored object. The manager takes over fields of
-    /// other managers, and gives up those of its own that `body` leaves out.
+    /// other managers, and gives up its own fields that `body` leaves out.
     pub async fn apply_object(
         &self,
         kind: Kind,
@@ -57,7 +57,7 @@ impl<'a> Writer<'a> {
         Ok(stored)
     }
 
-    /// Deletes an object. Returns false if it was gone already.
+    /// Deletes an object. Returns false if it did not exist.
     pub async fn delete(&self, kind: Kind, name: &str) -> Result<bool, ReconcileError> {
         self.check_leadership()?;
         let result = self.api(kind).delete(name, &DeleteParams::default()).await;
@@ -127,9 +127,9 @@ impl<'a> Writer<'a> {
     pub async fn check_name_free(&self, desired: &Object) -> Result<(), ReconcileError> {
         let found = self.api(desired.kind).get_metadata_opt(&desired.name).await;
         let operation = format!("look up {} {}", desired.kind.api().kind, desired.name);
-        let is_ours = |owner: &OwnerReference| owner.uid == self.owner.uid;
+        let is_owned = |owner: &OwnerReference| owner.uid == self.owner.uid;
         match found.map_err(ReconcileError::api(operation))? {
-            Some(found) if !found.owner_references().iter().any(is_ours) => Err(name_taken(desired)),
+            Some(found) if !found.owner_references().iter().any(is_owned) => Err(name_taken(desired)),
             _ => Ok(()),
         }
     }

@@ -41,7 +41,7 @@ pub enum KillPoint {
     AfterWrite(u32),
 }
 
-struct Shared {
+struct ProxyState {
     client: Client,
     writes: AtomicU32,
     kill_point: Mutex<Option<KillPoint>>,
@@ -50,7 +50,7 @@ struct Shared {
 
 /// The proxy and the operator that uses it. Both end when it is dropped.
 pub struct ApiProxy {
-    shared: Arc<Shared>,
+    state: Arc<ProxyState>,
     server: JoinHandle<std::io::Result<()>>,
     kubeconfig: tempfile::NamedTempFile,
     namespace: String,
@@ -61,13 +61,13 @@ impl ApiProxy {
     pub async fn start(client: &Client, namespace: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let shared = Arc::new(Shared {
+        let state = Arc::new(ProxyState {
             client: client.clone(),
             writes: AtomicU32::new(0),
             kill_point: Mutex::new(None),
             operator: Mutex::new(None),
         });
-        let app = Router::new().fallback(forward).with_state(Arc::clone(&shared));
+        let app = Router::new().fallback(forward).with_state(Arc::clone(&state));
         let server = tokio::spawn(axum::serve(listener, app).into_future());
         let kubeconfig = tempfile::NamedTempFile::new().unwrap();
         let text = json!({
@@ -77,7 +77,7 @@ impl ApiProxy {
             "contexts": [{ "name": "proxy", "context": { "cluster": "proxy", "user": "proxy" } }],
         });
         std::fs::write(kubeconfig.path(), text.to_string()).unwrap();
-        Self { shared, server, kubeconfig, namespace: namespace.to_owned() }
+        Self { state, server, kubeconfig, namespace: namespace.to_owned() }
     }
 
     /// Starts an operator, which is killed at the kill point. Its writes are counted from 1.
@@ -90,23 +90,23 @@ impl ApiProxy {
             .arg(format!("--watch-namespaces={}", self.namespace))
             .env("KUBECONFIG", self.kubeconfig.path());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
-        self.shared.writes.store(0, Ordering::SeqCst);
-        *self.shared.kill_point.lock() = kill_point;
-        *self.shared.operator.lock() = Some(command.spawn().unwrap());
+        self.state.writes.store(0, Ordering::SeqCst);
+        *self.state.kill_point.lock() = kill_point;
+        *self.state.operator.lock() = Some(command.spawn().unwrap());
     }
 
     /// Number of writes since the operator was started.
     pub fn writes(&self) -> u32 {
-        self.shared.writes.load(Ordering::SeqCst)
+        self.state.writes.load(Ordering::SeqCst)
     }
 
     pub fn operator_is_running(&self) -> bool {
-        self.shared.operator.lock().is_some()
+        self.state.operator.lock().is_some()
     }
 
-    /// Ends the operator, and waits until it is gone.
+    /// Ends the operator, and waits until it has exited.
     pub async fn stop_operator(&self) {
-        self.shared.kill_operator().await;
+        self.state.kill_operator().await;
     }
 }
 
@@ -116,19 +116,19 @@ impl Drop for ApiProxy {
     }
 }
 
-async fn forward(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+async fn forward(State(state): State<Arc<ProxyState>>, request: Request) -> Response {
     let is_write = *request.method() != Method::GET;
-    let number = if is_write { shared.writes.fetch_add(1, Ordering::SeqCst) + 1 } else { 0 };
-    let kill_point = shared.kill_point.lock().filter(|_| is_write);
+    let number = if is_write { state.writes.fetch_add(1, Ordering::SeqCst) + 1 } else { 0 };
+    let kill_point = state.kill_point.lock().filter(|_| is_write);
     if kill_point == Some(KillPoint::BeforeWrite(number)) {
-        shared.kill_operator().await;
+        state.kill_operator().await;
         return bad_gateway("the operator was killed before this write");
     }
     let (head, body) = request.into_parts();
     let body = to_bytes(body, MAX_BODY).await.unwrap().to_vec();
-    let response = shared.client.send(http::Request::from_parts(head, body.into())).await;
+    let response = state.client.send(http::Request::from_parts(head, body.into())).await;
     if kill_point == Some(KillPoint::AfterWrite(number)) {
-        shared.kill_operator().await;
+        state.kill_operator().await;
         return bad_gateway("the operator was killed after this write");
     }
     match response {
@@ -137,7 +137,7 @@ async fn forward(State(shared): State<Arc<Shared>>, request: Request) -> Respons
     }
 }
 
-impl Shared {
+impl ProxyState {
     async fn kill_operator(&self) {
         let operator = self.operator.lock().take();
         if let Some(mut operator) = operator {

@@ -1,12 +1,12 @@
 //! The product on a real cluster, used as its users do: `kubectl apply`, `helm install`, `kubectl edit`.
 //!
 //! `cargo xtask e2e` runs it; `KUBECONFIG` names the cluster. Nothing here depends on how the cluster was made.
-//! Cases run in lanes: each lane is a namespace with a release and an operator of its own, and its cases run
+//! Cases run in lanes: each lane is a namespace with its own release and operator, and its cases run
 //! in order and leave the release settled. Lanes run at the same time; cases that act on the whole cluster
 //! run alone, after all lanes. With words on the command line only cases whose names contain one of them run,
 //! and the releases stay for the next run.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test that cannot go on panics")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a failed test panics")]
 
 mod api_proxy;
 mod cases;

@@ -95,12 +95,12 @@ impl ApiServer {
         self.runtime = Some(runtime);
     }
 
-    /// Answers every request with 403 from now on, or stops doing so.
+    /// Responds to every request with 403 from now on, or serves requests again.
     pub fn set_forbidden(&self, forbidden: bool) {
         self.store.content.lock().forbidden = forbidden;
     }
 
-    /// Adds a pod of a Service, or changes its state. Each pod has a slice of its own.
+    /// Adds a pod of a Service, or changes its state. Each pod has a separate slice.
     pub fn set_pod(&self, service: &str, address: SocketAddr, state: PodState) {
         let conditions = match state {
             PodState::Starting => json!({"ready": false, "serving": false, "terminating": false}),

@@ -53,7 +53,7 @@ impl Collector {
         let _ = self.process.wait();
     }
 
-    /// Starts it again on its ports. Spans that it received before are kept.
+    /// Restarts the collector on its ports. Spans that it received before are kept.
     pub fn restart(&mut self) {
         self.process = run(&self.folder, self.http_port, self.grpc_port);
     }

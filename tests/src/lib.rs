@@ -1,9 +1,9 @@
 //! Helpers of the tests of the whole system: the program, a fleet as a process, and the servers around it.
 //!
-//! Every process listens on free ports, works in a folder of its own, and ends by its id when its value is
+//! Every process listens on free ports, works in its own folder, and ends by its id when its value is
 //! dropped.
 
-#![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a test that cannot go on panics")]
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a failed test panics")]
 #![allow(missing_docs, reason = "names say it; these are helpers of tests")]
 
 mod api_server;

@@ -19,7 +19,7 @@ pub struct Prometheus {
 }
 
 impl Prometheus {
-    /// Starts one that scrapes these ports, each as a pod of the namespace `n`.
+    /// Starts a Prometheus that scrapes these ports, each as a pod of the namespace `n`.
     pub async fn start(targets: &[u16]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let config = folder.path().join("prometheus.yml");
@@ -54,7 +54,7 @@ impl Prometheus {
         prometheus
     }
 
-    /// Response of its HTTP API at `/api/v1/{path}`.
+    /// Response of Prometheus' API at `/api/v1/{path}`.
     pub async fn api(&self, path: &str, parameters: &[(&str, &str)]) -> Value {
         let pairs: Vec<_> =
             parameters.iter().map(|(name, value)| format!("{name}={}", percent_encode(value))).collect();

@@ -57,7 +57,7 @@ impl Redis {
         self.process.try_wait().unwrap().is_none()
     }
 
-    /// Starts it again on its port, without data.
+    /// Restarts the server on its port, without data.
     pub fn restart(&mut self) {
         self.process = run(&self.folder, self.port, &self.arguments);
     }

@@ -21,7 +21,7 @@ impl ServiceProcess {
         Self::with_environment(name, arguments, &[]).await
     }
 
-    /// Starts it with these environment variables.
+    /// Starts the service `name` with these environment variables.
     pub async fn with_environment(name: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (port, data) = (free_ports(), folder.path().join("data"));
@@ -56,7 +56,7 @@ impl ServiceProcess {
         }
     }
 
-    /// True if its gauges say that it shares limits and cached responses with other replicas.
+    /// True if the service's gauges show that it shares limits and cached responses with other replicas.
     pub async fn is_shared(&self) -> bool {
         let metrics = self.metrics().await;
         ["phase6_ratelimit_shared", "phase6_cache_shared"]
@@ -69,7 +69,7 @@ impl ServiceProcess {
         self.get("/policyz").await.map_or(Value::Null, |(_, policy)| policy)
     }
 
-    /// Stops it as a supervisor does. Returns the exit code.
+    /// Stops the service as a supervisor does. Returns the exit code.
     pub fn stop(mut self) -> Option<i32> {
         self.program.signal(Signal::TERM);
         self.program.wait_for_exit(Duration::from_secs(10))

@@ -10,7 +10,7 @@
 //!
 //! `PHASE6_CHAOS_ROUNDS` sets the number of rounds; `cargo xtask chaos` sets it to more than the default.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
 #![allow(clippy::print_stdout, reason = "`cargo xtask chaos` shows what was measured")]
 
 use std::{
@@ -298,7 +298,7 @@ async fn packets_to_redis_are_dropped() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn redis_is_100_ms_away() {
+async fn redis_has_a_latency_of_100_ms() {
     let mut scenario = Scenario::of_single_server("slow", false);
     let relay = Relay::start(scenario.redis.port).await;
     scenario.url = format!("redis://127.0.0.1:{}", relay.port);

@@ -1,6 +1,6 @@
 //! The command line: accepted arguments, output and exit codes.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ fn usage_errors_exit_with_2_and_say_what_is_accepted() {
 }
 
 #[test]
-fn a_misspelt_variable_is_an_error_that_suggests_the_right_one() {
+fn a_misspelled_variable_is_an_error_that_suggests_the_right_one() {
     for arguments in [vec!["up"], vec!["serve", "budget"]] {
         let mut program = Program::start(&arguments, &[("PHASE6_DATABSE_URL", "sqlite:///nowhere")]);
         assert_eq!(program.wait_for_exit(Duration::from_secs(10)), Some(2), "{arguments:?}");

@@ -1,6 +1,6 @@
 //! Connections that misbehave: silent, slow, malformed, or too many.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
 use std::time::{Duration, Instant};
 
@@ -110,7 +110,7 @@ async fn unread_responses_do_not_delay_other_clients() {
 }
 
 #[tokio::test]
-async fn pipelined_requests_are_answered_in_order() {
+async fn responses_to_pipelined_requests_are_in_order() {
     let service = start_service().await;
     let requests = b"GET /livez HTTP/1.1\r\nhost: a\r\n\r\nGET /nope HTTP/1.1\r\nhost: a\r\n\r\nGET /readyz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
     let mut socket = connect(&service, requests).await;

@@ -3,7 +3,7 @@
 //! services -> chassis -> {cache, ratelimit, breaker, telemetry, store, otlp} -> {redis, live, policy,
 //! catalog}; runner -> services; cli -> runner; operator -> crds; tests -> anything; nothing -> tests.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
 use std::collections::BTreeMap;
 

@@ -1,6 +1,6 @@
 //! Records during faults: a process killed in the middle of writes, a full disk, a database that is unreachable.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
 use std::{
     collections::BTreeSet,

@@ -1,6 +1,6 @@
 //! Deadlines of callers: passed on to peers, enforced, and accepted from our own services only.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
 use std::time::{Duration, Instant};
 
@@ -84,7 +84,7 @@ async fn a_short_deadline_of_a_caller_does_not_count_as_a_failure_of_the_peer() 
     assert_eq!(gateway.get("/api/v1/budget").await.unwrap().status(), 200);
 }
 
-/// Otherwise any client could abort work that other clients wait for.
+/// Protects work that several clients wait for: an external client must not abort it.
 #[tokio::test]
 async fn a_deadline_without_the_internal_token_is_neither_enforced_nor_passed_on() {
     let upstream = Upstream::start().await;

@@ -1,6 +1,6 @@
 //! A fleet from a YAML file: start, edits, invalid edits, stop.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
 use std::{
     io::Write,
@@ -14,7 +14,7 @@ use phase6_tests::{
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-/// Longest time from the save of a file to the line that says it is in force.
+/// Longest time from the save of a file to the line that reports it as in force.
 const EDIT_LIMIT: Duration = Duration::from_millis(250);
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! The gateway between clients and an upstream whose responses the test sets.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -375,7 +375,7 @@ async fn a_client_over_its_limit_is_refused_and_cannot_forge_its_address() {
     assert_eq!(upstream.requests().len(), 5);
 }
 
-/// In the preceding system the queue of one client over its limit ended the process of the gateway.
+/// In the original system the queue of one client over its limit ended the process of the gateway.
 #[tokio::test]
 async fn the_gateway_stays_ready_during_a_flood_of_refused_requests() {
     let upstream = Upstream::start().await;
@@ -431,7 +431,7 @@ async fn a_trace_begins_at_the_gateway_and_continues_in_the_service_behind_it() 
 async fn the_gateway_reports_the_whole_fleet_and_names_missing_services() {
     let fleet = Fleet::with(EXAMPLE, &["--only", "web,budget,meta"], &[]);
     let (status, report) = fleet.get("web", "/api/v1/system/observability/fleet").await;
-    assert_eq!((status, report["answered"].as_u64()), (200, Some(3)), "{report}");
+    assert_eq!((status, report["responded"].as_u64()), (200, Some(3)), "{report}");
     assert_eq!(report["services"]["budget"]["service"], "budget-server");
     let missing: Vec<_> = report["missing"].as_object().unwrap().keys().cloned().collect();
     let others: BTreeSet<_> = services().filter(|name| !["web", "budget", "meta"].contains(name)).collect();

@@ -1,6 +1,6 @@
 //! Generated files are committed and match their sources.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
 use phase6_catalog::SERVICES;
 use phase6_tests::root;

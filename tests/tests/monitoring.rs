@@ -1,6 +1,6 @@
 //! Metrics, alert rules and dashboards, checked with a real Prometheus.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
 use std::{
     collections::BTreeSet,
@@ -39,15 +39,16 @@ fn expressions(dashboard: &Value) -> Vec<String> {
     targets.map(|target| substitute(target["expr"].as_str().unwrap().to_owned())).collect()
 }
 
-/// Returns the names of our metrics in a text, without the suffixes of histograms.
+/// Returns the names of Phase6 metrics in a text, without the suffixes of histograms.
 fn metric_names(text: &str) -> BTreeSet<String> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != ':');
-    let ours = words.filter(|word| word.starts_with("phase6_"));
-    ours.map(|word| {
-        let end = ["_bucket", "_sum", "_count"].iter().find_map(|end| word.strip_suffix(end));
-        end.unwrap_or(word).to_owned()
-    })
-    .collect()
+    let names = words.filter(|word| word.starts_with("phase6_"));
+    names
+        .map(|word| {
+            let end = ["_bucket", "_sum", "_count"].iter().find_map(|end| word.strip_suffix(end));
+            end.unwrap_or(word).to_owned()
+        })
+        .collect()
 }
 
 fn promtool(arguments: &[&str], input: &str) -> String {

@@ -3,7 +3,7 @@
 //! Builds a copy of the workspace with the service of `tests/ninth`, and calls it. The copy stays in the
 //! target folder, where the next run builds only what has changed since.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
 use std::{
     collections::BTreeMap,

@@ -1,6 +1,6 @@
 //! `/openapi.json` of every service: well formed, and true of its responses.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
 use std::collections::BTreeSet;
 

@@ -1,7 +1,7 @@
 //! Pods of a peer that start and stop, as an API server reports them: which pods the gateway calls, and how
 //! calls in flight end.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
 use std::{
     collections::BTreeSet,
@@ -163,7 +163,7 @@ async fn the_last_endpoints_stay_in_use_while_the_api_server_is_down() {
     harness.wait_for_pods(&[0, 1]).await;
     harness.api.stop();
     wait_until("the gateway logs that the watch failed", || async {
-        harness.gateway.program.errors().contains("cannot watch")
+        harness.gateway.program.errors().contains("failed to watch")
     })
     .await;
     let shares = harness.send(40).await;

@@ -1,7 +1,7 @@
-//! Peers of the gateway that are slow, failing or gone: which endpoints are called, for how long, and how the
-//! gateway reports them.
+//! Peers of the gateway that are slow, failing or unreachable: which endpoints are called, for how long, and
+//! how the gateway reports them.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,7 @@ async fn wait_until_idle(gateway: &Gateway, upstream: &Upstream) {
     .await;
 }
 
-/// In the preceding system the gateway waited without a limit for the readiness of a peer.
+/// In the original system the gateway waited without a limit for the readiness of a peer.
 #[tokio::test]
 async fn a_silent_peer_delays_no_report_and_is_named_as_missing() {
     let upstream = Upstream::start().await;
@@ -95,7 +95,7 @@ async fn only_responses_that_blame_the_peer_open_its_breaker() {
     assert_eq!(upstream.requests().len(), calls, "a peer with an open breaker was called");
 }
 
-/// Otherwise one client could make a service unavailable to all.
+/// Prevents one client from making a service unavailable to all.
 #[tokio::test]
 async fn broken_request_bodies_of_clients_do_not_count_as_failures_of_the_peer() {
     let upstream = Upstream::start().await;

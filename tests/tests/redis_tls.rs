@@ -1,6 +1,6 @@
 //! A Redis that requires TLS and a user with limited rights, as hosted ones do.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
 use std::path::Path;
 

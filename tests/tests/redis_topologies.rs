@@ -1,6 +1,6 @@
 //! Limits and cached responses shared through a Redis with failover: a cluster, and a master under sentinels.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
 use std::path::Path;
 

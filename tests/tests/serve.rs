@@ -1,6 +1,6 @@
 //! One service, as a pod runs it: its policy file and its shutdown.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
 use std::time::Duration;
 
@@ -88,7 +88,7 @@ async fn a_service_can_follow_the_manifests_themselves() {
     assert_eq!(service.stop(), Some(0));
 }
 
-/// In the preceding system the health endpoint always reported success.
+/// In the original system the health endpoint always reported success.
 #[tokio::test]
 async fn a_stopping_service_reports_not_ready_and_still_responds() {
     let mut service = ServiceProcess::start("budget", &["--notice", "2"]).await;

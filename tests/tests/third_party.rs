@@ -1,7 +1,7 @@
-//! Third-party crates keep to `deny.toml`: licences, sources and banned crates. Reads `cargo metadata`, so it
+//! Third-party crates keep to `deny.toml`: licenses, sources and banned crates. Reads `cargo metadata`, so it
 //! needs neither `cargo-deny` nor the network; advisories are left to `cargo deny check`.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
 use std::{collections::BTreeSet, path::Path};
 
@@ -13,7 +13,7 @@ fn list(key: &str) -> BTreeSet<String> {
     let (_, rest) = text.split_once(&format!("\n{key} = [")).unwrap_or_else(|| panic!("no list {key}"));
     let (list, _) = rest.split_once("\n]").unwrap();
     let lines = list.lines().filter(|line| !line.trim_start().starts_with('#'));
-    // The first string of a line: a licence, or the name of a crate before its reason.
+    // The first string of a line: a license, or the name of a crate before its reason.
     lines.filter_map(|line| Some(line.split('"').nth(1)?.to_owned())).collect()
 }
 
@@ -36,7 +36,7 @@ fn third_party(metadata: &Metadata) -> impl Iterator<Item = &Package> {
     metadata.packages.iter().filter(|package| package.source.is_some())
 }
 
-/// True if a licence expression can be satisfied with `allowed` licences alone. Expressions of crates are
+/// True if a license expression can be satisfied with `allowed` licenses alone. Expressions of crates are
 /// lists joined by `OR` and `AND`; `/` is an old spelling of `OR`.
 fn is_allowed(expression: &str, allowed: &BTreeSet<String>) -> bool {
     let expression = expression.replace('/', " OR ");
@@ -71,7 +71,7 @@ fn split<'a>(expression: &'a str, operator: &str) -> Vec<&'a str> {
 }
 
 #[test]
-fn licences_are_allowed() {
+fn licenses_are_allowed() {
     let allowed = list("allow");
     assert!(allowed.contains("MIT") && allowed.len() > 5, "{allowed:?}");
     let metadata = metadata(&phase6_tests::root());
@@ -104,7 +104,7 @@ fn banned_crates_are_not_used_and_every_source_is_crates_io() {
 }
 
 #[test]
-fn a_licence_expression_needs_one_allowed_choice() {
+fn a_license_expression_needs_one_allowed_choice() {
     let allowed = ["MIT", "ISC", "Apache-2.0 WITH LLVM-exception"].map(str::to_owned).into();
     for good in ["MIT", "GPL-3.0 OR MIT", "MIT/Apache-2.0", "MIT AND ISC", "(MIT OR GPL-3.0) AND ISC"] {
         assert!(is_allowed(good, &allowed), "{good}");

@@ -1,6 +1,6 @@
 //! Export of spans to a real collector.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
 use std::{collections::HashSet, time::Instant};
 

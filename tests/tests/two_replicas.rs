@@ -1,6 +1,6 @@
 //! Two replicas of a service as two processes, which share limits and cached responses through a real Redis.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
 use std::{collections::HashMap, path::Path};
 
@@ -97,7 +97,7 @@ async fn replicas_admit_a_shared_limit_once_and_an_edit_acts_on_both() {
 }
 
 #[tokio::test]
-async fn without_redis_the_policy_says_how_a_replica_limits() {
+async fn without_redis_a_replica_limits_as_on_backend_failure_states() {
     let folder = tempfile::tempdir().unwrap();
     let policy = folder.path().join("policy.json");
     write_limit(&policy, 1, json!({"capacity": 12, "refillPerSecond": 0.001}));

@@ -20,10 +20,10 @@ pub struct Accessors {
     pub policy: fn(&Extensions) -> Option<&CachePolicy>,
     /// Returns the sender of the request.
     pub client: fn(&Extensions) -> Client<'_>,
-    /// Returns the metrics label of the request after the handler has answered it. The label is stored with
+    /// Returns the metrics label of the request after the handler has responded. The label is stored with
     /// the response, in memory and in the second level.
     pub label: fn(&Extensions) -> Box<str>,
-    /// Restores the stored label on a request that is answered from the cache.
+    /// Restores the stored label on a request that is served from the cache.
     pub set_label: fn(&Extensions, &str),
 }
 

@@ -81,13 +81,13 @@ pub(crate) enum FetchOutcome {
 #[derive(Default)]
 pub(crate) struct Promotion {
     /// Entry copied into memory, usable or not.
-    pub(crate) found: Option<Promoted>,
+    pub(crate) found: Option<PromotedEntry>,
     /// Lock to hold while a new response is fetched.
     pub(crate) guard: Option<BoxFillGuard>,
 }
 
 /// An entry copied from the second level into memory.
-pub(crate) struct Promoted {
+pub(crate) struct PromotedEntry {
     pub(crate) entry: Arc<Entry>,
     /// Epoch up to which the entry is known not to be invalidated.
     pub(crate) epoch: Epoch,
@@ -150,7 +150,7 @@ impl Cache {
         })
     }
 
-    /// Returns the entry in memory that answers a plain `GET` by `tenant`, if it is fresh.
+    /// Returns the entry in memory that serves a plain `GET` by `tenant`, if it is fresh.
     pub fn get_fresh(
         &self,
         tenant: &str,
@@ -268,8 +268,8 @@ impl Cache {
         policy: &CachePolicy,
         guard: Option<BoxFillGuard>,
     ) -> bool {
-        // Held across the insertion: a concurrent invalidation is either in the record already, and is seen
-        // here, or it comes after the insertion and removes the entry.
+        // Held across the insertion: a concurrent invalidation is already recorded and found here, or it comes
+        // after the insertion and removes the entry.
         let invalidations = self.inner.invalidations.lock();
         if invalidations.matches_since(epoch.next_sequence, entry) {
             if let Some(guard) = guard {
@@ -339,7 +339,7 @@ impl Cache {
         let epoch = Epoch { next_sequence: invalidations.next_sequence(), log_offset: level.log_offset() };
         drop(invalidations);
         self.inner.counters.promoted.fetch_add(1, Ordering::Relaxed);
-        Promotion { found: Some(Promoted { entry, epoch }), guard: lookup.guard }
+        Promotion { found: Some(PromotedEntry { entry, epoch }), guard: lookup.guard }
     }
 
     /// Returns true if the second level may hold a newer response than the memory.

@@ -1,6 +1,6 @@
 //! A stored response and the key it is stored under.
 //!
-//! Knows which requests an entry can answer. Leaves its freshness to [`crate::freshness`].
+//! Decides which requests an entry can serve. Leaves its freshness to [`crate::freshness`].
 
 use std::{borrow::Cow, time::Duration};
 

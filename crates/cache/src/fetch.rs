@@ -1,8 +1,8 @@
-//! Answers a request that the memory cannot answer.
+//! Serves requests that have no usable entry in memory.
 //!
 //! The handler is called once per key, in a separate task: a client that disconnects does not cancel the
-//! fetch for the others. Every wait has a time limit; a request that waited in vain calls the handler itself.
-//! Leaves hits in memory to [`crate::layer`].
+//! fetch for the others. Every wait has a time limit; a request whose wait ended without a response calls
+//! the handler itself. Leaves hits in memory to [`crate::layer`].
 
 mod join;
 
@@ -23,11 +23,11 @@ use phase6_redis::WaitBudget;
 use tokio::sync::oneshot;
 use tower::Service;
 
-use self::join::{FetchQuery, Joined};
+use self::join::{FetchQuery, JoinResult};
 use crate::{
     CachePolicy, Entry, Key,
     accessors::LayerState,
-    cache::{FetchOutcome, Promoted},
+    cache::{FetchOutcome, PromotedEntry},
     entry::combined_value,
     freshness::Freshness,
     level::BoxFillGuard,
@@ -59,7 +59,7 @@ pub(crate) fn fetch_request<ReqBody: Default>(request: &Request<ReqBody>) -> Req
     fetch
 }
 
-/// Context of one request that the memory cannot answer.
+/// Context of one request that has no usable entry in memory.
 pub(crate) struct Fetch<S> {
     pub(crate) inner: S,
     pub(crate) state: Arc<LayerState>,
@@ -71,7 +71,7 @@ pub(crate) struct Fetch<S> {
 }
 
 /// Result of a fetch, for the request that began it.
-enum Fetched<ResBody> {
+enum FetchResult<ResBody> {
     /// The response may be used by other requests too.
     Shareable { entry: Arc<Entry>, stored: bool },
     /// The response is for this request only.
@@ -79,7 +79,7 @@ enum Fetched<ResBody> {
 }
 
 impl<S> Fetch<S> {
-    /// Answers the request: from another request's fetch, from the second level, or from the handler.
+    /// Serves the request from another request's fetch, from the second level, or from the handler.
     /// `fallback` is a stale entry that may replace a failure.
     pub(crate) async fn respond<ReqBody, ResBody>(
         self,
@@ -109,12 +109,12 @@ impl<S> Fetch<S> {
         let query =
             FetchQuery { key: &self.key, headers: fetch.headers(), policy: &policy, directives: &directives };
         let leader = match state.join_fetch(self.hash, &query).await {
-            Joined::Leader(leader) => leader,
-            Joined::Response(entry) => {
+            JoinResult::Leader(leader) => leader,
+            JoinResult::Response(entry) => {
                 let status = CacheStatus::Collapsed;
                 return Ok(state.respond_fetched(&entry, fallback.as_deref(), &request, &policy, status));
             }
-            Joined::FetchAlone => {
+            JoinResult::FetchAlone => {
                 cache.counters().misses.fetch_add(1, Ordering::Relaxed);
                 return inner.call(request).await;
             }
@@ -125,7 +125,7 @@ impl<S> Fetch<S> {
         if fallback.is_none() || cache.is_shared() {
             let promotion = state.lookup_second_level(&query, wait_budget).await;
             guard = promotion.guard;
-            if let Some(Promoted { entry, epoch }) = promotion.found {
+            if let Some(PromotedEntry { entry, epoch }) = promotion.found {
                 let now_ms = cache.now_ms();
                 match query.freshness(&entry, now_ms) {
                     Freshness::Fresh { left } => {
@@ -150,11 +150,11 @@ impl<S> Fetch<S> {
         let (sender, receiver) = oneshot::channel();
         tokio::spawn(self.call_handler(fetch, leader, Some(sender), guard));
         let mut response = match receiver.await {
-            Ok(Fetched::Shareable { entry, stored }) => {
+            Ok(FetchResult::Shareable { entry, stored }) => {
                 let status = CacheStatus::Forward { reason, stored };
                 return Ok(state.respond_fetched(&entry, fallback.as_deref(), &request, &policy, status));
             }
-            Ok(Fetched::Own(response)) => response,
+            Ok(FetchResult::Own(response)) => response,
             // The task panicked: the request still calls the handler once.
             Err(_) => inner.call(fetch_request(&request)).await?,
         };
@@ -184,7 +184,7 @@ impl<S> Fetch<S> {
             let query = FetchQuery { key: &self.key, headers: request.headers(), policy, directives };
             let promotion = state.lookup_second_level(&query, WaitBudget::default()).await;
             let fresh = promotion.found.filter(|found| query.is_fresh(&found.entry, cache.now_ms()));
-            if let Some(Promoted { entry, epoch }) = fresh {
+            if let Some(PromotedEntry { entry, epoch }) = fresh {
                 leader.complete(FetchOutcome::Shareable { entry, epoch, fetched_at_ms: None });
                 return;
             }
@@ -199,7 +199,7 @@ impl<S> Fetch<S> {
         mut self,
         request: Request<ReqBody>,
         leader: Leader<u64, FetchOutcome>,
-        requester: Option<oneshot::Sender<Fetched<ResBody>>>,
+        requester: Option<oneshot::Sender<FetchResult<ResBody>>>,
         guard: Option<BoxFillGuard>,
     ) where
         S: Service<Request<ReqBody>, Response = Response<ResBody>, Error = Infallible>,
@@ -226,7 +226,7 @@ impl<S> Fetch<S> {
             }
             leader.complete(FetchOutcome::NotShareable);
             if let Some(requester) = requester {
-                let _ = requester.send(Fetched::Own(response));
+                let _ = requester.send(FetchResult::Own(response));
             }
             return;
         };
@@ -244,7 +244,7 @@ impl<S> Fetch<S> {
                 if let Some(requester) = requester {
                     let mut failure = Response::new(ResBody::from(Bytes::new()));
                     *failure.status_mut() = status;
-                    let _ = requester.send(Fetched::Own(failure));
+                    let _ = requester.send(FetchResult::Own(failure));
                 }
                 return;
             }
@@ -266,7 +266,7 @@ impl<S> Fetch<S> {
         let fetched_at_ms = Some(cache.now_ms());
         leader.complete(FetchOutcome::Shareable { entry: Arc::clone(&entry), epoch, fetched_at_ms });
         if let Some(requester) = requester {
-            let _ = requester.send(Fetched::Shareable { entry, stored });
+            let _ = requester.send(FetchResult::Shareable { entry, stored });
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Middleware that puts a cache in front of a service.
 //!
-//! Answers a fresh hit within `call`, without waiting and without a task. Leaves everything else that needs a
+//! Serves a fresh hit within `call`, without waiting and without a task. Leaves everything else that needs a
 //! fetch to [`crate::fetch`].
 
 mod future;
@@ -83,7 +83,8 @@ where
         let state = &self.state;
         let method = request.method();
         if !method.is_safe() {
-            // Also while caching is off: entries stored before may be served again under the next policy.
+            // Invalidates also while caching is off, because entries stored before may be served again under
+            // the next policy.
             let path = normalize_target(request.uri()).split('?').next().map(str::to_owned);
             let invalidate = InvalidateOnDrop::new(state.cache.clone(), path);
             return ResponseFuture::pass_through(self.inner.call(request), Some(invalidate));
@@ -94,7 +95,7 @@ where
         let Some(policy) = policy.filter(|_| method == Method::GET || method == Method::HEAD) else {
             return ResponseFuture::pass_through(self.inner.call(request), None).private(private);
         };
-        // Ranges, and preconditions that only the handler can evaluate.
+        // Only the handler can evaluate ranges and these preconditions.
         let handler_only = [RANGE, IF_MATCH, IF_UNMODIFIED_SINCE];
         if handler_only.iter().any(|name| request.headers().contains_key(name))
             || !request.body().is_end_stream()

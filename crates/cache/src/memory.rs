@@ -3,7 +3,7 @@
 //! Every change of the entries also updates the index, under the index's lock, so an invalidation visits only
 //! the entries that it matches. A lookup does not touch the index.
 //!
-//! Negative responses and hit-for-pass marks have a byte budget of their own: requests for any number of
+//! Negative responses and hit-for-pass marks have a separate byte budget: requests for any number of
 //! paths that do not exist evict no response that does.
 
 use std::{
@@ -94,9 +94,9 @@ impl Lifecycle<u64, Slot> for Evictions {
     }
 }
 
-type Slots = QuickCache<u64, Slot, SlotWeigher, foldhash::fast::RandomState, Evictions>;
+type SlotCache = QuickCache<u64, Slot, SlotWeigher, foldhash::fast::RandomState, Evictions>;
 
-fn slots(capacity: u64, estimated_items: u64, weigher: SlotWeigher, evictions: &Evictions) -> Slots {
+fn slots(capacity: u64, estimated_items: u64, weigher: SlotWeigher, evictions: &Evictions) -> SlotCache {
     // The capacity is divided evenly between shards and rounded up, so few shards keep the bound tight.
     let options = OptionsBuilder::new()
         .estimated_items_capacity(estimated_items as usize)
@@ -104,14 +104,14 @@ fn slots(capacity: u64, estimated_items: u64, weigher: SlotWeigher, evictions: &
         .shards(4)
         .build()
         .expect("every required option is set");
-    Slots::with_options(options, weigher, foldhash::fast::RandomState::default(), evictions.clone())
+    SlotCache::with_options(options, weigher, foldhash::fast::RandomState::default(), evictions.clone())
 }
 
 /// Entries of one cache, by the hash of their key.
 pub(crate) struct Memory {
-    slots: Slots,
+    slots: SlotCache,
     /// Negative responses and hit-for-pass marks. A hash has an entry here or in `slots`, never in both.
-    negative: Slots,
+    negative: SlotCache,
     max_entries: AtomicU64,
     evictions: Evictions,
     index: Mutex<Index>,
@@ -185,7 +185,7 @@ impl Memory {
                 MemoryLookup::Miss
             };
         }
-        let resolve_variant = |slots: &Slots, slot: Option<Slot>| match slot {
+        let resolve_variant = |slots: &SlotCache, slot: Option<Slot>| match slot {
             Some(Slot::Vary(varying)) => slots.get(&self.variant_hash(hash, &varying.names, headers)),
             slot => slot,
         };
@@ -202,7 +202,7 @@ impl Memory {
     /// Returns the start of the fetch of the newest response under a hash, in milliseconds, over all
     /// variants.
     pub(crate) fn newest_ms(&self, hash: u64) -> Option<u64> {
-        let newest_ms = |slots: &Slots| match slots.peek(&hash)? {
+        let newest_ms = |slots: &SlotCache| match slots.peek(&hash)? {
             Slot::Entry(entry) => Some(entry.fetch_started_at_ms),
             Slot::Vary(varying) => Some(varying.newest_ms),
             Slot::HitForPass { .. } => None,
@@ -232,7 +232,7 @@ impl Memory {
         }
     }
 
-    fn slots_for(&self, negative: bool) -> &Slots {
+    fn slots_for(&self, negative: bool) -> &SlotCache {
         if negative { &self.negative } else { &self.slots }
     }
 
@@ -247,7 +247,7 @@ impl Memory {
     }
 
     /// Removes the slot under a hash if `condition` holds for it. Returns true if it held an entry.
-    fn remove_if(index: &mut Index, slots: &Slots, hash: u64, condition: impl Fn(&Slot) -> bool) -> bool {
+    fn remove_if(index: &mut Index, slots: &SlotCache, hash: u64, condition: impl Fn(&Slot) -> bool) -> bool {
         let Some((_, Slot::Entry(entry))) = slots.remove_if(&hash, condition) else { return false };
         index.remove(hash, &entry);
         true

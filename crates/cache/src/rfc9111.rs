@@ -19,7 +19,7 @@ mod tests;
 
 /// Directives of the `Cache-Control` headers of a request or a response.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[allow(clippy::struct_excessive_bools, reason = "each is a directive of its own in the standard")]
+#[allow(clippy::struct_excessive_bools, reason = "each is a separate directive in the standard")]
 #[allow(missing_docs, reason = "each is the directive of its name")]
 pub struct CacheControl {
     pub no_store: bool,

@@ -1,4 +1,4 @@
-//! A Redis that stops answering: all waits of one request for it stay within one limit. Uses tokio's paused
+//! A Redis that stops replying: all waits of one request for it stay within one limit. Uses tokio's paused
 //! clock, which advances at once while every task waits.
 
 #![allow(clippy::unwrap_used, reason = "a failed test panics")]

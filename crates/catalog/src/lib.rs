@@ -18,7 +18,7 @@ pub struct Service {
     pub port: u16,
     /// Path prefixes, by whole segments, that the gateway forwards to the service.
     pub prefixes: &'static [&'static str],
-    /// Services that it calls.
+    /// Services that this service calls.
     pub peers: Peers,
     /// Purpose, in one sentence.
     pub about: &'static str,
@@ -95,7 +95,7 @@ impl Service {
             .map(|(_, service, _)| service)
     }
 
-    /// Services that it calls, in the order of the catalog.
+    /// Services that this service calls, in the order of the catalog.
     pub fn peers(&self) -> impl Iterator<Item = &'static Self> {
         SERVICES.iter().filter(|other| match self.peers {
             Peers::EveryOther => other.name != self.name,
@@ -211,7 +211,7 @@ mod tests {
         }
     }
 
-    /// The original gateway answered 502 for all of these, or sent them to a service that had moved.
+    /// The original gateway responded with 502 for all of these, or sent them to a service that had moved.
     #[test]
     fn prefixes_that_the_original_missed_are_routed() {
         for (path, service) in [

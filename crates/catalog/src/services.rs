@@ -36,7 +36,7 @@ macro_rules! services {
                     "/api/v1/metrics/performance",
                 ],
                 peers: Only([]),
-                about: "Chooses what to practise next, grades answers, and tracks mastery.",
+                about: "Chooses what to practice next, grades answers, and tracks mastery.",
             }
             {
                 name: "meta",

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! A reader panics for a setting that is not declared: that is a bug, and every start of the service shows
-//! it. Unknown variables are the business of the program, which knows its command line.
+//! it. Unknown variables are checked by the program, which knows its command line.
 
 mod environment;
 mod setting;

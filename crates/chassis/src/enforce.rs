@@ -1,4 +1,4 @@
-//! The active policy of a service: how a document becomes it, and what `/policyz` shows of it.
+//! The active policy of a service: the application of documents, and the state that `/policyz` shows.
 //!
 //! A document is applied as a whole or not at all, with one pointer swap. A request keeps the policy that it
 //! began with, and its response names the revision of that policy.
@@ -61,7 +61,7 @@ struct Inner {
     clock: Clock,
     policy: Live<ActivePolicy>,
     breaker: Live<Settings>,
-    /// Error of the newest document, if it was refused.
+    /// Error of the newest document, if it was rejected.
     error: Mutex<Option<String>>,
     /// Owners of earlier documents, the latest last. Also serializes calls of `apply`.
     former_owners: Mutex<VecDeque<String>>,
@@ -95,7 +95,7 @@ pub struct PolicyState {
     pub applied_at: Timestamp,
     /// Time since `appliedAt`, in milliseconds.
     pub age_ms: i64,
-    /// Error of the newest document, if it was refused.
+    /// Error of the newest document, if it was rejected.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
@@ -139,7 +139,7 @@ impl Enforcer {
         }
     }
 
-    /// Applies a document if it supersedes the active one. Clears the error of a refused document, unless
+    /// Applies a document if it supersedes the active one. Clears the error of a rejected document, unless
     /// this one is older than the active one.
     ///
     /// A document of a former owner is older than any of the current owner's, even with a higher revision: of
@@ -151,7 +151,7 @@ impl Enforcer {
             return ApplyOutcome::Unchanged;
         }
         if !document.supersedes(&active.document) {
-            // The active document was published again, so the refused one no longer exists.
+            // The active document was published again, so the rejected one no longer exists.
             if document.revision == active.document.revision {
                 *self.inner.error.lock() = None;
             }
@@ -170,8 +170,8 @@ impl Enforcer {
         ApplyOutcome::Applied
     }
 
-    /// Records that the newest document was refused. The active policy stays active.
-    pub fn refuse(&self, error: String) {
+    /// Records that the newest document was rejected. The active policy stays active.
+    pub fn reject(&self, error: String) {
         *self.inner.error.lock() = Some(error);
     }
 
@@ -254,17 +254,17 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_document_leaves_the_active_one_and_shows_its_error() {
+    fn a_rejected_document_leaves_the_active_one_and_shows_its_error() {
         let enforcer = Enforcer::default();
         enforcer.apply(document("a", 2, 10));
-        enforcer.refuse("capacity is -5".into());
+        enforcer.reject("capacity is -5".into());
         let error = || enforcer.state().error;
         assert_eq!((capacity(&enforcer), enforcer.state().revision), (10, 2));
         enforcer.apply(document("a", 1, 99));
         assert_eq!(error().as_deref(), Some("capacity is -5"), "an older document changes nothing");
         enforcer.apply(document("a", 2, 10));
         assert_eq!(error(), None, "the active document was published again");
-        enforcer.refuse("capacity is -5".into());
+        enforcer.reject("capacity is -5".into());
         assert_eq!(enforcer.apply(document("a", 3, 20)), ApplyOutcome::Applied);
         assert_eq!((error(), capacity(&enforcer)), (None, 20));
     }

@@ -3,7 +3,7 @@
 //! ```text
 //! socket -> accept loop (limits) -> stack of layers -> routes -> handler
 //!                                         ^
-//!            policy document -> Enforcer -'   one pointer swap, one look per request
+//!            policy document -> Enforcer -'   one pointer swap, one read per request
 //! ```
 //!
 //! A service is a [`Definition`]: name, port, routes, needs. [`start`] puts everything else around it: the

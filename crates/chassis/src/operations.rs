@@ -40,7 +40,7 @@ const NO_STORE: (HeaderName, &str) = (CACHE_CONTROL, "no-store");
 /// Implementation state of a service's own endpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Domain {
-    /// The service has endpoints of its own.
+    /// The service has its own endpoints.
     Built,
     /// The service has only the endpoints that every service has.
     NotBuilt,

@@ -45,7 +45,7 @@ pub async fn start(
     let limiter = RateLimiter::new(connections.limits.take());
     let state = state(definition, host, &routes, &enforcer, &connections);
     register(&state, &connections, &limiter);
-    let stack = stack::assemble(stack::Parts {
+    let stack = stack::assemble(stack::StackParts {
         name: definition.service.name,
         router: routes.into_router(&state),
         enforcer,

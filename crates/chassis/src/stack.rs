@@ -43,7 +43,7 @@ pub(crate) type Stack =
     Context<RequestTelemetry<Envelope<Admit<Deadline<RateLimit<HttpCache<GuardedRouter>>>>>>>;
 
 /// The parts of a stack.
-pub(crate) struct Parts {
+pub(crate) struct StackParts {
     pub(crate) name: &'static str,
     pub(crate) router: Router,
     pub(crate) enforcer: Enforcer,
@@ -56,14 +56,14 @@ pub(crate) struct Parts {
 }
 
 /// Assembles the stack. Requests pass the layers from top to bottom, responses from bottom to top.
-pub(crate) fn assemble(parts: Parts) -> Stack {
+pub(crate) fn assemble(parts: StackParts) -> Stack {
     ServiceBuilder::new()
         // Takes the policy once, so that one revision applies to the whole request, and identifies the
         // caller, whom every layer below asks for.
         .layer(ContextLayer::new(parts.enforcer, parts.access))
         // Counts and times everything below, rejected requests included.
         .layer(RequestTelemetryLayer::new(Arc::clone(&parts.telemetry), telemetry::ACCESSORS))
-        // Appends the request's trace id to the errors of every layer below.
+        // Appends the request's trace ID to the errors of every layer below.
         .layer(EnvelopeLayer)
         // Rejects unauthenticated, oversized and excess requests before they cost anything.
         .layer(AdmitLayer::new(parts.concurrency, parts.body))

@@ -1,4 +1,4 @@
-//! Starts services in tests: in this process, on a free port, with a database of their own.
+//! Starts services in tests: in this process, on a free port, each with a separate database.
 //!
 //! ```no_run
 //! # use phase6_chassis::{Definition, testing::TestService};
@@ -34,7 +34,7 @@ use crate::{
 const GRACE: Duration = Duration::from_secs(5);
 /// Longest wait for a condition.
 const CONDITION_TIMEOUT: Duration = Duration::from_secs(20);
-/// Pause between two looks at a condition.
+/// Pause between two checks of a condition.
 const CONDITION_POLL: Duration = Duration::from_millis(5);
 
 /// A service that runs in this process.

@@ -41,7 +41,7 @@ use tokio_util::sync::CancellationToken;
 use self::{
     attempt::{PendingAttempt, describe, is_timeout, outcome},
     endpoint::{CountedBody, Endpoint},
-    endpoints::{Chosen, Endpoints},
+    endpoints::{ChosenEndpoint, Endpoints},
     pool::SendError,
     retry::{RequestHead, RetryBudget, is_idempotent, is_worth_another_endpoint},
 };
@@ -53,7 +53,7 @@ use crate::{
 
 /// Largest number of attempts of one call, the first one included.
 const MAX_ATTEMPTS: u32 = 2;
-/// Shortest time for an attempt. A shorter one would say nothing about the endpoint.
+/// Shortest time for an attempt. A shorter one is no evidence about the endpoint.
 const MIN_ATTEMPT_TIME: Duration = Duration::from_millis(5);
 /// Largest body of a response to `is_ready`, in bytes.
 const MAX_READINESS_BYTES: usize = 64 * 1024;
@@ -78,7 +78,7 @@ struct Inner {
 struct TimeLimit {
     limit: Duration,
     due: Instant,
-    /// True if the limit is that of the caller's own caller: then a timeout says nothing about the peer.
+    /// True if the limit is that of the caller's own caller: then a timeout is no evidence about the peer.
     is_inherited: bool,
 }
 
@@ -218,10 +218,10 @@ impl Upstream {
     async fn attempt(
         &self,
         request: Request<Body>,
-        chosen: Chosen,
+        chosen: ChosenEndpoint,
         time: TimeLimit,
     ) -> Result<Attempt, CallError> {
-        let Chosen { endpoint, permit } = chosen;
+        let ChosenEndpoint { endpoint, permit } = chosen;
         let method = request.method().clone();
         let remaining = time.remaining();
         let in_flight = endpoint.begin_call();

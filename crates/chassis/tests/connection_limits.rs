@@ -26,7 +26,7 @@ async fn open(address: SocketAddr) -> Option<TcpStream> {
 
 #[tokio::test]
 async fn a_client_has_a_limited_number_of_connections_and_may_reopen_closed_ones() {
-    let limits = ConnectionLimits { max_per_peer: 2, ..ConnectionLimits::default() };
+    let limits = ConnectionLimits { max_per_client: 2, ..ConnectionLimits::default() };
     let service = TestService::builder(&EMPTY).connections(limits).start().await;
     let first = open(service.address()).await.expect("the first connection");
     let _second = open(service.address()).await.expect("the second connection");

@@ -13,14 +13,14 @@ use serde_json::{Value, json};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 const GREETING: Setting =
-    Setting { name: "GREETING", kind: SettingKind::Text { default: Some("hello") }, about: "Greeting." };
+    Setting { name: "GREETING", kind: SettingKind::Text { default: Some("hello") }, about: "Greeting" };
 const COUNT: Setting = Setting {
     name: "COUNT",
     kind: SettingKind::Integer { min: 1, max: 3, default: 1 },
     about: "Number of greetings.",
 };
 const ENABLED: Setting =
-    Setting { name: "ENABLED", kind: SettingKind::Boolean { default: true }, about: "Switch." };
+    Setting { name: "ENABLED", kind: SettingKind::Boolean { default: true }, about: "Switch" };
 
 const GREETER: Definition = Definition {
     service: Service::named("training"),

@@ -31,7 +31,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Checks that the environment has no unknown variables of ours.
+/// Checks that the environment has no unknown `PHASE6_*` variables.
 fn check_settings() -> Result<(), RunError> {
     check_environment(&Arguments::command())
 }

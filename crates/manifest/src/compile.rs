@@ -16,7 +16,7 @@ pub struct Owner<'a> {
 /// Compiles the document that follows `previous`.
 ///
 /// `replicas` is the number of replicas that a shared limit is divided by while they have no common
-/// Redis. Returns `None` if `previous` already says the same: then there is nothing to publish.
+/// Redis. Returns `None` if `previous` already has the same content: then there is nothing to publish.
 pub fn compile(
     owner: Owner<'_>,
     policy: Policy,

@@ -81,9 +81,9 @@ mod tests {
     fn adding_or_removing_a_section_is_one_difference() {
         let with = policy(json!({"cache": {"ttl": "5s"}}));
         let without = policy(json!({}));
-        let gone = differences(&with, &without);
-        assert_eq!(gone.len(), 1);
-        assert!(gone[0].to_string().starts_with("cache {"), "{}", gone[0]);
-        assert!(gone[0].to_string().ends_with("-> unset"), "{}", gone[0]);
+        let removed = differences(&with, &without);
+        assert_eq!(removed.len(), 1);
+        assert!(removed[0].to_string().starts_with("cache {"), "{}", removed[0]);
+        assert!(removed[0].to_string().ends_with("-> unset"), "{}", removed[0]);
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 /// Writes text with every line break and control character escaped.
 ///
 /// Names and values in messages come from files that anybody may have written. A line break in one of
-/// them would start a line of its own in a log, and that line could imitate one of ours.
+/// them would start a separate line in a log, and that line could imitate a genuine log line.
 pub(crate) struct OneLine<W>(pub(crate) W);
 
 impl<W: fmt::Write> fmt::Write for OneLine<W> {

@@ -73,7 +73,8 @@ impl Manifest {
             .collect()
     }
 
-    /// Error about one of its fields that involves other documents, such as a name that is used twice.
+    /// Returns an error about a field of the manifest that involves other documents, such as a name that is
+    /// used twice.
     pub fn error(&self, field: &str, message: String) -> ManifestError {
         ManifestError {
             file: self.file.clone(),

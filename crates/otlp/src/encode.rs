@@ -1,7 +1,7 @@
 //! Encoding of spans as OTLP protobuf.
 //!
 //! A span is encoded once, when it ends, while its data is still in the processor's caches. OpenTelemetry's
-//! SDK would convert it into a span of its own, then into a message, then into bytes, with about thirty
+//! SDK would convert it into its own span, then into a message, then into bytes, with about thirty
 //! allocations per span: more than a sampled request may cost. Parts that occur once per message are left to
 //! OpenTelemetry's own types, and a property test decodes the result with them.
 
@@ -44,8 +44,8 @@ mod field {
     pub(super) const ANY_VALUE_INT: u64 = 3;
 }
 
-/// Attribute that says why an unsampled span was kept. Other spans of its trace are missing then, which would
-/// otherwise puzzle readers of the trace.
+/// Attribute with the reason for which an unsampled span was kept. Other spans of its trace are missing then;
+/// the attribute explains the incomplete trace.
 const KEEP_REASON: &str = "phase6.keep_reason";
 
 /// The parts of a message around its spans: the resource and the instrumentation scope of a service, encoded.

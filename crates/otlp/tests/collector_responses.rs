@@ -1,7 +1,7 @@
 //! Fate of exported spans by the collector's response: accepted, accepted in part, retried, rejected, or
 //! none.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
 use std::time::Duration;
 

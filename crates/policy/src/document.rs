@@ -77,7 +77,7 @@ mod tests {
     }
 
     proptest! {
-        /// Otherwise the operator would see a difference in its own document and publish it repeatedly.
+        /// A rate that changed in the round trip would make the operator publish its own document repeatedly.
         #[test]
         fn any_sampling_rate_round_trips(sampling_rate in 0.0..1000.0_f64) {
             let mut document = document("a", 1);

@@ -49,7 +49,7 @@ pub struct Sharing {
     pub replicas: u32,
     /// Limit of each replica while the shared state is unavailable.
     pub share: Limit,
-    /// Behaviour while the shared state is unavailable.
+    /// Behavior while the shared state is unavailable.
     pub on_failure: BackendFailure,
 }
 

@@ -61,7 +61,7 @@ pub struct Lease {
     /// Sequence number of the last report.
     sequence: u64,
     in_flight: Option<InFlight>,
-    /// Outlives an outage, so that a second outage does not grant the share again.
+    /// Local share; preserved across outages, so that a second outage does not grant it again.
     fallback: LocalFallback,
 }
 

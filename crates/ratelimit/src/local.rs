@@ -166,7 +166,7 @@ mod tests {
         assert!(buckets.decide_at(hash(2), &limit, 1, SECOND).is_admitted());
     }
 
-    /// The earlier system kept a bucket for every client id that it had ever seen.
+    /// The original system kept a bucket for every client id that it had ever seen.
     #[test]
     fn a_flood_of_new_keys_needs_no_memory_and_displaces_no_busy_key() {
         let buckets = LocalBuckets::with_capacity(1_000);

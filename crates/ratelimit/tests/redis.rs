@@ -1,6 +1,6 @@
 //! Tests of shared buckets on a real Redis.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
 use std::time::{Duration, Instant};
 

@@ -4,7 +4,7 @@
 //! All replicas together never admit more than one bucket would. Around an outage of the shared state they
 //! never admit more than one and a half times the limit.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
 mod simulation;
 
@@ -48,13 +48,13 @@ fn scenarios() -> impl Strategy<Value = Scenario> {
 /// An event in the life of a lease.
 #[derive(Clone, Debug)]
 enum Event {
-    /// This many requests arrive.
+    /// A number of requests arrive.
     Requests(u32),
     /// A report is sent and its grant arrives.
     Report { tokens: u32, due_in_us: u64, recheck_in_us: u64 },
     /// A report is sent and lost.
     LostReport,
-    /// This many milliseconds pass.
+    /// A number of milliseconds pass.
     Pause(u64),
     /// The capacity is edited.
     Edit(i64),

@@ -272,8 +272,8 @@ impl Inner {
     fn end_outage(&self) {
         let mut outage = self.outage.lock();
         outage.detector.end();
-        let lasted = outage.since.take().map(|since| since.elapsed());
-        tracing::info!(redis = %self.url, prefix = self.prefix, ?lasted, "Redis is available again");
+        let outage_ms = outage.since.take().map(|since| since.elapsed().as_millis() as u64);
+        tracing::info!(redis = %self.url, prefix = self.prefix, outage_ms, "Redis is available again");
     }
 }
 

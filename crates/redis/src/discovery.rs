@@ -3,7 +3,7 @@
 //!
 //! All keys of a client are in one cluster slot, so one server and one ordinary connection are enough for
 //! every topology. A sentinel or node can have outdated information; all of them are queried at once and the
-//! most frequent answer wins.
+//! most frequent reply wins.
 
 use std::{collections::HashMap, future::Future, time::Duration};
 
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_majority_outvotes_an_outdated_answer() {
+    fn the_most_frequent_reply_wins_over_an_outdated_one() {
         let at = |port| ConnectionAddr::Tcp("10.0.0.1".into(), port);
         let winner = most_frequent([at(1), at(2), at(2)].into_iter()).map(|address| address.to_string());
         assert_eq!(winner.as_deref(), Some("10.0.0.1:2"));

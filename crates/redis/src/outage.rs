@@ -28,7 +28,7 @@ impl OutageDetector {
 
     /// Records the outcome of a call. Returns true if this call begins an outage.
     ///
-    /// Ignored during an outage: calls that started before it say nothing new, and only a probe ends it.
+    /// Ignored during an outage: calls that started before it are no new evidence, and only a probe ends it.
     pub(crate) fn record(&mut self, outcome: CallOutcome) -> bool {
         if self.is_outage() {
             return false;
@@ -51,19 +51,19 @@ impl OutageDetector {
 mod tests {
     use super::{CallOutcome::*, *};
 
-    fn outages_begun(outcomes: &[CallOutcome]) -> Vec<bool> {
+    fn outage_starts(outcomes: &[CallOutcome]) -> Vec<bool> {
         let mut detector = OutageDetector::default();
         outcomes.iter().map(|outcome| detector.record(*outcome)).collect()
     }
 
     #[test]
     fn three_consecutive_failures_begin_an_outage() {
-        assert_eq!(outages_begun(&[Failed, Failed, Failed]), [false, false, true]);
+        assert_eq!(outage_starts(&[Failed, Failed, Failed]), [false, false, true]);
     }
 
     #[test]
     fn a_reply_resets_the_failure_count() {
-        assert_eq!(outages_begun(&[Failed, Failed, Replied, Failed, Failed, Replied]), [false; 6]);
+        assert_eq!(outage_starts(&[Failed, Failed, Replied, Failed, Failed, Replied]), [false; 6]);
     }
 
     #[test]

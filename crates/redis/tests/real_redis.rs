@@ -2,7 +2,7 @@
 //!
 //! Connections pass through a relay that can freeze or cut them.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
 use std::{
     net::SocketAddr,

@@ -159,7 +159,7 @@ fn read_keys(file: &Path) -> Result<ApiKeys, RunError> {
     let text = std::fs::read_to_string(file).map_err(|error| invalid(error.to_string()))?;
     let keys: ApiKeys = text.parse().map_err(|error| invalid(format!("{error}")))?;
     if keys.is_empty() {
-        // An empty set would let everybody in, which nobody means who names a file of keys.
+        // An empty set would require no key. A file without keys is therefore an error.
         return Err(RunError::Usage(format!(
             "--api-keys {shown} holds no key; create one with `phase6 key OWNER` and put the printed line into \
              the file"
@@ -170,8 +170,8 @@ fn read_keys(file: &Path) -> Result<ApiKeys, RunError> {
 
 /// Creates the data folder, and makes sure that it can be written.
 fn create_data_folder(folder: &Path) -> Result<(), RunError> {
-    // A name of its own for each process: others may start in the same folder at the same time, from other
-    // machines too.
+    // The name is unique per process: other processes may start in this folder at this moment, also on other
+    // machines.
     let probe = folder.join(format!(".writable-{:016x}", rand::random::<u64>()));
     let result = std::fs::create_dir_all(folder)
         .and_then(|()| std::fs::write(&probe, b"phase6"))

@@ -1,5 +1,5 @@
 //! Logging to standard error, as text or JSON. Lines that are written while a request is handled carry
-//! its trace id.
+//! its trace ID.
 
 use std::{fmt, io::IsTerminal};
 
@@ -23,7 +23,7 @@ use tracing_subscriber::{
 /// Format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// Readable text, coloured on a terminal
+    /// Readable text, colored on a terminal
     Text,
     /// One JSON object per line
     Json,
@@ -42,7 +42,7 @@ pub(crate) fn start(format: Option<LogFormat>) {
 }
 
 /// Layer that writes lines in `format`.
-fn formatted<S, W>(format: LogFormat, colours: bool, writer: W) -> Box<dyn Layer<S> + Send + Sync>
+fn formatted<S, W>(format: LogFormat, colors: bool, writer: W) -> Box<dyn Layer<S> + Send + Sync>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
@@ -50,20 +50,20 @@ where
     // Reporting a failed write would panic once standard error is closed.
     let lines = layer().with_writer(writer).with_target(false).log_internal_errors(false);
     match format {
-        LogFormat::Text => lines.with_ansi(colours).compact().map_fmt_fields(WithTrace).boxed(),
+        LogFormat::Text => lines.with_ansi(colors).compact().map_fmt_fields(WithTrace).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).map_event_format(WithTrace).boxed(),
     }
 }
 
-/// Adds the trace id of the current request to a format.
+/// Adds the trace ID of the current request to a format.
 struct WithTrace<F>(F);
 
-/// Trace id of the current request.
+/// Trace ID of the current request.
 fn current_trace() -> Option<TraceId> {
     Exchange::current().map(|exchange| exchange.context().trace_id)
 }
 
-/// Appends the trace id to the fields of a text line.
+/// Appends the trace ID to the fields of a text line.
 impl<'writer, F: for<'a> FormatFields<'a>> FormatFields<'writer> for WithTrace<F> {
     fn format_fields<R: RecordFields>(&self, mut writer: Writer<'writer>, fields: R) -> fmt::Result {
         self.0.format_fields(writer.by_ref(), fields)?;
@@ -71,7 +71,7 @@ impl<'writer, F: for<'a> FormatFields<'a>> FormatFields<'writer> for WithTrace<F
     }
 }
 
-/// Inserts the trace id into a JSON line.
+/// Inserts the trace ID into a JSON line.
 impl<S, N, F> FormatEvent<S, N> for WithTrace<F>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
@@ -95,7 +95,7 @@ where
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+#[allow(clippy::unwrap_used, reason = "a failed test panics")]
 mod tests {
     use std::{
         convert::Infallible,
@@ -144,14 +144,14 @@ mod tests {
             RequestTelemetryLayer::new(telemetry, accessors).layer(service_fn(|request: Request<()>| {
                 let exchange = Arc::clone(request.extensions().get::<Arc<Exchange>>().unwrap());
                 exchange.scope(async {
-                    tracing::info!(n = 1, "asked");
+                    tracing::info!(n = 1, "inside");
                     Ok::<_, Infallible>(Response::new(()))
                 })
             }));
         let traceparent = format!("00-{TRACE}-b7ad6b7169203331-00");
         let request = Request::builder().header("traceparent", traceparent).body(()).unwrap();
         service.oneshot(request).await.unwrap();
-        tracing::info!("over");
+        tracing::info!("outside");
         let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
         text.lines().map(str::to_owned).collect()
     }
@@ -159,12 +159,12 @@ mod tests {
     #[tokio::test]
     async fn a_line_within_a_request_has_its_trace_id() {
         let lines = logged(LogFormat::Text).await;
-        assert!(lines[0].ends_with(&format!("INFO asked n=1 traceId={TRACE}")), "{lines:?}");
-        assert!(lines[1].ends_with("INFO over"), "{lines:?}");
+        assert!(lines[0].ends_with(&format!("INFO inside n=1 traceId={TRACE}")), "{lines:?}");
+        assert!(lines[1].ends_with("INFO outside"), "{lines:?}");
 
         let lines: Vec<serde_json::Value> =
             logged(LogFormat::Json).await.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
-        assert_eq!((&lines[0]["message"], &lines[0]["traceId"]), (&"asked".into(), &TRACE.into()));
-        assert_eq!((&lines[1]["message"], lines[1].get("traceId")), (&"over".into(), None));
+        assert_eq!((&lines[0]["message"], &lines[0]["traceId"]), (&"inside".into(), &TRACE.into()));
+        assert_eq!((&lines[1]["message"], lines[1].get("traceId")), (&"outside".into(), None));
     }
 }

@@ -140,13 +140,13 @@ pub async fn run(options: ServeOptions) -> Result<(), RunError> {
     source.read(&enforcer).map_err(RunError::Failed)?;
     let mut cluster = Cluster::connect(&options, name.service(), &peers).await?;
     // The mounted file may be a minute old. From its first request on the service enforces the published
-    // policy, unless the API server cannot be asked.
+    // policy, unless the API server is unreachable.
     tokio::select! {
         document = cluster.current_policy() => {
             if let Some(document) = document
                 && let Err(error) = enforce(&document, cluster.policy_name(), &enforcer)
             {
-                tracing::error!(error, "published policy refused; starting with the mounted one");
+                tracing::error!(error, "published policy rejected; starting with the mounted one");
             }
         }
         () = signals.stop() => return Ok(()),
@@ -174,10 +174,10 @@ pub async fn run(options: ServeOptions) -> Result<(), RunError> {
             Ok(()) => {
                 let now = enforcer.state();
                 if (now.revision, &now.uid, &now.error) != (before.revision, &before.uid, &before.error) {
-                    tracing::info!(revision = now.revision, hash = now.hash, "policy in force");
+                    tracing::info!(revision = now.revision, hash = now.hash, "policy active");
                 }
             }
-            Err(error) => tracing::error!(error, "policy refused; the last valid one stays in force"),
+            Err(error) => tracing::error!(error, "policy rejected; the last valid policy stays active"),
         }
     }
     stop(running, Duration::from_secs(options.notice), &mut signals).await;

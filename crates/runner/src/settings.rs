@@ -1,7 +1,7 @@
-//! Settings: environment variables that services declare, and the check for those that nobody knows.
+//! Settings: environment variables that services declare, and the check for undeclared ones.
 //!
-//! A misspelt variable would silently leave a default in place. Variables of our own namespace, `PHASE6_*`,
-//! must therefore be known: as the variable of a command-line option, or as a declared setting. Variables
+//! A misspelled variable would silently leave a default in place. Variables of the namespace `PHASE6_*` must
+//! therefore be known: as the variable of a command-line option, or as a declared setting. Variables
 //! outside of it belong to others too (`OPENAI_API_KEY`), and are read only where they are declared.
 
 mod page;
@@ -30,8 +30,8 @@ const SIMILAR: f64 = 0.85;
 pub(crate) const INTERNAL_TOKEN: Setting = Setting {
     name: "PHASE6_INTERNAL_TOKEN",
     kind: SettingKind::Secret { min_length: InternalToken::MIN_LENGTH },
-    about: "Token by which our own services authenticate to each other; without it each process creates a random \
-            one, and services in different processes treat each other as clients.",
+    about: "Token by which services authenticate to each other; by default each process creates a random \
+            one, and services in different processes treat each other as clients",
 };
 
 /// Settings of the process, whatever services it runs.
@@ -77,7 +77,7 @@ fn collect_variables(command: &clap::Command, known: &mut BTreeSet<String>) {
     }
 }
 
-/// Returns an error message for every name of our own that is not known, in alphabetical order.
+/// Returns an error message for every unknown `PHASE6_*` name, in alphabetical order.
 fn unknown<'a>(names: impl Iterator<Item = &'a str>, known: &BTreeSet<String>) -> Vec<String> {
     let is_unknown = |name: &&str| {
         name.starts_with(PREFIX)
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_misspelt_variable_is_an_error_that_suggests_the_right_one() {
+    fn a_misspelled_variable_is_an_error_that_suggests_the_right_one() {
         let expected = [
             "PHASE6_DAILY_BUDGET_LIMIT is not a setting; did you mean DAILY_BUDGET_LIMIT?",
             "PHASE6_DATABSE_URL is not a setting; did you mean PHASE6_DATABASE_URL?",
@@ -198,7 +198,7 @@ mod tests {
             assert!(earlier.is_none_or(|earlier| earlier == declaration), "{} differs", setting.name);
             let is_name = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
             assert!(setting.name.chars().all(is_name), "{}", setting.name);
-            assert!(setting.about.ends_with('.'), "{}: {}", setting.name, setting.about);
+            assert!(!setting.about.ends_with('.'), "{}: {}", setting.name, setting.about);
             let default = setting.default_text().map(|default| (setting.name, default));
             let settings = Settings::new(&[*setting], &default.into_iter().collect());
             assert!(settings.is_ok(), "the default of {} is not accepted", setting.name);

@@ -127,9 +127,9 @@ impl FileWatch {
         let folders = files.all_folders();
         self.pending.lock().files = files;
         let Some(watcher) = &mut self.watcher else { return };
-        for gone in self.watched.difference(&folders) {
-            // Fails if the folder itself is gone.
-            let _ = watcher.unwatch(gone);
+        for unwatched in self.watched.difference(&folders) {
+            // Fails if the folder itself was deleted.
+            let _ = watcher.unwatch(unwatched);
         }
         let mut watched = BTreeSet::new();
         for folder in folders {
@@ -143,7 +143,12 @@ impl FileWatch {
                 }
                 Err(error) => {
                     let folder = folder.display();
-                    tracing::warn!(%error, %folder, "cannot watch; polled every {} s", POLL.as_secs());
+                    let seconds = POLL.as_secs();
+                    tracing::warn!(
+                        %error,
+                        %folder,
+                        "failed to watch the folder; its files are polled every {seconds} s"
+                    );
                 }
             }
         }

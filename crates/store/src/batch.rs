@@ -200,7 +200,7 @@ mod tests {
         assert!(cause.to_string().contains("statement failed"), "{cause}");
     }
 
-    /// In the original, one failing batch failed all of its reads, and falsy results became null.
+    /// In the original system, one failing batch failed all of its reads, and falsy results became null.
     #[tokio::test]
     async fn a_failing_key_fails_alone_and_zero_is_a_value() {
         let loader = doubling(&Arc::default());

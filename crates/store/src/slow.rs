@@ -150,7 +150,7 @@ mod tests {
         );
     }
 
-    /// The original lower-cased values too, so different queries shared a batch.
+    /// The original system lower-cased values too, so different queries shared a batch.
     #[test]
     fn normalized_text_contains_no_values() {
         for secret in ["'secret'", "'a''secret'", "'secret"] {

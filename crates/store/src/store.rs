@@ -229,11 +229,11 @@ impl Store {
         Ok(Tx { inner, store: self.clone() })
     }
 
-    /// Checks that the database answers.
+    /// Checks that the database responds.
     ///
     /// # Errors
     ///
-    /// The database does not answer.
+    /// The database does not respond.
     pub async fn ping(&self) -> Result<(), StoreError> {
         crate::sql("SELECT 1").first(self).await.map(drop)
     }

@@ -2,7 +2,7 @@
 //!
 //! The PostgreSQL tests need a server: `cargo xtask test` starts one and sets `PHASE6_TEST_POSTGRES`.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
 use std::time::Duration;
 
@@ -112,7 +112,7 @@ async fn concurrent_conditional_updates_never_exceed_the_bound(kind: Kind) {
     assert_eq!((granted, amount(store, "a").await), (33, Some(99)));
 }
 
-/// The original opened ten connections with a maximum of three.
+/// The original system opened ten connections with a maximum of three.
 async fn the_pool_never_exceeds_its_maximum(kind: Kind) {
     let limits = PoolLimits { max_connections: 3, ..PoolLimits::default() };
     let Fixture { store, .. } = &Fixture::with_limits(kind, limits).await;
@@ -171,7 +171,8 @@ async fn a_cancelled_caller_releases_its_connection(kind: Kind) {
     store.ping().await.unwrap();
 }
 
-/// In the original, callers that waited for a connection during a shutdown got no error until their timeout.
+/// In the original system, callers that waited for a connection during a shutdown got no error until
+/// their timeout.
 async fn closing_fails_callers_that_wait_for_a_connection(kind: Kind) {
     let limits =
         PoolLimits { max_connections: 1, acquire_timeout: Duration::from_secs(8), ..PoolLimits::default() };
@@ -242,7 +243,7 @@ async fn committed_records_survive_a_reconnect(kind: Kind) {
     assert_eq!(amount(&reconnected, "a").await, Some(5));
 }
 
-/// In the original, tests shared a folder, and their results depended on files of earlier runs.
+/// In the original system, tests shared a folder, and their results depended on files of earlier runs.
 async fn test_databases_are_isolated_from_each_other(kind: Kind) {
     let (one, other) = (Fixture::new(kind).await, Fixture::new(kind).await);
     insert(&one.store, "a", 1).await.unwrap();

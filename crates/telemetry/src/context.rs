@@ -1,6 +1,6 @@
 //! W3C trace context (<https://www.w3.org/TR/trace-context/>), level 1.
 //!
-//! An invalid `traceparent` is ignored, as the specification requires: a new trace begins. Ids come from a
+//! An invalid `traceparent` is ignored, as the specification requires: a new trace begins. IDs come from a
 //! cryptographically secure generator.
 
 use std::fmt;
@@ -20,7 +20,7 @@ pub struct TraceId(u128);
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SpanId(u64);
 
-/// Returns the generator of ids. Cryptographically secure, so that nobody can predict the ids of others.
+/// Returns the generator of IDs. Cryptographically secure, so that nobody can predict the IDs of others.
 fn rng() -> impl CryptoRng {
     rand::rng()
 }
@@ -44,7 +44,7 @@ impl TraceId {
     }
 }
 
-/// Generates the ids of a new trace and its root span in one call of the generator.
+/// Generates the IDs of a new trace and its root span in one call of the generator.
 pub(crate) fn random_ids() -> (TraceId, SpanId) {
     let (trace, span): (u128, u64) = rng().random();
     (TraceId(trace.max(1)), SpanId(span.max(1)))
@@ -117,7 +117,7 @@ impl TraceContext {
         Self::parse(only.as_bytes())
     }
 
-    /// Parses `00-<trace id>-<span id>-<flags>`. Of later versions, parses the prefix of this form.
+    /// Parses `00-<trace ID>-<span ID>-<flags>`. Of later versions, parses the prefix of this form.
     pub fn parse(text: &[u8]) -> Option<Self> {
         let well_formed = text.len() >= 55 && text[2] == b'-' && text[35] == b'-' && text[52] == b'-';
         if !well_formed {
@@ -271,7 +271,7 @@ mod tests {
         assert_eq!(ids.len(), 10_000);
     }
 
-    /// The ids of the original system came from a predictable generator.
+    /// The IDs of the original system came from a predictable generator.
     #[test]
     fn ids_come_from_a_cryptographic_generator_and_every_bit_is_random() {
         fn cryptographic(_: &impl CryptoRng) {}

@@ -94,7 +94,7 @@ impl Exchange {
         &self.span.context
     }
 
-    /// Returns the request id that the client sent, or the trace id if it sent none.
+    /// Returns the request ID that the client sent, or the trace ID if it sent none.
     pub fn request_id(&self) -> HeaderValue {
         self.request_id.clone().unwrap_or_else(|| self.context().trace_id.to_header())
     }
@@ -187,7 +187,7 @@ impl Drop for Exchange {
                 self.telemetry.active_traces.fetch_sub(1, Ordering::Relaxed);
                 // Recorded so that the spans of outgoing calls have their parent in the trace.
                 let duration = self.span.started.elapsed();
-                let attributes = vec![("error.type", "client_gone".into())];
+                let attributes = vec![("error.type", "client_disconnected".into())];
                 self.record_span(duration, SpanStatus::Error, KeepReason::Sampled, attributes);
             }
         }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use foldhash::fast::RandomState;
 use http::{Method, StatusCode};
 
-/// Method labels; the last one stands for every method that has no label of its own.
+/// Method labels; the last one stands for every method that has no separate label.
 pub(crate) const METHODS: [&str; 8] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "other"];
 
 /// Index of a route that the service declared.

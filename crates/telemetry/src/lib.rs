@@ -7,7 +7,7 @@
 //! ```
 //!
 //! * [`context`] parses and formats W3C trace context.
-//! * [`Sampler`] decides by the trace id, so that services agree without coordination.
+//! * [`Sampler`] decides by the trace ID, so that services agree without coordination.
 //! * [`TrafficWindow`] holds latency, throughput and error rate of the last minute, over all requests.
 //! * [`Metrics`] holds Prometheus metrics whose labels come from closed sets.
 //! * [`Telemetry`] combines these for one service, and [`RequestTelemetryLayer`] puts them around it.

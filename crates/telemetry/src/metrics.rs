@@ -49,7 +49,7 @@ impl Metrics {
         self.requests.declare_routes(templates);
     }
 
-    /// Returns the registry, for other parts of the service to register metrics of their own.
+    /// Returns the registry, for other parts of the service to register their own metrics.
     pub fn registry(&self) -> &Registry {
         &self.registry
     }

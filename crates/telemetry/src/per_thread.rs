@@ -1,6 +1,6 @@
 //! Counters that many threads increment and few read.
 //!
-//! Each thread writes to a slot of its own, so an increment is a plain load and store and never contends with
+//! Each thread writes to its own slot, so an increment is a plain load and store and never contends with
 //! other threads. Readers add the slots up. A slot outlives its thread and is reused by a later one: there
 //! are at most as many slots as threads were alive at one time.
 
@@ -42,7 +42,7 @@ impl SingleWriterCounter {
 #[derive(Debug)]
 pub(crate) struct PerThread<T: Send>(ThreadLocal<Box<CacheAligned<T>>>);
 
-/// Keeps a value on cache lines of its own, so that writes by one thread do not invalidate the cache of
+/// Keeps a value on separate cache lines, so that writes by one thread do not invalidate the cache of
 /// another (false sharing).
 #[derive(Debug, Default)]
 #[repr(align(128))]

@@ -46,7 +46,7 @@ const IN_FLIGHT: &str = "phase6_http_requests_in_flight";
 pub struct RequestMetrics {
     routes: OnceLock<Routes>,
     threads: PerThread<ThreadCounts>,
-    /// By combination of route and method; allocated by the first sampled request.
+    /// Exemplars by combination of route and method; allocated by the first sampled request.
     exemplars: OnceLock<Box<[OnceLock<Exemplars>]>>,
 }
 
@@ -55,7 +55,7 @@ pub struct RequestMetrics {
 struct ThreadCounts {
     started: SingleWriterCounter,
     ended: SingleWriterCounter,
-    /// By combination of route and method.
+    /// Counts by combination of route and method.
     series: OnceLock<Box<[OnceLock<Box<SeriesCounts>>]>>,
 }
 
@@ -186,8 +186,8 @@ impl RequestMetrics {
                 }
             }
         }
-        let labelled = totals.into_iter().enumerate();
-        labelled.filter_map(|(combination, total)| Some((self.routes().labels(combination), total?)))
+        let labeled = totals.into_iter().enumerate();
+        labeled.filter_map(|(combination, total)| Some((self.routes().labels(combination), total?)))
     }
 }
 

@@ -97,7 +97,7 @@ where
     }
 }
 
-/// Returns true if a client's request id is short and printable. Others are ignored, because request ids are
+/// Returns true if a client's request ID is short and printable. Others are ignored, because request IDs are
 /// echoed and logged.
 fn is_valid_request_id(id: &HeaderValue) -> bool {
     (1..=MAX_REQUEST_ID_BYTES).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)

@@ -1,8 +1,8 @@
 //! Sampling decisions.
 //!
-//! The decision depends on the trace id and a key that our services share. Services with one key therefore
+//! The decision depends on the trace ID and a key that our services share. Services with one key therefore
 //! sample the same traces without coordination, and those of a lower rate are among those of a higher one; a
-//! client that picks its trace ids cannot pick which of them are sampled. A parent's decision to sample is
+//! client that picks its trace IDs cannot pick which of them are sampled. A parent's decision to sample is
 //! followed only if the parent is trusted: otherwise any client could force sampling.
 
 use std::hash::BuildHasher;
@@ -11,7 +11,7 @@ use foldhash::quality::FixedState;
 
 use crate::{TraceContext, TraceId};
 
-/// Keyed sampler of trace ids.
+/// Keyed sampler of trace IDs.
 #[derive(Clone, Copy, Debug)]
 pub struct Sampler {
     /// Services with equal keys sample the same traces.
@@ -37,7 +37,7 @@ impl Sampler {
         sampled_by_parent || self.selects(trace_id, rate)
     }
 
-    /// Returns true if the keyed hash of a trace id lies in the lowest fraction `rate` of all hashes.
+    /// Returns true if the keyed hash of a trace ID lies in the lowest fraction `rate` of all hashes.
     fn selects(self, trace_id: TraceId, rate: f64) -> bool {
         // 53 bits, the integer precision of a double.
         const RANGE: f64 = (1_u64 << 53) as f64;
@@ -85,7 +85,7 @@ mod tests {
 
     const SAMPLER: Sampler = Sampler { key: 0x5eed };
 
-    /// Returns the fraction of random trace ids that are sampled.
+    /// Returns the fraction of random trace IDs that are sampled.
     fn sampled_fraction(rate: f64, parent: Option<&TraceContext>, trusted: bool) -> f64 {
         let sampled =
             (0..100_000).filter(|_| SAMPLER.should_sample(TraceId::random(), parent, trusted, rate)).count();

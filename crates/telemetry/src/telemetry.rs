@@ -36,7 +36,7 @@ pub struct Telemetry {
     pub(crate) epoch: Instant,
 }
 
-/// Telemetry behind a reference count of its own. Each connection holds a separate outer `Arc`: if all
+/// Telemetry behind its own reference count. Each connection holds a separate outer `Arc`: if all
 /// requests cloned one `Arc`, they would contend for its count.
 pub(crate) type TelemetryHandle = Arc<Arc<Telemetry>>;
 

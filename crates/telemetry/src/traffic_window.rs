@@ -1,6 +1,6 @@
 //! Latency, throughput and error rate over the last minute, of all requests.
 //!
-//! Threads count into windows of their own, so recording never contends. Each window is a ring of one-second
+//! Threads count into their own windows, so recording never contends. Each window is a ring of one-second
 //! cells for counts and of ten-second cells for latency histograms. The histograms are log-linear with eight
 //! buckets per power of two, so a reported percentile is at most one eighth above the true one. Memory is
 //! fixed. Time is an argument; no clock is read.

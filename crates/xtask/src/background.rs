@@ -19,7 +19,7 @@ impl<T: Send + 'static> Background<T> {
         Self(spawn(build))
     }
 
-    /// Waits for its end.
+    /// Waits for the end of the build.
     pub(crate) fn join(self) -> Result<T, String> {
         self.0.join().map_err(|_| "a build panicked".to_owned())?
     }

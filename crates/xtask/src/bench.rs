@@ -26,7 +26,7 @@ pub(crate) struct Row {
 
 /// Lines of the document between which the table stands.
 const BEGIN: &str = "<!-- measured by cargo xtask bench -->\n";
-const END: &str = "<!-- end of what is measured -->\n";
+const END: &str = "<!-- end of the measured table -->\n";
 
 /// Effort of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -71,7 +71,7 @@ impl Cluster {
     /// Returns the cluster that this machine can run, whether it is running or not.
     pub(crate) fn of_this_machine() -> Self {
         let folder = root().join("target/cluster");
-        if kind::docker_answers() {
+        if kind::is_docker_running() {
             Self::Kind(kind::Kind::new(folder))
         } else {
             Self::Local(local::Local::new(folder))

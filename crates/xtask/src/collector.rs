@@ -7,7 +7,7 @@ use crate::{
     run::{find, root, succeed},
 };
 
-/// Builds it unless it is up to date, and returns its path.
+/// Builds the collector unless it is up to date, and returns its path.
 pub(crate) fn build() -> Result<PathBuf, String> {
     if find("go").is_none() {
         return Err("the OpenTelemetry collector for the tests needs Go 1.24 or newer, which is not \

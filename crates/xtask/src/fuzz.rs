@@ -116,7 +116,7 @@ pub(crate) fn wrap_compiler(arguments: &[OsString]) {
         return;
     }
     let [_, compiler, arguments @ ..] = arguments else { return };
-    // Questions about the compiler come without a crate.
+    // Cargo's queries about the compiler name no crate.
     let compiles = arguments.iter().any(|argument| argument == "--crate-name");
     let mut command = Command::new(compiler);
     command.args(arguments);

@@ -5,7 +5,7 @@
 //! * `cluster`: a real Kubernetes for tests.
 //! * `e2e`, `prove`: the product on that cluster.
 //! * `chaos`: services under load while their Redis fails in every way.
-//! * `simulate`: limits, breakers, shared fills and the cache in many seeded worlds.
+//! * `simulate`: limits, breakers, shared fills and the cache in many seeded scenarios.
 //! * `fuzz`: the parsers of untrusted input.
 //! * `instructions`: instructions per call of each hot path, compared with the accepted counts.
 //! * `mutants`: mutation tests of the cores.
@@ -37,7 +37,7 @@ use std::process::{Command, ExitCode, Stdio};
 const USAGE: &str = "usage: cargo xtask COMMAND
 
   test [--without-cluster]
-         run every check and test, with PostgreSQL, Redis and a Kubernetes of its own
+         run every check and test, with private PostgreSQL, Redis and Kubernetes servers
   test --changed [REVISION]
          run the checks and tests of the packages that the changes since REVISION (default HEAD) can break
   demo   start a cluster and install the demo fleet
@@ -50,10 +50,10 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   chaos [--rounds N]
          run services under load while their Redis is killed, frozen, emptied or slowed down; 50 rounds each
   simulate [limits|breaker|fills|cache] [--seeds N] [--from SEED]
-         simulate limits (10,000 worlds of replicas that start, die and lose messages, and of clocks that
-         step), breakers (100,000 worlds, compared with a model), shared fills (10,000 worlds of replicas that
-         want one response), and the cache (1,000,000 sequences, compared with a model of RFC 9111). A failure
-         prints its seed; --seeds 1 --from SEED with the name of the part replays it
+         simulate limits (10,000 scenarios of replicas that start, die and lose messages, and of clocks
+         that step), breakers (100,000 scenarios, compared with a model), shared fills (10,000 scenarios of
+         replicas that need one response), and the cache (1,000,000 sequences, compared with a model of
+         RFC 9111). A failure prints its seed; --seeds 1 --from SEED with the name of the part replays it
   fuzz [--seconds N] [TARGET...]
          fuzz the parsers of untrusted input, 60 seconds each
   instructions [--accept]
@@ -148,7 +148,7 @@ fn example_fleet() -> Result<String, String> {
     Ok(documents.join("---\n"))
 }
 
-/// Returns the reference page of all settings. A program of its own prints it, so that this one need not be
+/// Returns the reference page of all settings. A separate program prints it, so that this one need not be
 /// built with all services.
 fn settings_page() -> Result<String, String> {
     // With the features that a build of the workspace selects, so that nothing is built twice.

@@ -55,7 +55,7 @@ pub(crate) fn run(files: &[&str]) -> Result<(), String> {
     let outcomes = serde_json::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))?;
     let score = Score::read(&outcomes);
     println!("{score}; {} lists those that were missed", folder.join("mutants.out/missed.txt").display());
-    score.verdict()
+    score.result()
 }
 
 /// Number of mutants that the tests detected. A mutant whose tests time out is detected; one that does not
@@ -78,7 +78,7 @@ impl Score {
     }
 
     /// Succeeds if the score reaches the goal.
-    fn verdict(&self) -> Result<(), String> {
+    fn result(&self) -> Result<(), String> {
         if self.total == 0 {
             return Err("cargo-mutants tried no mutant".into());
         }
@@ -109,8 +109,8 @@ mod tests {
         };
         let passing = score(8, 1, 1);
         assert_eq!(passing.to_string(), "9 of 10 mutants were detected, 90.0 %");
-        assert_eq!(passing.verdict(), Ok(()));
-        assert_eq!(score(8, 1, 0).verdict(), Err("88.9 % is below 90 %".into()));
-        assert!(score(0, 0, 0).verdict().is_err(), "no mutant was tried");
+        assert_eq!(passing.result(), Ok(()));
+        assert_eq!(score(8, 1, 0).result(), Err("88.9 % is below 90 %".into()));
+        assert!(score(0, 0, 0).result().is_err(), "no mutant was tried");
     }
 }

@@ -1,7 +1,7 @@
 //! Servers and programs that tests need.
 //!
-//! Missing Debian packages are installed if this process is root. A server listens on a free port, works in a
-//! folder of its own, and stops when its value is dropped.
+//! Missing Debian packages are installed if this process is root. A server listens on a free port, works in
+//! its own folder, and stops when its value is dropped.
 
 use std::{
     io::Read,

@@ -1,5 +1,5 @@
-//! `cargo xtask simulate`: limits, breakers and shared fills in many simulated worlds, and the cache through
-//! many sequences of requests. A seed replays each of them.
+//! `cargo xtask simulate`: limits, breakers and shared fills in many simulated scenarios, and the cache
+//! through many sequences of requests. A seed replays each of them.
 //!
 //! The tests are those that `cargo xtask test` runs with fewer seeds.
 
@@ -7,10 +7,10 @@ use std::process::Command;
 
 use crate::run::{cargo, succeed};
 
-/// Worlds of a long run.
-const WORLDS: u64 = 10_000;
-/// Worlds of callers behind a breaker that is compared with its model.
-const CALLERS: u64 = 100_000;
+/// Scenarios of a long run.
+const SCENARIOS: u64 = 10_000;
+/// Scenarios of callers behind a breaker that is compared with its model.
+const BREAKER_SCENARIOS: u64 = 100_000;
 /// Sequences of requests for which the cache is compared with its oracle.
 const SEQUENCES: u64 = 1_000_000;
 
@@ -35,20 +35,20 @@ impl Seeds {
 /// Simulates replicas that share limits.
 pub(crate) fn limits(seeds: Seeds) -> Result<(), String> {
     let tests = ["test", "--locked", "--package", "phase6-ratelimit", "--test", "replicas", "no_scenario"];
-    succeed(&mut seeds.apply(cargo(&tests), WORLDS))
+    succeed(&mut seeds.apply(cargo(&tests), SCENARIOS))
 }
 
 /// Simulates callers of a peer behind a breaker.
 pub(crate) fn breaker(seeds: Seeds) -> Result<(), String> {
     let tests =
         ["test", "--locked", "--package", "phase6-breaker", "--test", "simulation", "breaker_matches"];
-    succeed(&mut seeds.apply(cargo(&tests), CALLERS))
+    succeed(&mut seeds.apply(cargo(&tests), BREAKER_SCENARIOS))
 }
 
-/// Simulates replicas that want one response which none of them has.
+/// Simulates replicas that need one response which none of them has.
 pub(crate) fn fills(seeds: Seeds) -> Result<(), String> {
     let tests = ["test", "--locked", "--package", "phase6-cache", "--test", "fill_lock", "in_every_scenario"];
-    succeed(&mut seeds.apply(cargo(&tests), WORLDS))
+    succeed(&mut seeds.apply(cargo(&tests), SCENARIOS))
 }
 
 /// Compares the cache with its oracle. A million sequences take a minute in an optimized build, and six in

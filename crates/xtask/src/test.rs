@@ -46,10 +46,10 @@ pub(crate) fn run(scope: Scope) -> Result<(), String> {
     };
     report.step("tools", provide_tools);
     report.check("format", cargo(&["fmt", "--all", "--check"]));
-    // A workspace of its own.
+    // `tests/peers` is a separate workspace.
     report.check("format of peers", cargo(&["fmt", "--manifest-path", "tests/peers/Cargo.toml", "--check"]));
     report.check("lints", lints(&["--workspace".into()]));
-    // What `cargo run -- up` builds: without the client of the cluster.
+    // Checks the build of `cargo run -- up`, without the cluster client.
     report.check("default features", cargo(&["check", "--locked", "--quiet", "-p", "phase6-cli"]));
     tests(&mut report, &["--workspace".into()], collector);
     report.check("cache sequences", simulate::sequences(SEQUENCES));
@@ -61,7 +61,7 @@ pub(crate) fn run(scope: Scope) -> Result<(), String> {
         cluster(&mut report, tools);
     }
     println!("{report}");
-    report.verdict()
+    report.result()
 }
 
 /// Runs the checks and tests of the packages that the changes since `revision` can break. For the inner loop.
@@ -81,7 +81,7 @@ pub(crate) fn run_changed(revision: &str) -> Result<(), String> {
     report.check("lints", lints(&selection));
     tests(&mut report, &selection, collector);
     println!("{report}");
-    report.verdict()
+    report.result()
 }
 
 /// Installs the programs that tests start.

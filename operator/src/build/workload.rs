@@ -258,8 +258,8 @@ fn volumes(name: &str, options: &BuildOptions) -> Vec<Volume> {
     ]
 }
 
-/// Returns resources for a few hundred requests per second. The CPU request is what an autoscaler measures
-/// use against.
+/// Returns resources for a few hundred requests per second. An autoscaler measures CPU usage relative to the
+/// CPU request.
 fn default_resources() -> ResourceRequirements {
     let quantities = |pairs: [(&str, &str); 2]| {
         Some(pairs.into_iter().map(|(name, amount)| (name.to_owned(), Quantity(amount.into()))).collect())

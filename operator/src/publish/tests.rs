@@ -75,8 +75,8 @@ fn an_edit_replaces_the_version_that_the_watch_shows() {
 #[test]
 fn an_own_write_counts_before_the_watch_shows_it() {
     let (shown, last) = (stored(&document(100, 7), 10), own_write(&document(50, 8), 12));
-    let same = plan_for(50, Some(&shown), Some(&last), 7);
-    assert_eq!((same.document, same.replaced_version), (document(50, 8), None));
+    let unchanged = plan_for(50, Some(&shown), Some(&last), 7);
+    assert_eq!((unchanged.document, unchanged.replaced_version), (document(50, 8), None));
     let edited = plan_for(20, Some(&shown), Some(&last), 7);
     assert_eq!(edited.document, document(20, 9));
     assert_eq!(edited.replaced_version, Some(version(12)));

@@ -317,7 +317,7 @@ async fn the_status_and_an_event_report_when_every_ready_replica_enforces_the_po
     assert_eq!(harness.condition("PolicyApplied").1, "EnforcedEverywhere");
     assert_eq!(harness.condition("Ready").1, "AllReplicasReady");
     let note = outcome.calls[1].body["note"].as_str().unwrap();
-    assert!(note.starts_with("revision 2 is in force on all 2 ready replicas, "), "{note}");
+    assert!(note.starts_with("revision 2 is enforced by all 2 ready replicas, "), "{note}");
     assert!(harness.context.metrics.encode().contains("\nphase6_policy_propagation_seconds_count 1\n"));
 
     harness.sync();

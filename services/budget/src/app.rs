@@ -81,7 +81,7 @@ impl AppState {
         let store = kit.need_store()?;
         let client = Client::new(kit.clock.clone()).map_err(|error| StartError::Create {
             service: SERVICE.service.name,
-            what: "an HTTP client",
+            object: "an HTTP client",
             source: error.into(),
         })?;
         let initial =

@@ -89,7 +89,7 @@ impl ProviderConfig {
     /// Reads the settings of one provider.
     pub fn from_settings(settings: &Settings, id: ProviderId) -> Self {
         let declared = settings::of(id);
-        // The earlier system had a short name for this key.
+        // The original system had a short name for this key.
         let short_name = if id == ProviderId::HuggingFace { settings.secret(&HF_API_KEY) } else { None };
         let api_key = settings.secret(&declared.api_key).or(short_name);
         let base_url = settings.url(&declared.base_url).unwrap_or(id.default_base_url());

@@ -9,5 +9,5 @@ pub(crate) const SETTINGS: &[Setting] = &[UPSTREAM_DEADLINE];
 pub(crate) const UPSTREAM_DEADLINE: Setting = Setting {
     name: "UPSTREAM_DEADLINE_MS",
     kind: SettingKind::Duration { unit: TimeUnit::Milliseconds, min: 1, max: 55_000, default: 50_000 },
-    about: "Longest time until an upstream begins its response.",
+    about: "Longest time until an upstream begins its response",
 };

@@ -1,5 +1,5 @@
-//! Endpoints about the whole fleet. All services are asked at once, each with a deadline, and the ones
-//! that do not respond are named in the response.
+//! Endpoints about the whole fleet. All services are queried concurrently, each with a deadline, and the
+//! ones that do not respond are named in the response.
 
 use std::{sync::Arc, time::Duration};
 
@@ -69,14 +69,14 @@ pub(crate) async fn status(State(gateway): State<Arc<Gateway>>) -> impl IntoResp
 #[utoipa::path(get, path = "/api/v1/system/observability/fleet", tag = "gateway", operation_id = "fleet_observability",
     responses((status = 200, body = Reply<Object>)))]
 pub(crate) async fn observability(State(gateway): State<Arc<Gateway>>) -> impl IntoResponse {
-    let ask = |route: &Route| {
+    let fetch = |route: &Route| {
         let upstream = route.upstream.clone();
         async move {
             let result = upstream.get_json("/api/v1/system/observability", DEADLINE).await;
             (upstream.name(), result.map_err(|error| error.to_string()))
         }
     };
-    let results = join_all(gateway.routes.iter().map(ask)).await;
+    let results = join_all(gateway.routes.iter().map(fetch)).await;
     let mut services = Map::new();
     services.insert("web".into(), gateway.kit.observability());
     let mut missing = Map::new();
@@ -95,7 +95,7 @@ pub(crate) async fn observability(State(gateway): State<Arc<Gateway>>) -> impl I
     }
     let body = json!({
         "timestamp": gateway.kit.clock.now(),
-        "answered": services.len(),
+        "responded": services.len(),
         "services": services,
         "missing": missing,
     });

@@ -29,7 +29,7 @@ async fn requests_are_forwarded_to_the_service_that_owns_the_path() {
     let gateway =
         TestService::builder(&SERVICE).peer("budget", vec![peer.address().to_string()]).start().await;
     let forwarded = gateway.get("/api/v1/budget").await;
-    assert_eq!(forwarded.status, 404, "the peer has no endpoints of its own");
+    assert_eq!(forwarded.status, 404, "the peer has not implemented its endpoints");
     let message = forwarded.json::<Value>()["error"]["message"].clone();
     assert_eq!(message, json!("the path /api/v1/budget does not exist; /openapi.json lists all paths"));
     let unowned = gateway.get("/api/v1/unowned").await;

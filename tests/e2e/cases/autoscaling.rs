@@ -40,8 +40,8 @@ pub async fn an_autoscaler_controls_replicas_without_interference(fleet: &Fleet)
     fleet.patch("capabilities", json!({"replicas": 3, "autoscaling": null})).await;
     fleet.settle("capabilities").await;
     assert_eq!(replicas().await, 3);
-    let gone = fleet.object("apis/autoscaling/v2", "horizontalpodautoscalers", "capabilities").await;
-    assert_eq!(gone, None);
+    let autoscaler = fleet.object("apis/autoscaling/v2", "horizontalpodautoscalers", "capabilities").await;
+    assert_eq!(autoscaler, None);
     assert!(lowest.stop().await >= 2, "the number of replicas fell below two in between");
     fleet.patch("capabilities", json!({"replicas": 1, "resources": null})).await;
     fleet.settle("capabilities").await;

@@ -23,11 +23,13 @@ async fn handled(fleet: &Fleet) -> BTreeMap<String, f64> {
         let path = format!("/api/v1/namespaces/{}/pods/{pod}:3003/proxy/metrics", fleet.namespace);
         // A pod that is starting or stopping may not respond.
         if let Ok(text) = fleet.client.request_text(Request::get(path).body(vec![]).unwrap()).await {
-            let ours = |line: &&str| {
+            let is_load_series = |line: &&str| {
                 line.starts_with("phase6_http_requests_total{") && line.contains(r#"route="/api/v1/budget""#)
             };
-            let counts =
-                text.lines().filter(ours).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+            let counts = text
+                .lines()
+                .filter(is_load_series)
+                .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
             all.insert(pod, counts.sum());
         }
     }

@@ -166,7 +166,7 @@ pub async fn policy_applied_is_true_only_once_every_pod_enforces_the_revision(fl
     let notes: Vec<&str> =
         events["items"].as_array().unwrap().iter().filter_map(|event| event["message"].as_str()).collect();
     assert!(notes.iter().any(|note| note.contains("rateLimit.capacity 200 -> 201")), "{notes:?}");
-    assert!(notes.iter().any(|note| note.contains("is in force on all 3 ready replicas")), "{notes:?}");
+    assert!(notes.iter().any(|note| note.contains("is enforced by all 3 ready replicas")), "{notes:?}");
 }
 
 /// The demo has a Redis, so all replicas together admit a limit once, however requests are distributed.

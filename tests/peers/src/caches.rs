@@ -1,5 +1,5 @@
-//! A hit among 1,000 responses, looked up by path in random order. Our cache also checks the age of the response
-//! and whether it matches the request.
+//! A hit among 1,000 responses, looked up by path in random order. The cache of Phase6 also checks the age of
+//! the response and whether it matches the request.
 
 use std::{
     convert::Infallible,
@@ -55,15 +55,15 @@ pub fn run(rounds: usize) {
     let targets: Vec<Uri> = paths.iter().map(|path| path.parse().expect("a path")).collect();
     let (body, hits) = (Arc::new(Bytes::from_static(&BODY)), (RESPONSES * REPEATS) as u64);
 
-    let (ours, headers) = (Cache::new(None), HeaderMap::new());
+    let (cache, headers) = (Cache::new(None), HeaderMap::new());
     runtime.block_on(async {
         for target in &targets {
-            fill(&ours, target).await;
+            fill(&cache, target).await;
         }
     });
     let phase6_round = || {
         for target in (0..REPEATS).flat_map(|_| &targets) {
-            let found = ours.get_fresh("", black_box(target), &headers, &POLICY);
+            let found = cache.get_fresh("", black_box(target), &headers, &POLICY);
             assert!(black_box(found).is_some());
         }
         hits

@@ -1,4 +1,4 @@
-//! A decision about one of 100,000 callers known by name, in random order, each with a bucket of its own.
+//! A decision about one of 100,000 callers known by name, in random order, each with a separate bucket.
 
 use std::{
     collections::HashMap,

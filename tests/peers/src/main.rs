@@ -1,6 +1,6 @@
-//! Measures other libraries and ours in one run: each contender in turn, round by round, so that a slow minute of
-//! the machine affects all of them. Prints one JSON line per contender: the median of the rounds, the lowest and
-//! the highest, in nanoseconds per operation.
+//! Measures other libraries and Phase6 in one run: each contender in turn, round by round, so that a slow minute
+//! of the machine affects all of them. Prints one JSON line per contender: the median of the rounds, the lowest
+//! and the highest, in nanoseconds per operation.
 //!
 //! * A decision about one of 100,000 callers known by name: `governor`, `limitador` in memory.
 //! * A decision about a limit that replicas share: `limitador` with Redis, called each time or cached.

@@ -1,4 +1,4 @@
-//! A request that is not sampled: its trace context, the sampling decision, its ids.
+//! A request that is not sampled: its trace context, the sampling decision, its IDs.
 
 use std::hint::black_box;
 

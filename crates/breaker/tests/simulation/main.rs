@@ -3,7 +3,7 @@
 //! Many callers of one peer whose calls end late, in any order or never, under changing settings and a clock
 //! that jumps. After every step the breaker must show what the model shows. A seed reproduces its scenario.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
 mod harness;
 mod model;

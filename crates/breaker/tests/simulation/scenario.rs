@@ -1,4 +1,4 @@
-//! Everything that a seed determines: the breaker's settings, the peer's behaviour, and a manual clock.
+//! Everything that a seed determines: the breaker's settings, the peer's behavior, and a manual clock.
 
 use std::{
     sync::{

@@ -21,15 +21,15 @@ pub(crate) struct Counters {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Stats {
-    /// Requests answered with a fresh entry.
+    /// Requests served with a fresh entry.
     pub hits: u64,
-    /// Requests answered with a stale entry.
+    /// Requests served with a stale entry.
     pub stale_hits: u64,
     /// Requests for which the handler was called.
     pub misses: u64,
     /// Requests that waited for another one's fetch.
     pub joined: u64,
-    /// Share of requests answered without a call of the handler, from 0 to 1.
+    /// Share of requests served without a call of the handler, from 0 to 1.
     pub hit_rate: f64,
     /// Responses stored.
     pub writes: u64,

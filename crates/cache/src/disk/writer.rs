@@ -115,7 +115,8 @@ impl DiskState {
         .execute(&mut *tx)
         .await?;
         tx.commit().await?;
-        // Counted last, so that whoever sees the writes also sees the entries.
+        // The entries are counted before the writes are published, so a reader of the write count sees current
+        // entry counts.
         let measured = self.measure(pool).await;
         self.counters.writes.fetch_add(written, Ordering::Release);
         measured

@@ -21,7 +21,7 @@ const FOLLOWER_TIMEOUT: Duration = Duration::from_secs(90);
 /// waited.
 const JUST_FETCHED_MS: u64 = 1_000;
 
-/// Parts of a request that decide which stored response can answer it.
+/// Parts of a request that decide which stored response can serve it.
 pub(super) struct FetchQuery<'a> {
     pub(super) key: &'a Key,
     pub(super) headers: &'a HeaderMap,
@@ -40,7 +40,7 @@ impl FetchQuery<'_> {
 }
 
 /// Result of joining the fetch for a key.
-pub(super) enum Joined {
+pub(super) enum JoinResult {
     /// The request leads the fetch.
     Leader(Leader<u64, FetchOutcome>),
     /// Another request's fetch brought a response that can be used.
@@ -51,17 +51,17 @@ pub(super) enum Joined {
 
 impl LayerState {
     /// Becomes the leader of the fetch for a key, or waits for the leader's response.
-    pub(super) async fn join_fetch(&self, hash: u64, query: &FetchQuery<'_>) -> Joined {
+    pub(super) async fn join_fetch(&self, hash: u64, query: &FetchQuery<'_>) -> JoinResult {
         let cache = &self.cache;
         let mut has_waited = false;
         loop {
             let follower = match cache.join_fetch(hash) {
-                Role::Leader(leader) => return Joined::Leader(leader),
+                Role::Leader(leader) => return JoinResult::Leader(leader),
                 Role::Follower(follower) => follower,
             };
             let outcome = tokio::time::timeout(FOLLOWER_TIMEOUT, follower.wait()).await;
             let Ok(Some(FetchOutcome::Shareable { entry, epoch, fetched_at_ms })) = outcome else {
-                return Joined::FetchAlone;
+                return JoinResult::FetchAlone;
             };
             // A response that was invalidated during its fetch may predate a change made by this very client,
             // so the request joins again. The second fetch starts after this request arrived: its response is
@@ -74,16 +74,16 @@ impl LayerState {
                 if let MemoryLookup::Entry(newer) = cache.lookup(hash, &key.tenant, &key.uri, headers, now_ms)
                     && query.is_fresh(&newer, now_ms)
                 {
-                    return Joined::Response(newer);
+                    return JoinResult::Response(newer);
                 }
                 continue;
             }
             let is_usable = self.is_usable(&entry, fetched_at_ms, query);
-            return if is_usable { Joined::Response(entry) } else { Joined::FetchAlone };
+            return if is_usable { JoinResult::Response(entry) } else { JoinResult::FetchAlone };
         }
     }
 
-    /// Returns true if the response of another request's fetch can answer this request.
+    /// Returns true if the response of another request's fetch can serve this request.
     fn is_usable(&self, entry: &Entry, fetched_at_ms: Option<u64>, query: &FetchQuery<'_>) -> bool {
         let now_ms = self.cache.now_ms();
         // A response that has just come from the handler serves every request that waited for it, failures
@@ -110,7 +110,7 @@ impl LayerState {
 }
 
 impl Entry {
-    /// Returns true if the response answers all requests that waited for its fetch: failures do, and so do
+    /// Returns true if the response serves all requests that waited for its fetch: failures do, and so do
     /// responses that were not stale on arrival by their own directives.
     fn serves_waiting_requests(&self) -> bool {
         self.status.is_server_error()

@@ -3,6 +3,7 @@
 -- KEYS: [1] the log (a stream).
 -- ARGV: [1] id of the caller, [2] time to live of the log in milliseconds, [3] its approximate length,
 --       [4...] one record each.
+-- Fields of a record: o, id of the replica; w, the record.
 -- Returns the number of records appended.
 
 for i = 4, #ARGV do

@@ -40,12 +40,12 @@ pub fn response_name(key: &Key) -> String {
     stored_response::name(key)
 }
 
-/// Two answers to the question if a log invalidates a response, which have to be equal.
+/// Results of two checks whether a log invalidates a response; they must be equal.
 #[derive(Debug)]
 pub struct LogCheck {
-    /// Answer of the index.
+    /// Result of the index.
     pub by_index: bool,
-    /// Answer of a scan of all records.
+    /// Result of a scan of all records.
     pub by_scan: bool,
 }
 

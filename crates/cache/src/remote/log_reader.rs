@@ -80,7 +80,7 @@ impl RemoteState {
                 return self.read_next().await;
             }
         }
-        let asked_at_ms = self.now_ms();
+        let requested_at_ms = self.now_ms();
         let mut page = self.read_page(None).await?;
         if page.is_empty() {
             // A response needs an offset, so that it is older than every later invalidation.
@@ -90,8 +90,8 @@ impl RemoteState {
         let Some(first) = page.first().and_then(ParsedRecord::parse).map(|record| record.offset) else {
             return Err(RedisError::Rejected("the invalidation log of the cache is not readable".to_owned()));
         };
-        // Also at the start: entries stored in memory before the log was read may have been invalidated
-        // since.
+        // Also needed at the start, because entries stored in memory before the log was read may have been
+        // invalidated since.
         self.notify_listener(Invalidation::All);
         if let Some(offset) = known {
             tracing::warn!(
@@ -110,14 +110,14 @@ impl RemoteState {
             self.apply_records(&page);
             page = self.read_page(Some(&last_id)).await?;
         }
-        self.set_synced_at(asked_at_ms);
+        self.set_synced_at(requested_at_ms);
         Ok(())
     }
 
     /// Waits for the next records of the log and applies them.
     async fn read_next(&self) -> Result<(), RedisError> {
         let offset = self.index.lock().as_ref().map_or(StreamOffset::default(), InvalidationIndex::offset);
-        let asked_at_ms = self.now_ms();
+        let requested_at_ms = self.now_ms();
         let mut read = cmd("XREAD");
         read.arg("COUNT").arg(PAGE).arg("BLOCK").arg(BLOCK_LIMIT.as_millis() as u64);
         read.arg("STREAMS").arg(self.log_key()).arg(offset.to_string());
@@ -127,7 +127,7 @@ impl RemoteState {
         self.apply_records(&records);
         // A full page may not be the last one.
         if records.len() < PAGE {
-            self.set_synced_at(asked_at_ms);
+            self.set_synced_at(requested_at_ms);
         }
         Ok(())
     }
@@ -164,9 +164,9 @@ impl RemoteState {
         }
     }
 
-    /// Records that every invalidation before `asked_at_ms` has been applied.
-    fn set_synced_at(&self, asked_at_ms: u64) {
-        self.synced_at_ms.store(asked_at_ms.max(1), Ordering::Relaxed);
+    /// Records that every invalidation before `requested_at_ms` has been applied.
+    fn set_synced_at(&self, requested_at_ms: u64) {
+        self.synced_at_ms.store(requested_at_ms.max(1), Ordering::Relaxed);
     }
 
     async fn extend_log(&self) {

@@ -1,9 +1,9 @@
 -- Releases the lock on fetching a response, and publishes the outcome in the log if other replicas wait.
--- it.
 -- Invariant: only the holder releases the lock.
 --
 -- KEYS: [1] the lock, [2] the mark that other replicas wait, [3] the log.
 -- ARGV: [1] id of the caller, [2] approximate length of the log, [3] the record to publish.
+-- Fields of a record: o, id of the replica; w, the record.
 -- Returns 1 if the caller held the lock, 0 if not.
 
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then

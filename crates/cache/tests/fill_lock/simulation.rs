@@ -88,17 +88,17 @@ impl Simulation<'_> {
             scenario.invalidations_per_10_000_ms,
         ]
         .map(|rate| rng.below(10_000) < rate);
-        let victim = rng.below(scenario.replicas) as usize;
+        let affected = rng.below(scenario.replicas) as usize;
         if crashes {
-            let dead = self.replicas[victim].id;
+            let crashed = self.replicas[affected].id;
             self.last_id += 1;
-            self.replicas[victim] = Replica::new(self.last_id);
-            self.held_locks.retain(|held| held.replica != dead);
+            self.replicas[affected] = Replica::new(self.last_id);
+            self.held_locks.retain(|held| held.replica != crashed);
             self.allow_fetches(1);
         }
         if loses_log {
             // A waiting search wakes and fetches the response itself.
-            self.replicas[victim].outcome = Some(FillOutcome::Filled);
+            self.replicas[affected].outcome = Some(FillOutcome::Filled);
             self.allow_fetches(1);
         }
         if is_invalidated {

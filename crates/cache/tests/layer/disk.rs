@@ -135,7 +135,7 @@ async fn a_file_that_was_not_closed_is_emptied() {
     assert_eq!(after.calls(), 1);
 }
 
-/// The original shortened file names, so that different keys shared one file.
+/// The original system shortened file names, so that different keys shared one file.
 #[tokio::test]
 async fn similar_and_long_keys_stay_distinct_on_disk() {
     let folder = tempfile::tempdir().unwrap();
@@ -158,7 +158,7 @@ async fn similar_and_long_keys_stay_distinct_on_disk() {
     assert_eq!(after.calls(), 0);
 }
 
-/// The original wrote and compressed files inside the request.
+/// The original system wrote and compressed files inside the request.
 #[tokio::test]
 async fn no_request_waits_for_a_file_locked_by_another_process() {
     const AT_ONCE: Duration = Duration::from_millis(500);

@@ -173,7 +173,7 @@ async fn if_none_match_with_the_stored_etag_returns_304() {
 }
 
 #[tokio::test]
-async fn a_stored_get_response_answers_head() {
+async fn a_stored_get_response_serves_head() {
     let harness = Harness::default();
     harness.get("/a").await;
     let received = harness.send(harness.request(Method::HEAD, "/a")).await;

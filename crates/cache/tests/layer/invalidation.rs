@@ -22,7 +22,7 @@ async fn cache_delete_works_by_path_tag_and_prefix() {
     assert_eq!(harness.cache.invalidate(Invalidation::All), 0);
 }
 
-/// In the original two keys that depended on each other invalidated each other without end.
+/// In the original system, two keys that depended on each other invalidated each other without end.
 #[tokio::test]
 async fn responses_tagged_with_each_others_path_are_invalidated_separately() {
     let harness = Harness::default();
@@ -35,8 +35,8 @@ async fn responses_tagged_with_each_others_path_are_invalidated_separately() {
     assert_eq!(harness.get("/b").await.body, "3 /b");
 }
 
-/// In the original an invalidation could be stored as a cached null, and a fetch in progress restored the old
-/// value.
+/// In the original system, an invalidation could be stored as a cached null, and a fetch in progress restored
+/// the old value.
 #[tokio::test]
 async fn an_invalidation_that_races_a_fetch_wins() {
     let harness = Arc::new(Harness::default());
@@ -52,7 +52,7 @@ async fn an_invalidation_that_races_a_fetch_wins() {
     assert_eq!(harness.get("/a").await.body, "2 /a");
 }
 
-/// Otherwise a client would see the state from before its own change.
+/// A client must not see the state from before its own change.
 #[tokio::test]
 async fn a_request_after_an_invalidation_does_not_get_an_earlier_response() {
     let harness = Arc::new(Harness::default());

@@ -79,7 +79,8 @@ async fn tenants_never_see_each_others_responses() {
     assert_eq!(harness.get_as("red", "/a").await.body, "1 red/a");
 }
 
-/// The original mapped `hello world?` and `hello world>` to one file, and served one in place of the other.
+/// The original system mapped `hello world?` and `hello world>` to one file, and served one in place
+/// of the other.
 #[tokio::test]
 async fn similar_keys_stay_distinct() {
     let harness = Harness::default();

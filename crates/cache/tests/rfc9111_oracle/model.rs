@@ -74,7 +74,7 @@ pub enum Vary {
 
 /// Response of the origin. Times are in seconds.
 #[derive(Clone, Debug)]
-#[allow(clippy::struct_excessive_bools, reason = "each is a header or a directive of its own")]
+#[allow(clippy::struct_excessive_bools, reason = "each is a separate header or directive")]
 pub struct OriginResponse {
     pub status: u16,
     pub no_store: bool,
@@ -107,7 +107,7 @@ pub struct Call {
     pub started: Moment,
     pub ended: Option<Moment>,
     pub response: OriginResponse,
-    /// True if the cache told the requester that it has stored the response.
+    /// True if `Cache-Status` reported that the response was stored.
     pub reported_stored: bool,
 }
 

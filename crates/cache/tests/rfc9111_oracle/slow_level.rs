@@ -1,4 +1,4 @@
-//! Second level that applies changes late, and only when the sequence tells it to.
+//! Second level that applies changes late, and only when the sequence triggers it.
 
 use std::{
     collections::{HashMap, VecDeque},

@@ -9,7 +9,8 @@ pub struct Environment {
 }
 
 impl Environment {
-    /// Returns the environment of this process, without variables that are not UTF-8: none of ours is.
+    /// Returns the environment of this process, without variables that are not UTF-8: Phase6 has none with a
+    /// non-UTF-8 name or value.
     pub fn of_process() -> Self {
         std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))

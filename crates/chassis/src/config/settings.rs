@@ -147,33 +147,30 @@ mod tests {
     use super::*;
     use crate::config::without_credentials;
 
-    const LIMIT: Setting = Setting {
-        name: "LIMIT",
-        kind: SettingKind::Integer { min: 1, max: 12, default: 4 },
-        about: "Limit.",
-    };
+    const LIMIT: Setting =
+        Setting { name: "LIMIT", kind: SettingKind::Integer { min: 1, max: 12, default: 4 }, about: "Limit" };
     const PAUSE: Setting = Setting {
         name: "PAUSE_MS",
         kind: SettingKind::Duration { unit: TimeUnit::Milliseconds, min: 1, max: 60_000, default: 2_500 },
-        about: "Pause.",
+        about: "Pause",
     };
     const PRICE: Setting = Setting {
         name: "PRICE",
         kind: SettingKind::Decimal { unit: "dollars", min: 0.0, max: 1e9, default: 0.25 },
-        about: "Price.",
+        about: "Price",
     };
     const ENABLED: Setting =
-        Setting { name: "ENABLED", kind: SettingKind::Boolean { default: true }, about: "Switch." };
+        Setting { name: "ENABLED", kind: SettingKind::Boolean { default: true }, about: "Switch" };
     const MODEL: Setting =
-        Setting { name: "MODEL", kind: SettingKind::Text { default: Some("small") }, about: "Model." };
+        Setting { name: "MODEL", kind: SettingKind::Text { default: Some("small") }, about: "Model" };
     const ADDRESS: Setting = Setting {
         name: "ADDRESS",
         kind: SettingKind::Url { default: None, is_valid: |url| !url.contains(' ') },
-        about: "Address.",
+        about: "Address",
     };
-    const KEY: Setting = Setting { name: "KEY", kind: SettingKind::Secret { min_length: 0 }, about: "Key." };
+    const KEY: Setting = Setting { name: "KEY", kind: SettingKind::Secret { min_length: 0 }, about: "Key" };
     const TOKEN: Setting =
-        Setting { name: "TOKEN", kind: SettingKind::Secret { min_length: 16 }, about: "Token." };
+        Setting { name: "TOKEN", kind: SettingKind::Secret { min_length: 16 }, about: "Token" };
     const ALL: &[Setting] = &[LIMIT, PAUSE, PRICE, ENABLED, MODEL, ADDRESS, KEY, TOKEN];
 
     fn settings(variables: &[(&str, &str)]) -> Result<Settings, InvalidSettings> {

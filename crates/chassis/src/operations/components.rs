@@ -163,7 +163,7 @@ impl Components {
 }
 
 impl Inner {
-    /// Groups all circuit breakers by what they are around.
+    /// Groups all circuit breakers by peer or provider.
     fn breaker_groups(&self) -> Vec<BreakerGroup> {
         let providers: Vec<_> = self.breakers.lock().clone();
         let providers = providers.into_iter();

@@ -1,4 +1,4 @@
-//! The OpenAPI description of a service: what the routes do not describe themselves.
+//! Parts of a service's OpenAPI description that its routes do not contain.
 //!
 //! Adds the service's name and purpose, the ways to authenticate, the envelope of successful responses, and a
 //! description of every response that lacks one.
@@ -29,7 +29,7 @@ pub(crate) fn complete(api: &mut OpenApi) {
     let components = api.components.get_or_insert_default();
     components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
     components.add_security_scheme("apiKey", SecurityScheme::ApiKey(header));
-    // Alternatives. The empty one is for services that require no keys.
+    // Each entry is an alternative; the empty one is for services that require no key.
     api.security = Some(vec![
         SecurityRequirement::default(),
         SecurityRequirement::new::<_, [&str; 0], &str>("bearer", []),

@@ -219,13 +219,13 @@ mod tests {
     #[test]
     fn our_own_services_are_identified_by_their_token() {
         let access = Access::open();
-        let mut ours = headers(&[("x-forwarded-for", "203.0.113.7")]);
-        ours.insert(INTERNAL, access.internal.header());
-        let caller = access.caller(peer("127.0.0.1"), &ours);
+        let mut internal_headers = headers(&[("x-forwarded-for", "203.0.113.7")]);
+        internal_headers.insert(INTERNAL, access.internal.header());
+        let caller = access.caller(peer("127.0.0.1"), &internal_headers);
         assert!(caller.internal);
         assert_eq!(caller.address.to_string(), "203.0.113.7");
-        ours.insert(INTERNAL, InternalToken::random().header());
-        let caller = access.caller(peer("127.0.0.1"), &ours);
+        internal_headers.insert(INTERNAL, InternalToken::random().header());
+        let caller = access.caller(peer("127.0.0.1"), &internal_headers);
         assert!(!caller.internal);
         assert_eq!(caller.address.to_string(), "127.0.0.1");
     }

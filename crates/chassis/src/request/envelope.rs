@@ -1,7 +1,7 @@
-//! The layer that appends the trace id to errors.
+//! The layer that appends the trace ID to errors.
 //!
-//! The layer is above the cache, so that a cached error carries the trace id of the request that it answers, not
-//! of the one that it was made for.
+//! The layer is above the cache, so that a cached error carries the trace ID of the request that it is served
+//! to, not of the one that it was made for.
 
 use std::{
     convert::Infallible,
@@ -20,7 +20,7 @@ use tower::{Layer, Service};
 use super::error::LACKS_TRACE_ID;
 use crate::stack::{MapResponse, ResponseMap};
 
-/// Appends the trace id to errors.
+/// Appends the trace ID to errors.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct EnvelopeLayer;
 
@@ -32,7 +32,7 @@ impl<S> Layer<S> for EnvelopeLayer {
     }
 }
 
-/// A service whose errors carry the trace id.
+/// A service whose errors carry the trace ID.
 #[derive(Clone)]
 pub(crate) struct Envelope<S> {
     inner: S,
@@ -69,7 +69,7 @@ impl ResponseMap for AppendTraceId {
             return response;
         }
         let (mut parts, body) = response.into_parts();
-        // It counts the body without the trace id.
+        // It counts the body without the trace ID.
         parts.headers.remove(CONTENT_LENGTH);
         // The body of an error is one piece in memory, so collecting it never waits.
         let text = body.collect().now_or_never().and_then(Result::ok);

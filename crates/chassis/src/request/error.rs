@@ -2,7 +2,7 @@
 //! `{"ok":false,"error":{"code","message"},"traceId"}`.
 //!
 //! An error has a stable code and a sentence that the client can act on; details go to the log. Its body is
-//! complete but for the trace id, which [`EnvelopeLayer`](super::EnvelopeLayer) appends on the way out.
+//! complete but for the trace ID, which [`EnvelopeLayer`](super::EnvelopeLayer) appends on the way out.
 
 use std::fmt::Write;
 
@@ -20,7 +20,7 @@ use phase6_telemetry::TraceId;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// Marks a response whose body lacks its trace id. Never leaves the process.
+/// Marks a response whose body lacks its trace ID. Never leaves the process.
 pub(super) const LACKS_TRACE_ID: HeaderName = HeaderName::from_static("phase6-lacks-trace-id");
 
 /// Attributes a 503 to something behind the service that responds. The service itself works, and the circuit
@@ -73,7 +73,7 @@ pub struct ErrorBody {
     pub ok: bool,
     /// Code and message.
     pub error: ErrorDetail,
-    /// Trace id of the request.
+    /// Trace ID of the request.
     pub trace_id: String,
 }
 
@@ -148,7 +148,7 @@ impl ApiError {
         &self.message
     }
 
-    /// Returns the body up to its trace id.
+    /// Returns the body up to its trace ID.
     fn body_without_trace_id(&self) -> String {
         let code = serde_json::Value::from(self.code);
         let message = serde_json::Value::from(self.message.as_str());

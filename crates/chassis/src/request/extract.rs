@@ -204,8 +204,8 @@ mod tests {
             "field `items[1].name`: invalid type: integer `7`, expected a string"
         );
         assert_eq!(
-            message(br#"{"maxCost":1,"colour":2}"#),
-            "field `colour`: unknown field `colour`, expected `maxCost` or `items`"
+            message(br#"{"maxCost":1,"color":2}"#),
+            "field `color`: unknown field `color`, expected `maxCost` or `items`"
         );
         assert_eq!(message(b""), "missing field `maxCost`");
         assert_eq!(

@@ -1,6 +1,6 @@
 //! The accept loop: accepts connections within limits until the server shuts down.
 //!
-//! A connection over a limit is closed at once. The time limits of accepted connections are the business of
+//! A connection over a limit is closed at once. The time limits of accepted connections are enforced by
 //! [`Connection`].
 
 use std::{convert::Infallible, net::SocketAddr, num::NonZeroU32, sync::Arc, time::Duration};
@@ -27,7 +27,7 @@ const ACCEPT_ERROR_PAUSE: Duration = Duration::from_millis(20);
 
 /// Accepts connections until `shutdown` stops it, and returns once the last one is closed.
 ///
-/// `stack_for` returns the service that handles the requests of a connection from a peer.
+/// `stack_for` returns the service that handles the requests of a connection from a client.
 pub(crate) async fn serve<S>(
     listener: TcpListener,
     stack_for: impl Fn(SocketAddr) -> S,
@@ -46,7 +46,7 @@ pub(crate) async fn serve<S>(
             accepted = listener.accept() => accepted,
             () = shutdown.stop.cancelled() => break,
         };
-        let (socket, peer) = match accepted {
+        let (socket, client) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 // No file descriptor is left, or the client closed before the accept.
@@ -57,15 +57,15 @@ pub(crate) async fn serve<S>(
                 continue;
             }
         };
-        match admission.admit(peer) {
+        match admission.admit(client) {
             Ok(open) => {
                 let connection =
-                    Connection { limits: limits.clone(), open, shutdown: shutdown.clone(), peer };
-                connections.spawn(connection.run(socket, stack_for(peer)));
+                    Connection { limits: limits.clone(), open, shutdown: shutdown.clone(), client };
+                connections.spawn(connection.run(socket, stack_for(client)));
             }
             Err(limit) => {
                 if log_rate.check().is_ok() {
-                    tracing::warn!(peer = %peer.ip(), limit, "connection refused: limit reached");
+                    tracing::warn!(client = %client.ip(), limit, "connection refused: limit reached");
                 }
             }
         }
@@ -89,18 +89,18 @@ impl Admission {
         let quota = Quota::per_second(per_second).allow_burst(per_second.saturating_mul(BURST_FACTOR));
         Self {
             max_connections: limits.max_connections,
-            max_per_prefix: limits.max_per_peer,
+            max_per_prefix: limits.max_per_client,
             counts,
             rate: RateLimiter::keyed(quota),
         }
     }
 
     /// Counts a connection as open, or as refused; the error names the limit.
-    fn admit(&self, peer: SocketAddr) -> Result<OpenConnection, &'static str> {
+    fn admit(&self, client: SocketAddr) -> Result<OpenConnection, &'static str> {
         if self.rate.len() > MAX_TRACKED_PREFIXES {
             self.rate.retain_recent();
         }
-        let prefix = ClientPrefix::from(peer.ip());
+        let prefix = ClientPrefix::from(client.ip());
         let open = if self.counts.open() >= self.max_connections {
             Err("connections in total")
         } else if self.rate.check_key(&prefix).is_err() {

@@ -28,7 +28,7 @@ use crate::stack::{MapResponse, ResponseMap};
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
 /// Largest head that is read at all, in bytes. The stack rejects much smaller ones with 431.
 const MAX_READ_BUFFER: usize = 128 * 1024;
-/// Time between two looks of the watchdog.
+/// Time between two checks of the watchdog.
 const WATCHDOG_INTERVAL: Duration = Duration::from_secs(1);
 
 /// An accepted connection.
@@ -36,7 +36,7 @@ pub(super) struct Connection {
     pub(super) limits: ConnectionLimits,
     pub(super) open: OpenConnection,
     pub(super) shutdown: Shutdown,
-    pub(super) peer: SocketAddr,
+    pub(super) client: SocketAddr,
 }
 
 impl Connection {
@@ -56,7 +56,7 @@ impl Connection {
             tokio::select! {
                 result = connection.as_mut() => {
                     if let Err(error) = result {
-                        tracing::debug!(peer = %self.peer, %error, "connection ended");
+                        tracing::debug!(client = %self.client, %error, "connection ended");
                     }
                     return;
                 }

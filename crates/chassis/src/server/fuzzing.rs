@@ -59,8 +59,8 @@ impl AsyncWrite for Wire<'_> {
     }
 }
 
-/// Serves a client that sends `input`, and closes once everything is handled. Every request is answered with
-/// an empty 200. Returns the heads of the requests, and all bytes that were written to the client.
+/// Serves a client that sends `input`, and closes once everything is handled. Every request gets an empty
+/// 200. Returns the heads of the requests, and all bytes that were written to the client.
 ///
 /// # Panics
 ///

@@ -63,7 +63,7 @@ impl<T: AsyncWrite> WatchedIo<T> {
 
     /// Records whether a write had to wait.
     fn record(self: Pin<&mut Self>, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        self.project().progress.set_peer_reads(result.is_ready());
+        self.project().progress.set_client_reads(result.is_ready());
         result
     }
 

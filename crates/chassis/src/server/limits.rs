@@ -8,7 +8,7 @@ pub struct ConnectionLimits {
     /// Largest number of open connections.
     pub max_connections: usize,
     /// Largest number of open connections from one client prefix, so that no client can lock out all others.
-    pub max_per_peer: usize,
+    pub max_per_client: usize,
     /// Connections per second that one client prefix may open; bursts may be ten times as large.
     pub accepts_per_second: u32,
     /// Longest time from the accept to the first byte.
@@ -30,7 +30,7 @@ impl Default for ConnectionLimits {
     fn default() -> Self {
         Self {
             max_connections: 8192,
-            max_per_peer: 4096,
+            max_per_client: 4096,
             accepts_per_second: 1000,
             first_byte: Duration::from_secs(8),
             head: Duration::from_secs(8),

@@ -36,7 +36,7 @@ pub(crate) struct Progress {
     started: Instant,
     /// Phase in the upper 8 bits, and its begin in the lower 56.
     phase_and_begin: AtomicU64,
-    /// Time at which the peer stopped reading; 0 if it reads.
+    /// Time at which the client stopped reading; 0 if it reads.
     stalled_since: AtomicU64,
     requests: AtomicU64,
     /// True once the server drains.
@@ -103,8 +103,9 @@ impl Progress {
         self.drain.load(Ordering::Relaxed) || Duration::from_millis(self.elapsed_ms()) > self.max_age
     }
 
-    /// Records whether the peer reads: true after a write that made progress, false after one that has to wait.
-    pub(crate) fn set_peer_reads(&self, reads: bool) {
+    /// Records whether the client reads: true after a write that made progress, false after one that has to
+    /// wait.
+    pub(crate) fn set_client_reads(&self, reads: bool) {
         let is_stalled = self.stalled_since.load(Ordering::Relaxed) != 0;
         if reads && is_stalled {
             self.stalled_since.store(0, Ordering::Relaxed);
@@ -113,7 +114,7 @@ impl Progress {
         }
     }
 
-    /// Time for which the peer has not read what is written to it.
+    /// Time for which the client has not read what is written to it.
     pub(crate) fn stalled_for(&self) -> Duration {
         match self.stalled_since.load(Ordering::Relaxed) {
             0 => Duration::ZERO,

@@ -136,7 +136,7 @@ async fn shared_limits(shared_as: &str, host: &Host) -> Result<Option<Redis>, St
     }
 }
 
-/// Creates a Redis client with connections of its own: a large cached response must not delay a limit.
+/// Creates a Redis client with separate connections: a large cached response must not delay a limit.
 async fn connect_redis(url: &RedisUrl, keys: &str, shared_as: &str) -> Result<Redis, StartError> {
     let redis = Redis::new(url, &format!("{keys}:{shared_as}")).map_err(StartError::Redis)?;
     redis.warm_up().await;

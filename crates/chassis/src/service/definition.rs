@@ -35,7 +35,7 @@ pub struct Needs {
     /// Route labels of requests that no route matches, for a service with a fallback route. Without it such
     /// requests are rejected with 404.
     pub fallback_labels: Option<fn() -> Vec<String>>,
-    /// Settings that it reads.
+    /// Settings that the service reads.
     pub settings: &'static [Setting],
 }
 
@@ -216,12 +216,12 @@ pub enum StartError {
     #[error("cannot listen")]
     Listen(#[source] std::io::Error),
     /// The service cannot create something that it needs.
-    #[error("{service}: cannot create {what}")]
+    #[error("{service}: cannot create {object}")]
     Create {
         /// Name of the service.
         service: &'static str,
         /// Object that cannot be created, with its article.
-        what: &'static str,
+        object: &'static str,
         /// Cause of the failure.
         #[source]
         source: Box<dyn Error + Send + Sync>,

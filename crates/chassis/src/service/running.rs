@@ -15,7 +15,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::Definition;
 use crate::{Enforcer, operations::ServiceState, server::Shutdown};
 
-/// Pause between two looks at the number of open connections.
+/// Pause between two checks of the number of open connections.
 const CONNECTION_POLL: Duration = Duration::from_millis(100);
 /// Longest time to close the cache.
 const CLOSE_CACHE: Duration = Duration::from_secs(1);

@@ -1,4 +1,4 @@
-//! The outermost layer: what every layer below needs to know of a request.
+//! The outermost layer: puts the policy and the caller of a request into its extensions.
 
 use std::{
     convert::Infallible,

@@ -1,4 +1,4 @@
-//! The future of layers that change a response with what they know of its request.
+//! Future of a layer that changes a response by data of its request.
 
 use std::{
     convert::Infallible,
@@ -9,7 +9,7 @@ use std::{
 use axum::response::Response;
 use pin_project_lite::pin_project;
 
-/// Changes a response. Holds what the layer knows of the request.
+/// Changes a response by data of its request, which it holds.
 pub(crate) trait ResponseMap {
     /// The changed response.
     type Response;

@@ -105,7 +105,7 @@ fn register_shared(registrar: &Registrar<'_>, shared: &SharedBuckets) {
     let stats = shared.clone();
     registrar.gauge(
         "phase6_ratelimit_shared",
-        "1 if rate limits are shared through Redis, 0 if each replica decides alone",
+        "1 if rate limits are shared through Redis, 0 while the local fallback decides",
         move || f64::from(u8::from(!stats.stats().local_fallback)),
     );
     let stats = shared.clone();

@@ -74,7 +74,7 @@ impl Service<Request<RequestBody>> for GuardedRouter {
                 }
             })
         };
-        // Log lines of the handler then carry the trace id.
+        // Log lines of the handler then carry the trace ID.
         match exchange {
             Some(exchange) => Box::pin(exchange.scope(response)),
             None => Box::pin(response),

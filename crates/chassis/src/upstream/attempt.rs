@@ -1,4 +1,4 @@
-//! One attempt of a call: what the circuit breaker and the trace record of it.
+//! One attempt of a call, and its records in the circuit breaker and the trace.
 
 use std::time::{Duration, Instant};
 

@@ -195,7 +195,7 @@ mod tests {
         }
     }
 
-    /// The original returned an undefined target after a removal.
+    /// The original system returned an undefined target after a removal.
     #[test]
     fn no_candidate_means_no_choice() {
         let draws = |number| Draws { first: number, second: number, slow_start: number };
@@ -210,7 +210,7 @@ mod tests {
         }
     }
 
-    /// The original counted all requests since the start, not those in flight.
+    /// The original system counted all requests since the start, not those in flight.
     #[test]
     fn prefers_the_endpoint_with_fewer_calls_in_flight() {
         assert!(shares(&[candidate(9, 5.0), candidate(0, 5.0)])[1] > 0.99);
@@ -231,7 +231,7 @@ mod tests {
         assert!(shares(&[candidate(1, 5.0), candidate(0, 6.0)])[1] > 0.99, "the less busy one");
     }
 
-    /// The original sent all requests to an endpoint without measurements.
+    /// The original system sent all requests to an endpoint without measurements.
     #[test]
     fn an_endpoint_without_measurements_receives_its_share() {
         let shares = shares(&[candidate(0, 5.0), candidate(0, None), candidate(0, 5.0)]);

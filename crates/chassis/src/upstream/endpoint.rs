@@ -45,11 +45,11 @@ pub(super) struct Endpoint {
     pub(super) breaker: Breaker,
     pool: Pool,
     in_flight: Arc<AtomicUsize>,
-    observed: Mutex<Observed>,
+    observations: Mutex<Observations>,
 }
 
 /// Observations of an endpoint from its calls and probes.
-struct Observed {
+struct Observations {
     /// `None` until the first call succeeds.
     latency: Option<MeasuredLatency>,
     health: HealthTracker,
@@ -79,29 +79,29 @@ pub struct EndpointSnapshot {
 impl Endpoint {
     /// Creates the endpoint at `address` (`host:port`); `None` if that is not a valid `Host` header.
     pub(super) fn new(address: &str, peer: &str, breaker: &Live<Settings>) -> Option<Self> {
-        let observed =
-            Observed { latency: None, health: HealthTracker::default(), ready_since: Instant::now() };
+        let observations =
+            Observations { latency: None, health: HealthTracker::default(), ready_since: Instant::now() };
         Some(Self {
             address: address.to_owned(),
             host: HeaderValue::from_str(address).ok()?,
             breaker: Breaker::new(peer, breaker.clone()),
             pool: Pool::new(address),
             in_flight: Arc::default(),
-            observed: Mutex::new(observed),
+            observations: Mutex::new(observations),
         })
     }
 
     pub(super) fn health(&self) -> EndpointHealth {
-        self.observed.lock().health.health()
+        self.observations.lock().health.health()
     }
 
     pub(super) fn snapshot(&self) -> EndpointSnapshot {
-        let observed = self.observed.lock();
+        let observations = self.observations.lock();
         EndpointSnapshot {
             address: self.address.clone(),
-            health: observed.health.health(),
+            health: observations.health.health(),
             in_flight: self.in_flight.load(Ordering::Relaxed),
-            avg_latency: observed.latency.map(|latency| latency.ewma.mean_ms()),
+            avg_latency: observations.latency.map(|latency| latency.ewma.mean_ms()),
         }
     }
 
@@ -116,11 +116,13 @@ impl Endpoint {
 
     /// Figures for the balancer.
     pub(super) fn candidate(&self) -> Candidate {
-        let observed = self.observed.lock();
+        let observations = self.observations.lock();
         Candidate {
             in_flight: self.in_flight.load(Ordering::Relaxed),
-            latency_ms: observed.latency.map(|latency| latency.ewma.decayed_ms(latency.last_call.elapsed())),
-            ready_for: observed.ready_since.elapsed(),
+            latency_ms: observations
+                .latency
+                .map(|latency| latency.ewma.decayed_ms(latency.last_call.elapsed())),
+            ready_for: observations.ready_since.elapsed(),
         }
     }
 
@@ -137,22 +139,22 @@ impl Endpoint {
 
     /// Records the latency of a successful call.
     pub(super) fn record_latency(&self, latency: Duration) {
-        let mut observed = self.observed.lock();
-        let ewma = match observed.latency {
+        let mut observations = self.observations.lock();
+        let ewma = match observations.latency {
             Some(before) => before.ewma.add(latency, before.last_call.elapsed()),
             None => LatencyEwma::first(latency),
         };
-        observed.latency = Some(MeasuredLatency { ewma, last_call: Instant::now() });
+        observations.latency = Some(MeasuredLatency { ewma, last_call: Instant::now() });
     }
 
     /// Probes the readiness of the endpoint, and closes connections that have been idle for too long.
     pub(super) async fn probe(&self, peer: &str) {
         self.pool.prune();
         let success = tokio::time::timeout(PROBE_TIMEOUT, self.is_ready()).await == Ok(true);
-        let mut observed = self.observed.lock();
-        let Some(Transition { from, to }) = observed.health.record(success) else { return };
+        let mut observations = self.observations.lock();
+        let Some(Transition { from, to }) = observations.health.record(success) else { return };
         if from == EndpointHealth::Unhealthy {
-            observed.ready_since = Instant::now();
+            observations.ready_since = Instant::now();
         }
         if (from, to) == (EndpointHealth::Unknown, EndpointHealth::Healthy) {
             tracing::debug!(peer, endpoint = self.address, "endpoint is healthy");

@@ -39,7 +39,7 @@ pub(super) struct Endpoints {
 }
 
 /// An endpoint that was chosen for a call.
-pub(super) struct Chosen {
+pub(super) struct ChosenEndpoint {
     pub(super) endpoint: Arc<Endpoint>,
     /// Permit of the circuit breaker; `None` if the endpoint was chosen although its breaker is open. Such a
     /// call is not reported to the breaker.
@@ -101,7 +101,7 @@ impl Endpoints {
 
     /// Chooses the endpoint of a call. Avoids `tried`, the endpoint of the previous attempt, if a better one is
     /// eligible.
-    pub(super) fn choose(&self, tried: Option<&Arc<Endpoint>>) -> Result<Chosen, NoneAvailable> {
+    pub(super) fn choose(&self, tried: Option<&Arc<Endpoint>>) -> Result<ChosenEndpoint, NoneAvailable> {
         let endpoints = self.list.load();
         let states: Vec<EndpointState> = endpoints.iter().map(|endpoint| endpoint.state()).collect();
         let mut eligible = eligible(&states, rand::random_range(0..MAX_ENDPOINTS));
@@ -125,15 +125,19 @@ impl Endpoints {
             }
         };
         if let Some(index) = chosen.filter(|index| states[*index] == EndpointState::Open) {
-            return Ok(Chosen { endpoint: Arc::clone(&endpoints[index]), permit: None });
+            return Ok(ChosenEndpoint { endpoint: Arc::clone(&endpoints[index]), permit: None });
         }
-        // The chosen endpoint may have given its last probe to another call a moment ago. Then any other will do.
+        // The chosen endpoint may have given its last probe to another call a moment ago. Any other endpoint
+        // that admits the call is used then.
         let others = (0..endpoints.len()).filter(|index| Some(*index) != chosen);
         let mut soonest: Option<Duration> = None;
         for index in chosen.into_iter().chain(others) {
             match endpoints[index].breaker.admit() {
                 Ok(permit) => {
-                    return Ok(Chosen { endpoint: Arc::clone(&endpoints[index]), permit: Some(permit) });
+                    return Ok(ChosenEndpoint {
+                        endpoint: Arc::clone(&endpoints[index]),
+                        permit: Some(permit),
+                    });
                 }
                 Err(refused) => {
                     let wait = refused.retry_after();

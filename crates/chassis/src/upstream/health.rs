@@ -81,7 +81,8 @@ mod tests {
         *,
     };
 
-    /// In the original, listeners heard of `degraded` and never of `unhealthy`, and an endpoint was never ready.
+    /// In the original system, listeners received `degraded` and never `unhealthy`, and an endpoint was never
+    /// ready.
     #[test]
     fn reports_every_transition() {
         let mut tracker = HealthTracker::default();

@@ -52,7 +52,7 @@ pub(crate) async fn run(options: Purge) -> Result<(), RunError> {
     if is_complete {
         Ok(())
     } else {
-        Err(RunError::Failed("some services have not purged all their replicas".into()))
+        Err(RunError::Failed("the purge did not reach all replicas of every service".into()))
     }
 }
 

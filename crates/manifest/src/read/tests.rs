@@ -68,7 +68,7 @@ fn another_kind_is_rejected_with_the_expected_one() {
     );
 }
 
-/// Found by `cargo xtask fuzz yaml`: a name with a line break started a line of its own.
+/// Found by `cargo xtask fuzz yaml`: a name with a line break started a separate line.
 #[test]
 fn an_error_is_one_line_whatever_the_file_contains() {
     let text = "a: &a 3\n?  |\n E: *a}\nmetadata: {name: \"x\\ny\\e[0m\"}\n";

@@ -60,7 +60,7 @@ impl HttpSender {
 
     pub(super) async fn post(&self, body: Bytes) -> Result<ExportTraceServiceResponse, Failure> {
         let response = self.client.post(&self.endpoint).body(body).send().await.map_err(|error| Failure {
-            // The log names the endpoint in a field of its own.
+            // The log names the endpoint in a separate field.
             message: error_chain(&error.without_url()),
             retry: Retry::Backoff,
         })?;

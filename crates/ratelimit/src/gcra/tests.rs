@@ -41,7 +41,7 @@ fn refuses_a_request_above_the_capacity_without_a_retry_time() {
     assert_eq!(bucket.decide(&Limit::new(10, 1.0), 11, SECOND), Decision::Refuse { retry_after: None });
 }
 
-/// The earlier system refilled once per second, so bursts coincided at each tick.
+/// The original system refilled once per second, so bursts coincided at each tick.
 #[test]
 fn refills_continuously_without_a_timer() {
     let mut bucket = Bucket::default();

@@ -192,7 +192,7 @@ mod tests {
     }
 
     proptest! {
-        /// Also after years, when the time in a word has wrapped around.
+        /// Covers times at which the 32-bit time of a word has wrapped around.
         #[test]
         fn a_word_expires_less_than_one_step_early_and_never_late(
             until in 1_u64 << 22..1 << 62, tokens in 0..3_u32,

@@ -334,7 +334,7 @@ fn a_grant_of_more_tokens_than_requested_is_cut_to_the_request() {
         assert_eq!((report.needed, report.wanted), (5, 5));
         let served = lease.apply_grant(&Grant { tokens, ..Grant::default() }, SECOND).requests;
         assert_eq!((served, spend_all(&mut lease, &limit, SECOND)), (5, 0));
-        // Also when the sum with tokens already leased would overflow.
+        // The cap also holds if the sum with tokens already leased would overflow.
         assert_eq!(lease.report(2, 3, SECOND).map(|report| report.wanted), Some(16));
         let served = lease.apply_grant(&Grant { tokens, ..Grant::default() }, SECOND).requests;
         assert_eq!(served + spend_all(&mut lease, &limit, SECOND), tokens.min(16));

@@ -263,11 +263,11 @@ impl<'a> Simulation<'a> {
             }
         }
         if rng.below(1_000) < scenario.crashes_per_second {
-            let victim = &mut self.replicas[rng.below(u64::from(scenario.replicas)) as usize];
+            let crashed = &mut self.replicas[rng.below(u64::from(scenario.replicas)) as usize];
             self.last_holder += 1;
-            victim.pending_edits.push((0, self.edit));
-            victim.incarnation += 1;
-            victim.limiter = ReplicaLimiter::new(Lease::new(self.edit.limit, self.last_holder));
+            crashed.pending_edits.push((0, self.edit));
+            crashed.incarnation += 1;
+            crashed.limiter = ReplicaLimiter::new(Lease::new(self.edit.limit, self.last_holder));
         }
         if rng.below(10_000) < scenario.clock_steps_per_ten_seconds {
             self.clock_lead_us = self.clock_lead_us.saturating_sub(rng.below(60_000) * 1_000);

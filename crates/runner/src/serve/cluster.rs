@@ -61,7 +61,7 @@ impl Cluster {
         self.policy.name()
     }
 
-    /// Returns the published document; `None` if there is none or the API server does not answer.
+    /// Returns the published document; `None` if there is none or the API server does not respond.
     pub(super) async fn current_policy(&mut self) -> Option<Vec<u8>> {
         self.policy.current().await
     }
@@ -84,7 +84,7 @@ async fn client(option: &str) -> Result<Client, RunError> {
     Client::try_from(config).map_err(|error| unusable(error.to_string()))
 }
 
-/// Watches objects of this pod's namespace, for ever.
+/// Watches objects of this pod's namespace until cancelled.
 fn watch<K>(client: Client, selection: watcher::Config) -> Events<K>
 where
     K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>

@@ -80,7 +80,7 @@ fn apply(document: Result<PolicyDocument, String>, enforcer: &Enforcer) -> Resul
             Ok(())
         }
         Err(error) => {
-            enforcer.refuse(error.clone());
+            enforcer.reject(error.clone());
             Err(error)
         }
     }

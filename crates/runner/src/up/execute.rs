@@ -11,7 +11,7 @@ use phase6_manifest::{Difference, Manifest, ManifestError, check_update};
 use phase6_policy::PolicyDocument;
 
 use super::{
-    fleet::{Drained, Fleet},
+    fleet::{DrainedService, Fleet},
     plan::{Action, plan},
 };
 use crate::{lines, load, output::notify, watch::FileWatch};
@@ -26,12 +26,12 @@ pub(super) async fn reload(fleet: &mut Fleet, paths: &[PathBuf], watch: &FileWat
         Ok(manifests) => manifests,
         Err(errors) => {
             for member in fleet.members.values() {
-                member.running.enforcer().refuse(lines(&errors));
+                member.running.enforcer().reject(lines(&errors));
             }
             return report(&errors);
         }
     };
-    // Asked after reading: the events of a writer that began in between have arrived by now.
+    // The check follows the read: events of a writer that began in between have arrived by now.
     let is_being_written = watch.is_being_written();
     let mut later = Vec::new();
     let mut starts = Vec::new();
@@ -63,7 +63,7 @@ pub(super) async fn reload(fleet: &mut Fleet, paths: &[PathBuf], watch: &FileWat
 }
 
 /// Reports that a service has stopped, and starts it for the manifest that waited for that.
-pub(super) async fn after_drain(fleet: &mut Fleet, drained: Drained) {
+pub(super) async fn after_drain(fleet: &mut Fleet, drained: DrainedService) {
     let aborted = if drained.is_complete { "" } else { "; requests over the time limit were aborted" };
     notify(format_args!("{}: stopped{aborted}", drained.manifest));
     if let Some(manifest) = drained.next {

@@ -49,7 +49,7 @@ pub(super) struct Fleet {
     only: Vec<String>,
     /// Identifies this run in the owner of every policy.
     run: String,
-    /// By the name of the manifest.
+    /// Running services by the name of their manifest.
     pub(super) members: BTreeMap<String, RunningService>,
     /// One task per service that finishes its requests; true if all of them were finished.
     stops: JoinSet<bool>,
@@ -66,7 +66,7 @@ struct Draining {
 }
 
 /// A service that has stopped.
-pub(super) struct Drained {
+pub(super) struct DrainedService {
     /// Name of its manifest.
     pub(super) manifest: String,
     /// True if every request was finished.
@@ -171,8 +171,8 @@ impl Fleet {
         }
     }
 
-    /// Waits until one of the stopping services has stopped; for ever if none stops. Cancel-safe.
-    pub(super) async fn drained(&mut self) -> Drained {
+    /// Waits until one of the stopping services has stopped; if none stops, until cancelled. Cancel-safe.
+    pub(super) async fn drained(&mut self) -> DrainedService {
         loop {
             let (id, is_complete) = match self.stops.join_next_with_id().await {
                 Some(Ok(done)) => done,
@@ -180,7 +180,7 @@ impl Fleet {
                 None => std::future::pending().await,
             };
             if let Some(Draining { manifest, service }) = self.draining.remove(&id) {
-                return Drained { manifest, is_complete, next: self.waiting.remove(service) };
+                return DrainedService { manifest, is_complete, next: self.waiting.remove(service) };
             }
         }
     }

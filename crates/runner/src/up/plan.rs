@@ -14,9 +14,9 @@ use phase6_policy::PolicyDocument;
 #[derive(Clone, Debug, PartialEq)]
 #[allow(clippy::large_enum_variant, reason = "a plan has a few actions, and each is moved once")]
 pub(super) enum Action {
-    /// The manifest is missing while its file is still being written: the service goes on.
+    /// The manifest is missing while its file is still being written: the service keeps running.
     KeepWithoutManifest(String),
-    /// The manifest is gone: the service stops after its requests.
+    /// The manifest was removed: the service stops after its requests.
     Stop(String),
     /// The policy differs: it is applied to the running service.
     Retune { manifest: Manifest, document: PolicyDocument, differences: Vec<Difference> },
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_whose_manifest_is_missing_goes_on_while_the_file_is_being_written() {
+    fn a_service_whose_manifest_is_missing_keeps_running_while_the_file_is_being_written() {
         assert_eq!(planned(&[WEB, META], &[WEB], &[], true), ["keep meta", "confirm web"]);
         assert_eq!(planned(&[WEB, META], &[WEB], &[], false), ["stop meta", "confirm web"]);
     }

@@ -1,5 +1,4 @@
-//! Events that the caller has not been told of yet, and writers that may not have finished. Pure, with an
-//! explicit clock.
+//! Unreported events, and writers that may not have finished. Pure, with an explicit clock.
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
@@ -64,7 +63,7 @@ impl PendingChanges {
         self.writing.insert(path, now);
     }
 
-    /// Returns the time at which the caller is told if no event comes before.
+    /// Returns the time of the next report if no event arrives before.
     pub(super) fn due(&self) -> Option<Instant> {
         let burst = self.unreported.map(|burst| {
             let silence = if burst.is_complete { BURST } else { UNCLOSED };
@@ -73,7 +72,7 @@ impl PendingChanges {
         burst.into_iter().chain(self.writing.values().map(|last| *last + ABANDONED)).min()
     }
 
-    /// Returns true if the caller is to be told by now; the events then count as reported.
+    /// Returns true if a report is due; its events then count as reported.
     pub(super) fn take(&mut self, now: Instant) -> bool {
         let is_due = self.due().is_some_and(|due| due <= now);
         if is_due {

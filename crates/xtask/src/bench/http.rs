@@ -140,26 +140,26 @@ fn median_of(server: &Server, figure: fn(&Round) -> f64) -> f64 {
 }
 
 /// Returns a figure for each pair of rounds, in ascending order.
-fn compare_rounds(ours: &Server, other: &Server, figure: fn(&Round, &Round) -> f64) -> Vec<f64> {
-    let mut figures: Vec<f64> = ours.rounds.iter().zip(&other.rounds).map(|(a, b)| figure(a, b)).collect();
+fn compare_rounds(subject: &Server, other: &Server, figure: fn(&Round, &Round) -> f64) -> Vec<f64> {
+    let mut figures: Vec<f64> = subject.rounds.iter().zip(&other.rounds).map(|(a, b)| figure(a, b)).collect();
     figures.sort_by(f64::total_cmp);
     figures
 }
 
-/// Compares the requests per second of our server with those of another one.
-fn comparison(subject: &'static str, goal: &'static str, ours: &Server, other: &Server, name: &str) -> Row {
+/// Compares the requests per second of `server` with those of another one, called `name`.
+fn comparison(subject: &'static str, goal: &'static str, server: &Server, other: &Server, name: &str) -> Row {
     let ratios =
-        compare_rounds(ours, other, |ours, other| ours.requests_per_second / other.requests_per_second);
+        compare_rounds(server, other, |server, other| server.requests_per_second / other.requests_per_second);
     Row {
         subject,
         goal,
         measured: format!("{:.2}", median(&ratios)),
         details: format!(
-            "{:.0} requests/s, {name} {:.0}; {:.1} us of processor time per request, {name} {:.1}; ratios of {} \
-             rounds from {:.2} to {:.2}",
-            median_of(ours, |round| round.requests_per_second),
+            "{:.0} requests/s, {name} {:.0}; {:.1} µs of processor time per request, {name} {:.1}; ratios of \
+             {} rounds from {:.2} to {:.2}",
+            median_of(server, |round| round.requests_per_second),
             median_of(other, |round| round.requests_per_second),
-            median_of(ours, |round| round.microseconds),
+            median_of(server, |round| round.microseconds),
             median_of(other, |round| round.microseconds),
             ratios.len(),
             ratios[0],
@@ -181,7 +181,7 @@ fn cost_of_tracing(traced: &Server, untraced: &Server) -> Result<Row, String> {
         goal: "at most 1 %",
         measured: format!("{:.1} %", median(&percent)),
         details: format!(
-            "{:.2} us of processor time per request, without tracing {:.2}; {} rounds from {:.1} to {:.1} %; \
+            "{:.2} µs of processor time per request, without tracing {:.2}; {} rounds from {:.1} to {:.1} %; \
              {exported} spans exported, {dropped} dropped",
             median_of(traced, |round| round.microseconds),
             median_of(untraced, |round| round.microseconds),

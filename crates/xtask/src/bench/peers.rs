@@ -67,7 +67,7 @@ pub(super) fn run(effort: Effort) -> Result<Vec<Row>, String> {
     let text = String::from_utf8_lossy(&output.stdout);
     print!("{text}");
     let figures = Figures(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect());
-    let (ours, governor, limitador) = (
+    let (phase6, governor, limitador) = (
         figures.of("decision", "phase6")?,
         figures.of("decision", "governor")?,
         figures.of("decision", "limitador")?,
@@ -88,11 +88,11 @@ pub(super) fn run(effort: Effort) -> Result<Vec<Row>, String> {
             goal: "at most 50 ns, 5 times as fast as `governor` and 50 times as fast as `limitador`",
             measured: format!(
                 "{:.0} ns, {:.1} and {:.0} times as fast",
-                ours.ns,
-                governor.ns / ours.ns,
-                limitador.ns / ours.ns
+                phase6.ns,
+                governor.ns / phase6.ns,
+                limitador.ns / phase6.ns
             ),
-            details: format!("{ours}; `governor` {governor}; `limitador` {limitador}"),
+            details: format!("{phase6}; `governor` {governor}; `limitador` {limitador}"),
         },
         Row {
             subject: "Rate limit decision shared through Redis, 1,000 callers known by name",
@@ -113,7 +113,7 @@ pub(super) fn run(effort: Effort) -> Result<Vec<Row>, String> {
             details: format!("{hit}; `moka` {moka}; `quick_cache` {}; `foyer` {}", quick_cache?, foyer?),
         },
         Row {
-            subject: "Tracing of a request that is not sampled: context, decision, ids",
+            subject: "Tracing of a request that is not sampled: context, decision, IDs",
             goal: "at most 60 ns",
             measured: format!("{:.0} ns", new.ns.max(continued.ns)),
             details: format!(

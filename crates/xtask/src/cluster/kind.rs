@@ -18,7 +18,7 @@ pub(crate) struct Kind {
 }
 
 /// True if a Docker engine is running; its client alone is not enough.
-pub(super) fn docker_answers() -> bool {
+pub(super) fn is_docker_running() -> bool {
     let mut docker = Command::new("docker");
     docker.args(["version", "--format", "{{.Server.Version}}"]).stdout(Stdio::null()).stderr(Stdio::null());
     succeed(&mut docker).is_ok()

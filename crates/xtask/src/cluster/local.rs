@@ -23,7 +23,7 @@ use crate::{
 };
 use holder::Holder;
 
-/// Address of the node, in a network of its own.
+/// Address of the node, in a separate network.
 const NODE: &str = "172.31.250.2";
 /// Addresses of Services. The first one belongs to the API server.
 const SERVICES: &str = "10.96.0.0/16";

@@ -52,15 +52,15 @@ pub(crate) fn folder() -> PathBuf {
 
 /// Fails if this machine can run no test cluster; the error says what to install.
 pub(crate) fn available() -> Result<(), String> {
-    if find("go").is_some() || super::kind::docker_answers() {
+    if find("go").is_some() || super::kind::is_docker_running() {
         return Ok(());
     }
-    Err("a test cluster needs Go 1.24 or newer, or a Docker engine; neither is here".into())
+    Err("a test cluster needs Go 1.24 or newer, or a Docker engine; neither is installed".into())
 }
 
 /// Builds all programs, at idle priority, unless they are up to date.
 pub(crate) fn build() -> Result<(), String> {
-    if super::kind::docker_answers() {
+    if super::kind::is_docker_running() {
         kind()?;
     }
     let built = folder().join(format!("built-{}", version()?));

@@ -105,7 +105,7 @@ impl Workspace {
                 break;
             }
         }
-        // The system tests start the program, which no dependency says.
+        // The system tests start the program, which no dependency declares.
         if affected.contains("phase6-cli") || affected.contains("phase6-operator") {
             affected.insert(SYSTEM_TESTS.to_owned());
         }

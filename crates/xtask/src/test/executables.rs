@@ -1,6 +1,6 @@
 //! Runs the test programs of the workspace, several at a time.
 //!
-//! `cargo test` runs one program after the other, and most of ours wait for servers and timers most of the
+//! `cargo test` runs one program after the other, and most programs wait for servers and timers most of the
 //! time. Output is printed when a program has ended, so that lines of two programs never mix.
 
 use std::{
@@ -51,8 +51,8 @@ pub(super) fn build(selection: &[String]) -> Result<Vec<Executable>, String> {
     Ok(found)
 }
 
-/// Reads a message of cargo about a test program. The suite for a cluster is none of them: it has a harness
-/// of its own and runs later.
+/// Reads a message of cargo about a test program. Excludes the suite for a cluster, which has its own
+/// harness and runs later.
 fn executable(message: &str) -> Option<Executable> {
     let message: Value = serde_json::from_str(message).ok()?;
     if message["reason"] != "compiler-artifact" || message["profile"]["test"] != true {

@@ -1,4 +1,4 @@
-//! Results of a test run: what passed, what failed, and how long each part took.
+//! Results of a test run: passed and failed tests, and the duration of each part.
 
 use std::{fmt, process::Command, time::Duration};
 
@@ -28,7 +28,7 @@ pub(crate) struct Counts {
 impl Counts {
     /// Reads the output of a program of libtest's format.
     ///
-    /// `success` is the program's own verdict: one that fails without naming a failed test counts as a
+    /// `success` is the program's exit status: one that fails without naming a failed test counts as a
     /// failure called `program`.
     pub(crate) fn read(output: &str, success: bool, program: &str) -> Self {
         let mut counts = Self::default();
@@ -93,7 +93,7 @@ impl Report {
     }
 
     /// Succeeds if nothing failed.
-    pub(crate) fn verdict(&self) -> Result<(), String> {
+    pub(crate) fn result(&self) -> Result<(), String> {
         if self.failed.is_empty() { Ok(()) } else { Err("some tests failed".into()) }
     }
 }
@@ -129,23 +129,23 @@ mod tests {
         assert_eq!(Counts::read(PASSED, true, "unit"), Counts { passed: 30, failed: vec![] });
     }
 
-    /// The scripts of the original ended with success whatever had failed.
+    /// The scripts of the original system ended with success whatever had failed.
     #[test]
     fn every_failure_makes_the_whole_run_fail() {
-        let verdict = |output: &str, success: bool| {
+        let result = |output: &str, success: bool| {
             let mut report = Report::default();
             report.add(Counts::read(output, success, "program"));
-            report.verdict()
+            report.result()
         };
         let failed = "test result: FAILED. 2 passed; 1 failed; 0 ignored";
-        assert_eq!(verdict(PASSED, true), Ok(()));
-        assert!(verdict(failed, false).is_err());
-        assert!(verdict(failed, true).is_err(), "even if the program ends with success");
-        assert!(verdict(PASSED, false).is_err(), "the program failed without counting a failure");
-        assert!(verdict("error: could not compile", false).is_err());
+        assert_eq!(result(PASSED, true), Ok(()));
+        assert!(result(failed, false).is_err());
+        assert!(result(failed, true).is_err(), "even if the program ends with success");
+        assert!(result(PASSED, false).is_err(), "the program failed without counting a failure");
+        assert!(result("error: could not compile", false).is_err());
         let mut report = Report::default();
         report.step("lints", || Err::<(), _>("no".to_owned()));
-        assert!(report.verdict().is_err());
+        assert!(report.result().is_err());
     }
 
     #[test]

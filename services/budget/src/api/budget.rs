@@ -28,7 +28,7 @@ pub(super) struct DailySpending {
     date: String,
     /// Amount spent, in dollars.
     used: f64,
-    /// Same value as `used`, under the name of an earlier version.
+    /// Copy of `used`, under the name of an earlier version.
     spent: f64,
     /// Amount reserved for calls in flight, in dollars.
     reserved: f64,

@@ -164,13 +164,13 @@ pub(super) async fn policy(
 pub(super) struct CohortMetricsResponse {
     /// Identifier of the cohort.
     cohort_id: String,
-    /// Same value as in `metrics`.
+    /// Copy of the value in `metrics`.
     efficiency_gain: Option<f64>,
-    /// Same value as in `metrics`.
+    /// Copy of the value in `metrics`.
     cost_per_capability: Option<f64>,
-    /// Same value as in `metrics`.
+    /// Copy of the value in `metrics`.
     budget_utilization: f64,
-    /// Same value as in `metrics`.
+    /// Copy of the value in `metrics`.
     provider_distribution: BTreeMap<String, ProviderShare>,
     metrics: CohortMetrics,
 }

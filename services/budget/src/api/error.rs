@@ -58,13 +58,13 @@ impl From<AnswerError> for ApiError {
             }
             AnswerError::StoreUnavailable => Self::unavailable(
                 "database_unavailable",
-                "the database cannot be reached or written now",
+                "the database is unavailable",
                 retry_after::DATABASE,
             ),
             AnswerError::Lost => Self::new(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "internal",
-                "the service failed; the log says why",
+                "internal error; the service's log has the details",
             ),
         }
     }

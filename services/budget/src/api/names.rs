@@ -30,7 +30,7 @@ pub(super) enum Provider {
 pub(super) enum Task {
     /// Imaginative writing.
     Creative,
-    /// An explanation or a judgement.
+    /// An explanation or a judgment.
     Reasoning,
     /// Anything else.
     General,

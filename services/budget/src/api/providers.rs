@@ -27,7 +27,7 @@ pub(super) struct ProviderStatus {
     enabled: bool,
     /// Model that is called.
     model: String,
-    /// Reason for which the provider is not available, and what would help.
+    /// Reason for which the provider is not available, and missing settings.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
     /// Problem of the provider's settings that its operator should know.
@@ -63,7 +63,7 @@ pub(super) struct ProviderStatusResponse {
     status: BTreeMap<&'static str, ProviderStatus>,
 }
 
-/// Status of every provider: availability, and what is missing.
+/// Status of every provider: availability, and missing settings.
 #[utoipa::path(get, path = "/api/v1/providers/status", tag = "providers", operation_id = "provider_status",
     responses((status = 200, body = ProviderStatusResponse)))]
 pub(super) async fn status(State(state): State<Arc<AppState>>) -> Response {

@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn the_summary_is_the_failure_that_tells_most() {
+    fn the_summary_is_the_most_specific_failure() {
         let not_running = || attempt(FailureCause::NotRunning, None);
         let exceeded = summarize(vec![
             not_running(),

@@ -92,13 +92,13 @@ impl AppState {
         let deadline = Instant::now() + deadline::remaining().map_or(limit, |remaining| remaining.min(limit));
         let route = self.route(&request);
         let Admission { permit, usable } = self.admit(&route).await?;
-        let begin = |id| self.begin_stream(id, &request, route.task, deadline);
-        let FirstSuccess { value: begun, failed } = self.first_success(usable, &route, begin).await?;
-        let provider = begun.provider;
+        let open_stream = |id| self.open_stream(id, &request, route.task, deadline);
+        let FirstSuccess { value: open, failed } = self.first_success(usable, &route, open_stream).await?;
+        let provider = open.provider;
         let (sender, receiver) = mpsc::channel(BUFFERED_EVENTS);
         let relay = Relay {
             state: Arc::clone(self),
-            begun,
+            open,
             usage: None,
             received_bytes: 0,
             prompt_bytes: request.prompt.bytes(),
@@ -118,13 +118,13 @@ impl AppState {
         })
     }
 
-    async fn begin_stream(
+    async fn open_stream(
         self: &Arc<Self>,
         id: ProviderId,
         request: &AnswerRequest,
         task: Task,
         deadline: Instant,
-    ) -> Result<BegunStream, FailedAttempt> {
+    ) -> Result<OpenStream, FailedAttempt> {
         let provider = self.directory.get(id);
         let client = self.directory.client();
         let mut call = self.prepare_call(id, request, task, deadline).await?;
@@ -132,14 +132,14 @@ impl AppState {
             client.stream(provider, &request.prompt, limit, span).await
         });
         match head.await {
-            Ok(chunks) => Ok(BegunStream { provider: id, call, chunks }),
+            Ok(chunks) => Ok(OpenStream { provider: id, call, chunks }),
             Err(error) => Err(call.fail(&error).await),
         }
     }
 }
 
 /// A call whose provider has begun to answer.
-struct BegunStream {
+struct OpenStream {
     provider: ProviderId,
     call: PreparedCall,
     chunks: ChunkStream,
@@ -148,7 +148,7 @@ struct BegunStream {
 /// Relay of a streamed answer to its reader.
 struct Relay {
     state: Arc<AppState>,
-    begun: BegunStream,
+    open: OpenStream,
     usage: Option<Usage>,
     /// Bytes of text so far.
     received_bytes: usize,
@@ -173,7 +173,7 @@ impl Relay {
             Ok(Err(error)) => self.fail(error).await,
             Err(_) => {
                 // Either side may have been slow, so the breaker records nothing.
-                let BegunStream { provider, call, .. } = self.begun;
+                let OpenStream { provider, call, .. } = self.open;
                 call.charge.settle_failure(&CallError::TooSlow).await;
                 StreamEvent::Failed(StreamError::TimedOut { provider, limit })
             }
@@ -181,7 +181,7 @@ impl Relay {
     }
 
     async fn relay(&mut self, sender: &mpsc::Sender<StreamEvent>) -> Result<(), CallError> {
-        while let Some(chunk) = self.begun.chunks.next().await {
+        while let Some(chunk) = self.open.chunks.next().await {
             match chunk? {
                 Chunk::Text(text) => {
                     self.received_bytes += text.len();
@@ -200,15 +200,15 @@ impl Relay {
     /// Estimates the cost of the call from the bytes so far: a token has at least one byte.
     fn estimated_cost(&self) -> MicroDollars {
         let output = u32::try_from(self.received_bytes).unwrap_or(u32::MAX).min(self.max_tokens);
-        self.state.prices.of(self.begun.provider).upper_bound(self.prompt_bytes, output)
+        self.state.prices.of(self.open.provider).upper_bound(self.prompt_bytes, output)
     }
 
     async fn complete(self) -> StreamEvent {
-        let price = self.state.prices.of(self.begun.provider);
+        let price = self.state.prices.of(self.open.provider);
         let usage = self.usage;
         let estimated = price.is_estimate(usage);
         let cost = if estimated { self.estimated_cost() } else { price.cost(usage) };
-        let PreparedCall { permit, mut charge, .. } = self.begun.call;
+        let PreparedCall { permit, mut charge, .. } = self.open.call;
         permit.record(Outcome::Success);
         charge.usage = usage;
         let cost = charge.settle(cost, estimated, CallOutcome::Success).await;
@@ -216,15 +216,15 @@ impl Relay {
     }
 
     async fn fail(self, error: CallError) -> StreamEvent {
-        let provider = self.begun.provider;
+        let provider = self.open.provider;
         if self.received_bytes > 0 && !error.may_be_charged() {
             // The provider throttled the call after a part of the answer, which it may charge for.
             let cost = self.estimated_cost();
-            let PreparedCall { permit, charge, .. } = self.begun.call;
+            let PreparedCall { permit, charge, .. } = self.open.call;
             permit.record(error.breaker_outcome());
             charge.settle(cost, cost > MicroDollars::ZERO, CallOutcome::Throttled).await;
         } else {
-            self.begun.call.fail(&error).await;
+            self.open.call.fail(&error).await;
         }
         StreamEvent::Failed(StreamError::Provider { provider, error })
     }

@@ -20,21 +20,21 @@ const MAX_STREAM_SECONDS: u64 = RESERVATION_LIFETIME.as_secs() - 60;
 pub(crate) const DAILY_BUDGET_LIMIT: Setting = Setting {
     name: "DAILY_BUDGET_LIMIT",
     kind: SettingKind::Decimal { unit: "dollars", min: 0.0, max: MAX_DOLLARS, default: 5.0 },
-    about: "Maximum amount that may be spent in a UTC day.",
+    about: "Maximum amount that may be spent in a UTC day",
 };
 
 /// Number of concurrent calls until the provider policy changes it.
 pub(crate) const PROVIDER_MAX_CONCURRENCY: Setting = Setting {
     name: "PROVIDER_MAX_CONCURRENCY",
     kind: SettingKind::Integer { min: 1, max: MAX_CONCURRENCY as u64, default: 4 },
-    about: "Number of concurrent calls to providers per replica, until the provider policy changes it.",
+    about: "Number of concurrent calls to providers per replica, until the provider policy changes it",
 };
 
 /// Silence of a provider after which a second one is called.
 pub(crate) const HEDGE_AFTER: Setting = Setting {
     name: "HEDGE_AFTER_MS",
     kind: SettingKind::Duration { unit: TimeUnit::Milliseconds, min: 1, max: 60_000, default: 2_500 },
-    about: "Silence of a provider after which a second one is called.",
+    about: "Silence of a provider after which a second one is called",
 };
 
 /// Longest time from a request to its answer.
@@ -46,21 +46,21 @@ pub(crate) const ANSWER_LIMIT: Setting = Setting {
         max: MAX_ANSWER_SECONDS,
         default: MAX_ANSWER_SECONDS,
     },
-    about: "Longest time from a request to its answer, or to the beginning of a stream.",
+    about: "Longest time from a request to its answer, or to the beginning of a stream",
 };
 
 /// Longest time from the beginning of a stream to its end.
 pub(crate) const STREAM_LIMIT: Setting = Setting {
     name: "STREAM_LIMIT_SECONDS",
     kind: SettingKind::Duration { unit: TimeUnit::Seconds, min: 1, max: MAX_STREAM_SECONDS, default: 300 },
-    about: "Longest time from the beginning of a stream to its end.",
+    about: "Longest time from the beginning of a stream to its end",
 };
 
 /// Former name of the API key of Hugging Face.
 pub(crate) const HF_API_KEY: Setting = Setting {
     name: "HF_API_KEY",
     kind: SettingKind::Secret { min_length: 0 },
-    about: "API key of Hugging Face if HUGGINGFACE_API_KEY is absent: the name in the original system.",
+    about: "Former name of HUGGINGFACE_API_KEY, read if that is absent",
 };
 
 const GENERAL: [Setting; 6] =
@@ -85,12 +85,12 @@ macro_rules! provider_settings {
             enabled: Setting {
                 name: concat!($prefix, "_ENABLED"),
                 kind: SettingKind::Boolean { default: true },
-                about: concat!("False disables ", $name, "."),
+                about: concat!("False disables ", $name),
             },
             api_key: Setting {
                 name: concat!($prefix, "_API_KEY"),
                 kind: SettingKind::Secret { min_length: 0 },
-                about: concat!("API key of ", $name, "."),
+                about: concat!("API key of ", $name),
             },
             base_url: Setting {
                 name: concat!($prefix, "_BASE_URL"),
@@ -98,27 +98,27 @@ macro_rules! provider_settings {
                     default: Some(ProviderId::$id.default_base_url()),
                     is_valid: |url| BaseUrl::parse(url).is_ok(),
                 },
-                about: concat!("Address of the API of ", $name, "."),
+                about: concat!("Address of the API of ", $name),
             },
             model: Setting {
                 name: concat!($prefix, "_MODEL"),
                 kind: SettingKind::Text { default: Some(ProviderId::$id.default_model()) },
-                about: concat!("Model of ", $name, " that is called."),
+                about: concat!("Model of ", $name, " that is called"),
             },
             cost_per_call: price(
                 concat!($prefix, "_COST_PER_CALL"),
                 Price::list_price(ProviderId::$id).per_call,
-                concat!("Price of a call to ", $name, " whose tokens have no price or are not known."),
+                concat!("Price of a call to ", $name, " whose tokens have no price or are not known"),
             ),
             input_price: price(
                 concat!($prefix, "_INPUT_PRICE"),
                 Price::list_price(ProviderId::$id).input_per_million,
-                concat!("Price of ", $name, " for a million input tokens."),
+                concat!("Price of ", $name, " for a million input tokens"),
             ),
             output_price: price(
                 concat!($prefix, "_OUTPUT_PRICE"),
                 Price::list_price(ProviderId::$id).output_per_million,
-                concat!("Price of ", $name, " for a million output tokens."),
+                concat!("Price of ", $name, " for a million output tokens"),
             ),
         }
     };

@@ -178,7 +178,7 @@ impl CacheKey {
 mod tests {
     use super::*;
 
-    /// Regression: the earlier system used the prompt alone as its key.
+    /// Regression: the original system used the prompt alone as its key.
     #[test]
     fn everything_that_could_change_an_answer_is_part_of_its_key() {
         let prompt = |text: &str, system: Option<&str>, max_tokens| Prompt {

@@ -5,7 +5,7 @@
 //! weightedROI = roi * coefficient of the cost tier
 //! ```
 //!
-//! The coefficient favours inexpensive workflows. A cost of zero is a cost, not a missing value.
+//! The coefficient favors inexpensive workflows. A cost of zero is a cost, not a missing value.
 
 use super::{InvalidValue, MicroDollars, PriceList, ProviderId};
 
@@ -94,7 +94,7 @@ pub fn rank(workflows: &[Candidate], prices: &PriceList) -> Result<Vec<Ranked>, 
 mod tests {
     use super::*;
 
-    /// Regression: the earlier system took zero for a missing cost and ranked free providers as if
+    /// Regression: the original system took zero for a missing cost and ranked free providers as if
     /// they cost a cent.
     #[test]
     fn a_cost_of_zero_is_a_cost() {

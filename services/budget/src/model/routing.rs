@@ -12,7 +12,7 @@ use super::provider::ProviderId::{self, Anthropic, DeepSeek, Gemini, HuggingFace
 pub enum Task {
     /// Imaginative writing.
     Creative,
-    /// An explanation or a judgement.
+    /// An explanation or a judgment.
     Reasoning,
     /// Anything else.
     General,

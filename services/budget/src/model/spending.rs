@@ -1,4 +1,4 @@
-//! Spending of a day, and what is recorded of calls.
+//! Spending of a day, and records of calls.
 //!
 //! A day is a UTC date. Amounts are reserved before a call is sent and settled after it:
 //!

@@ -110,7 +110,7 @@ pub(super) fn call_error(provider: ProviderId, error: &ReadError) -> CallError {
 mod tests {
     use super::*;
 
-    /// Regression: an endless stream held its permit for as long as it went on.
+    /// Regression: an endless stream never returned its permit.
     #[tokio::test]
     async fn a_stream_without_end_is_cut() {
         let event = format!(

@@ -1,4 +1,4 @@
-//! The directory of all providers: which are usable now, and what to do if none is.
+//! The directory of all providers: their availability, and a hint if none is usable.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -14,7 +14,7 @@ use crate::{
 /// Every provider, with the client that calls them. Clones share the providers.
 #[derive(Clone)]
 pub struct Directory {
-    /// In the order of [`ProviderId::ALL`].
+    /// Providers, in the order of [`ProviderId::ALL`].
     providers: Arc<[Provider]>,
     client: Client,
 }
@@ -67,7 +67,7 @@ impl Directory {
         join_all(self.providers.iter().map(|provider| provider.unusable_reason(&self.client))).await
     }
 
-    /// Explains why none of the candidates is usable, and what would help.
+    /// Explains why none of the candidates is usable, and names the settings to change.
     pub fn explain_none_usable(&self, candidates: &[ProviderId], criticality: Criticality) -> String {
         let is_every_provider = candidates.len() == ProviderId::ALL.len();
         if is_every_provider && !self.providers.iter().any(Provider::has_key) {

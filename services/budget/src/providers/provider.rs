@@ -3,7 +3,7 @@
 //! | Reason | Source | Valid |
 //! |---|---|---|
 //! | disabled, or without its API key | settings | always |
-//! | refused our key, account or model | response to a call | five minutes |
+//! | API key, account or model rejected | response to a call | five minutes |
 //! | local server not running | probe | five seconds |
 //! | circuit breaker open, or throttled | earlier calls | until the breaker admits a call |
 //!
@@ -22,7 +22,7 @@ use crate::{config::ProviderConfig, model::ProviderId};
 
 /// Time for which the result of a probe is valid.
 const PROBE_VALIDITY: Duration = Duration::from_secs(5);
-/// Time for which a provider that refused our key, account or model is not called.
+/// Time for which a provider that rejected the API key, account or model is not called.
 const REFUSAL_PAUSE: Duration = Duration::from_mins(5);
 
 /// A configured provider. Clones share its state.
@@ -37,7 +37,7 @@ struct Inner {
     breaker: Breaker,
     /// Result of the last probe of a local server.
     last_probe: Mutex<Option<Probe>>,
-    /// Last refusal of our key, account or model.
+    /// Last rejection of the API key, account or model.
     last_refusal: Mutex<Option<Refusal>>,
 }
 
@@ -62,7 +62,7 @@ pub struct ProviderStatus {
     pub enabled: bool,
     /// Model that is called.
     pub model: String,
-    /// Reason for which the provider is not available, and what would help.
+    /// Reason for which the provider is not available, and missing settings.
     pub reason: Option<String>,
     /// Problem of the provider's settings that its operator should know.
     pub warning: Option<String>,
@@ -144,16 +144,18 @@ impl Provider {
         }
     }
 
-    /// Remembers a refusal of our key (401, 403), our account (402), or the model or address (404).
+    /// Remembers a rejection of the API key (401, 403), the account (402), or the model or address (404).
     /// For a while the provider is not called: it would refuse again and delay the providers that
     /// answer.
     pub(crate) fn record_refusal(&self, status: u16) {
         let prefix = self.id().setting_prefix();
         let reason = match status {
-            401 | 403 => format!("it refused our key (status {status}): check {prefix}_API_KEY"),
-            402 => "it requires a payment for our account (status 402)".to_owned(),
+            401 | 403 => {
+                format!("the provider rejected the API key (status {status}): check {prefix}_API_KEY")
+            }
+            402 => "the account requires a payment (status 402)".to_owned(),
             404 => format!(
-                "it does not know model {:?} or the address (status 404): check {prefix}_MODEL and {prefix}_BASE_URL",
+                "the provider does not know model {:?} or the address (status 404): check {prefix}_MODEL and {prefix}_BASE_URL",
                 self.model()
             ),
             _ => return,
@@ -191,7 +193,7 @@ impl Provider {
                 format!("{url}/models is not found; if {prefix}_BASE_URL lacks its `/v1`, add it")
             }
             ProbeError::Status(status @ (401 | 403)) => {
-                format!("{url} refused our key (status {status}); set {prefix}_API_KEY")
+                format!("{url} rejected the API key (status {status}); set {prefix}_API_KEY")
             }
             ProbeError::Status(status) => format!("{url}/models responds with status {status}"),
         });

@@ -214,7 +214,7 @@ impl Ledger {
     }
 }
 
-/// Deletes a reservation and returns its amount to the day. Returns false if it was gone.
+/// Deletes a reservation and returns its amount to the day. Returns false if it did not exist.
 async fn remove_reservation(tx: &mut Tx, reservation: &Reservation) -> Result<bool, StoreError> {
     let row = sql("DELETE FROM budget_reservations WHERE id = $1 RETURNING amount_micros")
         .bind(reservation.id.clone())

@@ -55,13 +55,13 @@ async fn cached_answers_are_not_shared_between_tenants() {
         .unwrap();
     let harness = Harness::start_with(&["openai"], &[], |builder| builder.api_keys(keys)).await;
     harness.providers.reply("openai", [Reply::Text("for red"), Reply::Text("for blue")]);
-    let ask = |key: &'static str| {
+    let request_answer = |key: &'static str| {
         let request = harness.post_request("/api/v1/providers/burst").header("x-api-key", key);
         async move { request.json(&json!({"prompt": "mine"})).send().await.json::<Value>() }
     };
-    assert_eq!(ask("red-key").await["text"], "for red");
-    assert_eq!(ask("blue-key").await["text"], "for blue");
-    assert_eq!(ask("red-key").await["text"], "for red");
-    assert_eq!(ask("nobody-s").await["error"]["code"], "unauthorized");
+    assert_eq!(request_answer("red-key").await["text"], "for red");
+    assert_eq!(request_answer("blue-key").await["text"], "for blue");
+    assert_eq!(request_answer("red-key").await["text"], "for red");
+    assert_eq!(request_answer("nobody-s").await["error"]["code"], "unauthorized");
     harness.stop().await;
 }

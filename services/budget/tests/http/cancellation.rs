@@ -1,4 +1,4 @@
-//! Callers that go away, and databases that are away for a while.
+//! Disconnecting callers and temporary database outages.
 
 use std::time::Duration;
 
@@ -110,7 +110,7 @@ async fn a_client_that_disconnects_leaves_nothing_reserved() {
     harness.stop().await;
 }
 
-/// Regression: in the earlier system each call left timers behind, and work that had timed out went on.
+/// Regression: in the original system each call left timers behind, and work that had timed out continued.
 #[tokio::test]
 async fn ended_calls_leave_no_task_behind() {
     let settings = [("HEDGE_AFTER_MS", "1"), ("DAILY_BUDGET_LIMIT", "1000")];

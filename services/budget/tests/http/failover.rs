@@ -10,7 +10,7 @@ use crate::{
     harness::{Harness, wait_until},
 };
 
-/// Regression: in the earlier system every call failed after a provider had answered.
+/// Regression: in the original system every call failed after a provider had answered.
 #[tokio::test]
 async fn the_next_provider_answers_when_one_fails() {
     for fault in [Reply::Status(500), Reply::Status(401), Reply::Malformed, Reply::Cut, Reply::Text("   ")] {
@@ -131,7 +131,7 @@ async fn no_call_is_sent_when_the_time_limit_has_passed() {
 }
 
 #[tokio::test]
-async fn no_stream_is_begun_with_too_little_time_left() {
+async fn no_stream_begins_with_too_little_time_left() {
     let harness = Harness::start(&["deepseek"], &[]).await;
     let (status, response) = harness.burst_within(500, json!({"prompt": "hello", "stream": true})).await;
     assert_eq!((status, response["error"]["code"].as_str()), (503, Some("providers_failed")), "{response}");

@@ -1,4 +1,4 @@
-//! Recommended providers, and what is learned from calls.
+//! Recommended providers, and statistics of calls.
 
 use serde_json::{Value, json};
 
@@ -14,7 +14,7 @@ async fn recommends_the_least_expensive_or_the_preferred_provider() {
         .get_json("/api/v1/providers/recommend?prompt=compare+these&criticality=critical")
         .await;
     assert_eq!(best["recommended"], "anthropic");
-    assert_eq!(harness.service.get("/api/v1/providers/recommend?colour=red").await.status, 400);
+    assert_eq!(harness.service.get("/api/v1/providers/recommend?color=red").await.status, 400);
     let costs: Value = harness.service.get_json("/api/v1/providers/costs").await;
     assert_eq!(costs["prices"]["openai"], 0.01);
     assert_eq!(costs["tokens"]["openai"]["inputPerMillion"], 0.1);

@@ -89,7 +89,7 @@ async fn a_policy_change_takes_effect_at_once_and_names_its_revision() {
     harness.stop().await;
 }
 
-/// Regression: rates of the earlier system were texts with a percent sign, which scripts could not read.
+/// Regression: rates of the original system were texts with a percent sign, which scripts could not read.
 #[tokio::test]
 async fn observability_shows_rates_as_numbers_from_0_to_1() {
     let harness = Harness::start(&[], &[]).await;

@@ -10,7 +10,7 @@ use crate::{
     harness::{Harness, wait_until},
 };
 
-/// Regression: the earlier system replayed a finished text word by word.
+/// Regression: the original system replayed a finished text word by word.
 #[tokio::test]
 async fn a_stream_is_relayed_as_it_arrives() {
     for provider in ["openai", "anthropic"] {
@@ -48,7 +48,7 @@ async fn a_stream_that_is_cut_ends_with_an_error_and_is_charged() {
 }
 
 #[tokio::test]
-async fn a_stream_that_has_not_begun_moves_on_to_the_next_provider() {
+async fn a_stream_without_output_moves_on_to_the_next_provider() {
     let harness = Harness::start(&["deepseek", "openai"], &[]).await;
     harness.providers.reply("deepseek", [Reply::Status(503)]);
     harness.providers.reply("openai", [Reply::Text("second")]);

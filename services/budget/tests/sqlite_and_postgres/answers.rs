@@ -31,7 +31,7 @@ async fn an_answer_is_found_by_its_key_until_it_expires(kind: Kind) {
     assert_eq!(cache.get(&key("a"), at("2026-11-24T12:01:00Z")).await.unwrap(), None);
 }
 
-/// Regression: the answer caches of the earlier system grew without limit.
+/// Regression: the answer caches of the original system grew without limit.
 async fn a_sweep_leaves_the_ten_thousand_answers_that_expire_last(kind: Kind) {
     let (store, _database) = store(kind).await;
     let now = at(NOON).as_millisecond();

@@ -65,7 +65,7 @@ async fn a_settlement_charges_the_cost_and_releases_the_rest(kind: Kind) {
     );
 }
 
-/// Regression: the earlier system never charged anything, and its limit never blocked.
+/// Regression: the original system never charged anything, and its limit never blocked.
 async fn the_limit_refuses_what_would_exceed_it(kind: Kind) {
     let (store, _database) = store(kind).await;
     let ledger = Ledger::new(store, LIMIT);

@@ -1,4 +1,4 @@
-//! The store against SQLite and PostgreSQL: what one database promises, the other one does too.
+//! The store against SQLite and PostgreSQL: identical guarantees on both databases.
 
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 

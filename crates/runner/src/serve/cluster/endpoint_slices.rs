@@ -1,11 +1,11 @@
 //! Addresses of the pods behind peers: the `EndpointSlice`s of their Services, watched.
 //!
 //! A Service balances connections, and callers keep connections open: a new pod would wait for its share,
-//! and a leaving one would still be called. With the addresses of pods a new pod gets its share as soon as
-//! it is ready, and a leaving pod gets no request from the moment it is told to stop.
+//! and a terminating one would still be called. With the addresses of pods a new pod gets its share as soon
+//! as it is ready, and a terminating pod gets no further request.
 //!
 //! The address of the Service stays in use until the first list was read completely, and wherever a
-//! Service has no slice. While the API server does not answer, the last list stays.
+//! Service has no slice. While the API server does not respond, the last list stays.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -50,7 +50,7 @@ pub(super) fn services(service: &Service, peers: &Peers) -> Vec<PeerService> {
     service.peers().filter_map(peer_service).collect()
 }
 
-/// Keeps the addresses of these peers up to date, for ever.
+/// Keeps the addresses of these peers up to date until cancelled.
 pub(super) async fn follow(client: Client, services: Vec<PeerService>) {
     if services.is_empty() {
         return;
@@ -65,7 +65,7 @@ pub(super) async fn follow(client: Client, services: Vec<PeerService>) {
         if let Err(error) = &event
             && is_watching
         {
-            tracing::warn!(%error, "cannot watch endpoint slices; the last known addresses stay in use");
+            tracing::warn!(%error, "failed to watch EndpointSlices; the last known addresses stay in use");
         }
         is_watching = event.is_ok();
         match event {
@@ -112,7 +112,7 @@ struct Pod {
     /// True if it accepts requests and is not terminating.
     ready: bool,
     /// True if it is terminating and still accepts requests.
-    leaving: bool,
+    terminating: bool,
 }
 
 impl Slice {
@@ -138,12 +138,12 @@ impl Pod {
         let address: IpAddr = endpoint.addresses.first()?.parse().ok()?;
         let conditions = endpoint.conditions.clone().unwrap_or_default();
         // Conditions that are absent have their usual value: ready and serving.
-        let leaving = conditions.terminating == Some(true);
+        let terminating = conditions.terminating == Some(true);
         let serving = conditions.serving.or(conditions.ready) != Some(false);
         Some(Self {
             address: SocketAddr::new(address, port),
-            ready: !leaving && conditions.ready != Some(false),
-            leaving: leaving && serving,
+            ready: !terminating && conditions.ready != Some(false),
+            terminating: terminating && serving,
         })
     }
 }
@@ -157,7 +157,7 @@ fn addresses(slices: &[&Slice]) -> Vec<String> {
     };
     let mut all = select(|pod| pod.ready);
     if all.is_empty() {
-        all = select(|pod| pod.leaving);
+        all = select(|pod| pod.terminating);
     }
     // A dual-stack pod is in slices of both families, and counts once.
     if all.iter().any(SocketAddr::is_ipv4) {
@@ -210,8 +210,9 @@ mod tests {
 
     #[test]
     fn terminating_pods_are_called_only_if_no_other_is_ready() {
-        let leaving = |serving| json!({"ready": false, "serving": serving, "terminating": true});
-        let slice = slice("a", json!([at("10.0.0.1", leaving(true)), at("10.0.0.2", leaving(false))]));
+        let terminating = |serving| json!({"ready": false, "serving": serving, "terminating": true});
+        let slice =
+            slice("a", json!([at("10.0.0.1", terminating(true)), at("10.0.0.2", terminating(false))]));
         assert_eq!(addresses(&[&slice]), ["10.0.0.1:3003"]);
     }
 

@@ -34,12 +34,13 @@ impl PolicyObject {
         Self { name: format!("ConfigMap {name}"), events: Some(watch(client.clone(), selection)) }
     }
 
-    /// Returns its name, for messages.
+    /// Returns the name of the object, for messages.
     pub(super) fn name(&self) -> &str {
         &self.name
     }
 
-    /// Returns its current document; `None` if it does not exist or the API server does not answer.
+    /// Returns the current document of the object; `None` if the object does not exist or the API server does
+    /// not respond.
     pub(super) async fn current(&mut self) -> Option<Vec<u8>> {
         let Some(events) = &mut self.events else { return None };
         let first = async {
@@ -48,7 +49,7 @@ impl PolicyObject {
                     Ok(Event::Apply(object) | Event::InitApply(object)) => return document(object),
                     Ok(Event::InitDone | Event::Delete(_)) => return None,
                     Ok(Event::Init) => {}
-                    Err(error) => tracing::warn!(%error, "cannot watch the policy"),
+                    Err(error) => tracing::warn!(%error, "failed to watch the policy"),
                 }
             }
             None
@@ -57,7 +58,7 @@ impl PolicyObject {
         if found.is_err() {
             tracing::warn!(
                 object = self.name,
-                "the API server does not answer; starting with the mounted policy"
+                "the API server does not respond; starting with the mounted policy"
             );
         }
         found.ok().flatten()
@@ -76,7 +77,7 @@ impl PolicyObject {
                 // The last policy stays in force without its object.
                 Ok(Event::Delete(_)) => tracing::warn!(object = self.name, "the policy object was deleted"),
                 Ok(Event::Init | Event::InitDone) => {}
-                Err(error) => tracing::warn!(%error, "cannot watch the policy"),
+                Err(error) => tracing::warn!(%error, "failed to watch the policy"),
             }
         }
         std::future::pending().await

@@ -1,4 +1,4 @@
-//! Servers that are measured: started on a core of their own, put under load, stopped.
+//! Servers that are measured: started on a separate core, put under load, stopped.
 
 use std::{
     path::Path,

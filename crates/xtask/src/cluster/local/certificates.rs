@@ -13,11 +13,11 @@ type Result<T> = std::result::Result<T, String>;
 
 /// Subject of a certificate.
 struct Subject {
-    /// Name of its files without extension.
+    /// File name of the certificate without extension.
     file: &'static str,
     name: &'static str,
     group: Option<&'static str>,
-    /// Addresses and names under which its program serves.
+    /// Addresses and names under which the program serves.
     serves: &'static [&'static str],
 }
 

@@ -140,7 +140,7 @@ impl Holder {
         })
     }
 
-    /// Ends every process of the cluster, and waits until the holder is gone.
+    /// Ends every process of the cluster, and waits until the holder has exited.
     pub(super) fn end(&self) -> Result<(), String> {
         succeed(Command::new("kill").args(["-KILL", &self.id.to_string()]))?;
         let deadline = Instant::now() + PROCESS_TIMEOUT;

@@ -20,7 +20,7 @@ async fn waiters(limit: &ConcurrencyLimit, count: usize) -> Vec<JoinHandle<Resul
     tasks
 }
 
-/// Regression: the earlier system served a queued request only when its client sent another one.
+/// Regression: the original system served a queued request only when its client sent another one.
 #[tokio::test]
 async fn a_returned_permit_wakes_the_next_call() {
     let limit = ConcurrencyLimit::new(1);
@@ -43,7 +43,7 @@ async fn new_calls_do_not_overtake_the_queue() {
     drop(late);
 }
 
-/// Regression: in the earlier system, the time-out of one call emptied the queue without answering
+/// Regression: in the original system, the time-out of one call emptied the queue without answering
 /// the others.
 #[tokio::test]
 async fn a_timeout_leaves_the_other_waiting_calls_in_the_queue() {
