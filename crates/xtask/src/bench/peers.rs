@@ -16,7 +16,7 @@ const ROUNDS: &str = "15";
 /// File with the fingerprint of the peers when they were last built. Their libraries take minutes to build, so
 /// the test run builds them only after a change of one of these files.
 const FINGERPRINT: &str = "tests/peers/built.sha256";
-const FINGERPRINT_OF: [&str; 7] = [
+const FINGERPRINT_OF: [&str; 9] = [
     "Cargo.toml",
     "Cargo.lock",
     "src/main.rs",
@@ -24,6 +24,8 @@ const FINGERPRINT_OF: [&str; 7] = [
     "src/limits.rs",
     "src/shared.rs",
     "src/traces.rs",
+    "rocksdb/Cargo.toml",
+    "rocksdb/src/lib.rs",
 ];
 
 fn read_fingerprint() -> String {
