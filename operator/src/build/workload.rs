@@ -201,12 +201,15 @@ fn environment(resource: &Phase6Service, options: &BuildOptions) -> Vec<EnvVar> 
     let peer = |peer: &Service| format!("{0}={0}:{1}", peer.name, peer.port);
     let peers = resource.spec.service.service().peers().map(peer).collect::<Vec<_>>().join(",");
     let mut variables = vec![
-        plain("PHASE6_PEERS", &peers),
         // A variable, because an older image would refuse an unknown argument. It ignores unknown variables, and
         // peers that its catalog lacks.
         plain("PHASE6_FOLLOW_PEERS", "true"),
         secret("PHASE6_INTERNAL_TOKEN", &options.access_secret, INTERNAL_TOKEN),
     ];
+    // The API server drops an empty value, which would look like drift.
+    if !peers.is_empty() {
+        variables.push(plain("PHASE6_PEERS", &peers));
+    }
     if let Some(database) = &options.database {
         variables.push(secret("PHASE6_DATABASE_URL", &database.name, &database.key));
     }
