@@ -221,10 +221,16 @@ mod tests {
                 window.record(latency, i % 10 == 0, (100 + thread * 20) * SECOND + i * SECOND / 10);
             }
         };
+        // No thread ends before all have recorded: the next one would continue its window, at earlier times.
+        let all_have_recorded = std::sync::Barrier::new(4);
         std::thread::scope(|scope| {
             for thread in 0..4 {
-                let (window, record_all) = (&many_threads, &record_all);
-                scope.spawn(move || record_all(window, thread));
+                let (window, record_all, all_have_recorded) =
+                    (&many_threads, &record_all, &all_have_recorded);
+                scope.spawn(move || {
+                    record_all(window, thread);
+                    all_have_recorded.wait();
+                });
             }
         });
         for thread in 0..4 {
