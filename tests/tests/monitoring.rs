@@ -82,6 +82,7 @@ fn alerts_fire_in_their_test_cases_and_in_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs Prometheus and the collector: run by cargo xtask test"]
 async fn prometheus_scrapes_every_service_and_evaluates_every_rule_and_panel() {
     let (redis, collector) = (Redis::start(&[]), Collector::start());
     let url = format!("redis://127.0.0.1:{}", redis.port);

@@ -39,6 +39,7 @@ fn only<'a>(spans: &'a [ReceivedSpan], service: &str, kind: u8) -> &'a ReceivedS
 }
 
 #[tokio::test]
+#[ignore = "needs the collector: run by cargo xtask test"]
 async fn a_trace_across_two_services_reaches_the_collector_over_http_and_over_grpc() {
     let collector = Collector::start();
     for (endpoint, protocol, compression) in [
@@ -81,6 +82,7 @@ async fn a_trace_across_two_services_reaches_the_collector_over_http_and_over_gr
 }
 
 #[tokio::test]
+#[ignore = "needs the collector: run by cargo xtask test"]
 async fn while_the_collector_is_down_requests_succeed_and_dropped_spans_are_counted() {
     let mut collector = Collector::start();
     let arguments = ["--only", "budget", "--otlp", &collector.http_endpoint()];
@@ -114,6 +116,7 @@ async fn while_the_collector_is_down_requests_succeed_and_dropped_spans_are_coun
 }
 
 #[tokio::test]
+#[ignore = "needs the collector: run by cargo xtask test"]
 async fn requests_that_claim_to_be_sampled_are_sampled_at_the_configured_rate() {
     const REQUESTS: usize = 4_000;
     let collector = Collector::start();

@@ -67,6 +67,7 @@ fn base_port(service: &ServiceProcess) -> String {
 }
 
 #[tokio::test]
+#[ignore = "needs Redis: run by cargo xtask test"]
 async fn replicas_admit_a_shared_limit_once_and_an_edit_acts_on_both() {
     let folder = tempfile::tempdir().unwrap();
     let policy = folder.path().join("policy.json");
@@ -121,6 +122,7 @@ async fn without_redis_a_replica_limits_as_on_backend_failure_states() {
 }
 
 #[tokio::test]
+#[ignore = "needs Redis: run by cargo xtask test"]
 async fn replicas_share_cached_responses_and_their_invalidation() {
     const PATH: &str = "/api/v1/providers/policy";
     let folder = tempfile::tempdir().unwrap();

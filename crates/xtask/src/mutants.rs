@@ -45,6 +45,8 @@ pub(crate) fn run(files: &[&str]) -> Result<(), String> {
     for file in files {
         mutants.args(["--file", file]);
     }
+    // Tests with Redis are ignored unless they are asked for.
+    mutants.args(["--", "--", "--include-ignored"]);
     let path = folder.join("mutants.out/outcomes.json");
     // The results of an earlier run must not be read if this one fails.
     let _ = std::fs::remove_file(&path);

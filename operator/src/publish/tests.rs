@@ -1,3 +1,5 @@
+//! Publication of a policy: revisions, ownership, and the object that pods mount.
+
 #![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
 use serde_json::json;

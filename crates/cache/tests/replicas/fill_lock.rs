@@ -13,6 +13,7 @@ use crate::replica::{Origin, POLICY, Replica, connect, unique_prefix, wait_until
 
 /// Ten replicas with ten clients each request one missing response at once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs Redis: run by cargo xtask test"]
 async fn a_missing_response_is_fetched_once_for_all_replicas() {
     let origin = Origin::with_delay(Duration::from_millis(200));
     let replicas = Replica::start_many(10, &unique_prefix("stampede"), &origin).await;
@@ -38,6 +39,7 @@ async fn a_missing_response_is_fetched_once_for_all_replicas() {
 }
 
 #[tokio::test]
+#[ignore = "needs Redis: run by cargo xtask test"]
 async fn an_unshareable_response_is_waited_for_once_and_then_fetched_by_each_replica() {
     let (prefix, origin) = (unique_prefix("alone"), Origin::with_delay(Duration::from_millis(50)));
     let replicas = [Replica::start(&prefix, &origin).await, Replica::start(&prefix, &origin).await];
@@ -51,6 +53,7 @@ async fn an_unshareable_response_is_waited_for_once_and_then_fetched_by_each_rep
 }
 
 #[tokio::test]
+#[ignore = "needs Redis: run by cargo xtask test"]
 async fn the_lock_of_a_dead_replica_expires_after_3_s() {
     let (prefix, origin) = (unique_prefix("dies"), Origin::default());
     let redis = connect(&prefix);
@@ -69,6 +72,7 @@ async fn the_lock_of_a_dead_replica_expires_after_3_s() {
 }
 
 #[tokio::test]
+#[ignore = "needs Redis: run by cargo xtask test"]
 async fn a_fetch_that_takes_longer_than_the_lock_ttl_is_not_repeated() {
     // Repeated, because on a machine so busy that Redis seems unreachable each replica fetches for itself.
     for _ in 0..3 {

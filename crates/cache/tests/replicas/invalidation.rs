@@ -12,6 +12,7 @@ use phase6_redis::cmd;
 use crate::replica::{Origin, Replica, connect, connect_through_gate, unique_prefix, wait_until};
 
 #[tokio::test]
+#[ignore = "needs Redis: run by cargo xtask test"]
 async fn an_invalidation_by_one_replica_reaches_all_at_once() {
     let (prefix, origin) = (unique_prefix("invalidate"), Origin::default());
     let replicas = [Replica::start(&prefix, &origin).await, Replica::start(&prefix, &origin).await];
@@ -51,6 +52,7 @@ async fn an_invalidation_by_one_replica_reaches_all_at_once() {
 }
 
 #[tokio::test]
+#[ignore = "needs Redis: run by cargo xtask test"]
 async fn an_unsafe_request_to_one_replica_invalidates_on_the_others() {
     let (prefix, origin) = (unique_prefix("post"), Origin::default());
     let first = Replica::start(&prefix, &origin).await;
@@ -67,6 +69,7 @@ async fn an_unsafe_request_to_one_replica_invalidates_on_the_others() {
 /// Responses are fetched, invalidated and read on all replicas at once. No replica ever serves a response
 /// that was fetched before an invalidation which that replica has applied.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs Redis: run by cargo xtask test"]
 async fn an_invalidated_response_never_comes_back() {
     let (prefix, origin) = (unique_prefix("race"), Origin::default());
     let replicas = Replica::start_many(4, &prefix, &origin).await;
@@ -109,6 +112,7 @@ async fn an_invalidated_response_never_comes_back() {
 }
 
 #[tokio::test]
+#[ignore = "needs Redis: run by cargo xtask test"]
 async fn a_replica_that_starts_later_knows_of_earlier_invalidations() {
     let (prefix, origin) = (unique_prefix("later"), Origin::default());
     let first = Replica::start(&prefix, &origin).await;
@@ -124,6 +128,7 @@ async fn a_replica_that_starts_later_knows_of_earlier_invalidations() {
 
 /// A response stored in memory before the log was read was once served for its whole lifetime.
 #[tokio::test]
+#[ignore = "needs Redis: run by cargo xtask test"]
 async fn a_response_stored_before_the_log_was_read_is_dropped() {
     let (prefix, origin) = (unique_prefix("early"), Origin::default());
     let other = Replica::start(&prefix, &origin).await;
@@ -138,6 +143,7 @@ async fn a_response_stored_before_the_log_was_read_is_dropped() {
 }
 
 #[tokio::test]
+#[ignore = "needs Redis: run by cargo xtask test"]
 async fn a_response_is_not_trusted_after_redis_has_lost_the_log() {
     let (prefix, origin) = (unique_prefix("lost"), Origin::default());
     let first = Replica::start(&prefix, &origin).await;
@@ -151,6 +157,7 @@ async fn a_response_is_not_trusted_after_redis_has_lost_the_log() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs Redis: run by cargo xtask test"]
 async fn a_response_invalidated_during_its_fetch_is_fetched_once_more_for_all_replicas() {
     // Repeated, because a machine so busy that Redis seems unreachable proves nothing.
     for _ in 0..3 {

@@ -6,6 +6,7 @@ use phase6_redis::cmd;
 use crate::replica::{Origin, Replica, connect, unique_prefix};
 
 #[tokio::test]
+#[ignore = "needs Redis: run by cargo xtask test"]
 async fn a_replica_serves_the_response_of_another_with_its_age() {
     let (prefix, origin) = (unique_prefix("second"), Origin::default());
     let first = Replica::start(&prefix, &origin).await;
@@ -32,6 +33,7 @@ async fn a_replica_serves_the_response_of_another_with_its_age() {
 }
 
 #[tokio::test]
+#[ignore = "needs Redis: run by cargo xtask test"]
 async fn a_varying_response_is_shared_among_requests_with_the_same_headers() {
     let (prefix, origin) = (unique_prefix("vary"), Origin::default());
     let first = Replica::start(&prefix, &origin).await;
@@ -48,6 +50,7 @@ async fn a_varying_response_is_shared_among_requests_with_the_same_headers() {
 }
 
 #[tokio::test]
+#[ignore = "needs Redis: run by cargo xtask test"]
 async fn a_large_response_is_compressed_in_redis_and_restored_unchanged() {
     let (prefix, origin) = (unique_prefix("large"), Origin::default());
     let first = Replica::start(&prefix, &origin).await;
@@ -63,6 +66,7 @@ async fn a_large_response_is_compressed_in_redis_and_restored_unchanged() {
 }
 
 #[tokio::test]
+#[ignore = "needs Redis: run by cargo xtask test"]
 async fn tenants_never_see_each_others_responses() {
     let (prefix, origin) = (unique_prefix("tenants"), Origin::default());
     let first = Replica::start(&prefix, &origin).await;

@@ -1,3 +1,5 @@
+//! Documents are read with the places of their errors.
+
 use proptest::prelude::*;
 
 use super::*;

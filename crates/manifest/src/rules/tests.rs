@@ -1,3 +1,5 @@
+//! Violations name the field, the value and what is accepted.
+
 use phase6_policy::Policy;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Changes of files are reported once each, also of links and of files that replace others.
+
 use std::io::Write;
 
 use super::{pending::BURST, *};
