@@ -69,10 +69,13 @@ pub fn cargo(arguments: &[&str]) -> Command {
     command
 }
 
-/// Path of the program, which is built first if it is out of date.
+/// Path of the program, which is built first if it is out of date. `PHASE6_TEST_PROGRAM` names another build.
 pub fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
+        if let Some(program) = std::env::var_os("PHASE6_TEST_PROGRAM") {
+            return program.into();
+        }
         // With the features that a build of the workspace selects, so that nothing is built twice.
         let mut build = cargo(&["build", "--workspace", "--bin", "phase6", "--message-format=json"]);
         let output = build.output().expect("cargo can be started");

@@ -55,6 +55,7 @@ pub(crate) fn run(scope: Scope) -> Result<(), String> {
     report.check("cache sequences", simulate::sequences(SEQUENCES));
     report.step("benchmarks run", || bench::run(bench::Effort::Smoke));
     report.step("release build", image::build);
+    report.check("gateway of the release build", release_gateway());
     report.step("instructions", || instructions::run(instructions::Purpose::Compare));
     report.step("fuzzing", || fuzz::run_quick(FUZZ));
     if let Some(tools) = tools {
@@ -94,6 +95,14 @@ fn provide_tools() -> Result<(), String> {
 fn lints(selection: &[String]) -> Command {
     let mut command = cargo(&["clippy", "--all-targets", "--locked", "--quiet"]);
     command.args(selection).args(["--", "-D", "warnings"]);
+    command
+}
+
+/// Returns the command that runs the tests of the gateway on the program of the release build. The compiler may
+/// place constants elsewhere than in a debug build, so what passes there can fail here.
+fn release_gateway() -> Command {
+    let mut command = cargo(&["test", "--locked", "--quiet", "--workspace", "--test", "gateway"]);
+    command.env("PHASE6_TEST_PROGRAM", image::built("phase6"));
     command
 }
 

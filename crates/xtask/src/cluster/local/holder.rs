@@ -1,6 +1,6 @@
 //! The process that holds the namespaces of the cluster open, and commands inside them.
 //!
-//! It is the first process of a PID namespace, so the kernel ends all others with it. A file records its id
+//! This process is the first one of a PID namespace, so the kernel ends all others with it. A file records its id
 //! together with its start time, so that another process that gets the same id later is not mistaken for it.
 
 use std::{
