@@ -53,9 +53,9 @@ const RUN_ELSEWHERE: [RunElsewhere; 21] = [
     run_by(
         "cargo clippy --workspace --all-targets -- -D warnings",
         TEST,
-        r#"lints(&["--workspace".into()])"#,
+        r#"cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--quiet", "--", "-D", "warnings"])"#,
     ),
-    run_by("cargo test --workspace", TEST, r#"tests(&mut report, &["--workspace".into()]"#),
+    run_by("cargo test --workspace", TEST, "tests(&mut report, |_| true, collector)"),
     run_by("cargo xtask bench --smoke", TEST, "bench::run(bench::Effort::Smoke)"),
     // The same steps; measurements take minutes on an idle machine.
     run_by("cargo xtask bench", TEST, "bench::run(bench::Effort::Smoke)"),

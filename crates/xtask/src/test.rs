@@ -48,10 +48,11 @@ pub(crate) fn run(scope: Scope) -> Result<(), String> {
     report.check("format", cargo(&["fmt", "--all", "--check"]));
     // `tests/peers` is a separate workspace.
     report.check("format of peers", cargo(&["fmt", "--manifest-path", "tests/peers/Cargo.toml", "--check"]));
-    report.check("lints", lints(&["--workspace".into()]));
+    report.check("lints", lints());
     // Checks the build of `cargo run -- up`, without the cluster client.
     report.check("default features", cargo(&["check", "--locked", "--quiet", "-p", "phase6-cli"]));
-    tests(&mut report, &["--workspace".into()], collector);
+    tests(&mut report, |_| true, collector);
+    report.check("documentation tests", cargo(&["test", "--workspace", "--doc", "--locked", "--quiet"]));
     report.check("cache sequences", simulate::sequences(SEQUENCES));
     report.step("benchmarks run", || bench::run(bench::Effort::Smoke));
     report.step("release build", image::build);
@@ -73,14 +74,14 @@ pub(crate) fn run_changed(revision: &str) -> Result<(), String> {
         return Ok(());
     }
     println!("affected: {}", packages.iter().map(String::as_str).collect::<Vec<_>>().join(", "));
-    let selection: Vec<String> =
-        packages.into_iter().flat_map(|package| ["--package".to_owned(), package]).collect();
     let mut report = Report::default();
     let collector = background::collector();
     report.step("tools", provide_tools);
     report.check("format", cargo(&["fmt", "--all", "--check"]));
-    report.check("lints", lints(&selection));
-    tests(&mut report, &selection, collector);
+    // Of the whole workspace, because a selection of packages may select other features of libraries, which
+    // would be compiled again. Only what has changed is checked and built.
+    report.check("lints", lints());
+    tests(&mut report, |package| packages.contains(package), collector);
     println!("{report}");
     report.result()
 }
@@ -92,10 +93,8 @@ fn provide_tools() -> Result<(), String> {
     chaos::provide_tools()
 }
 
-fn lints(selection: &[String]) -> Command {
-    let mut command = cargo(&["clippy", "--all-targets", "--locked", "--quiet"]);
-    command.args(selection).args(["--", "-D", "warnings"]);
-    command
+fn lints() -> Command {
+    cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--quiet", "--", "-D", "warnings"])
 }
 
 /// Returns the command that runs the tests of the gateway on the program of the release build. The compiler may
@@ -106,13 +105,11 @@ fn release_gateway() -> Command {
     command
 }
 
-/// Builds and runs the test programs, with PostgreSQL, Redis and a collector.
-fn tests(report: &mut Report, selection: &[String], collector: Background<PathBuf>) {
-    // Tests of the whole system start the program itself.
-    report.check("build", cargo(&["build", "--workspace", "--locked", "--quiet"]));
-    let Some(executables) = report.step("build of the tests", || executables::build(selection)) else {
-        return;
-    };
+/// Builds the workspace, and runs the test programs of the packages that `selected` accepts, with PostgreSQL,
+/// Redis and a collector.
+fn tests(report: &mut Report, selected: impl Fn(&str) -> bool, collector: Background<PathBuf>) {
+    let Some(mut executables) = report.step("build", executables::build) else { return };
+    executables.retain(|executable| selected(&executable.package));
     let Some(collector) = report.step("wait for the collector", || collector.join()) else { return };
     let servers = report.step("servers", || Ok((servers::postgres()?, servers::redis()?)));
     let Some((postgres, redis)) = servers else { return };

@@ -21,26 +21,29 @@ use crate::run::root;
 /// Programs that run at a time.
 const PARALLEL: usize = 3;
 
-/// Programs that start first, because they take longest: `package::target`, as in the output.
+/// Programs that start first, because they take longest: `folder::target`, as in the output.
 const SLOWEST: [&str; 4] = ["tests::chaos", "tests::ninth_service", "tests::fleet", "cache::fill_lock"];
 
 /// One test program.
 #[derive(Debug)]
 pub(super) struct Executable {
-    /// `package::target`, for messages.
+    /// Name of its package.
+    pub(super) package: String,
+    /// `folder::target`, for messages.
     name: String,
     path: PathBuf,
     /// Folder of its package, which cargo makes the working directory of tests.
     folder: PathBuf,
 }
 
-/// Builds the test programs that `selection` (arguments of `cargo test`) names.
-pub(super) fn build(selection: &[String]) -> Result<Vec<Executable>, String> {
-    let mut command = cargo(&["test", "--no-run", "--locked", "--message-format=json-render-diagnostics"]);
-    let output = command.args(selection).stderr(Stdio::inherit()).output();
-    let output = output.map_err(|error| format!("failed to start cargo: {error}"))?;
+/// Builds the workspace with all tests and benchmarks: one build, so that each crate has one set of features and
+/// is compiled once. Returns the test programs.
+pub(super) fn build() -> Result<Vec<Executable>, String> {
+    let mut command = cargo(&["build", "--workspace", "--all-targets", "--locked"]);
+    command.arg("--message-format=json-render-diagnostics").stderr(Stdio::inherit());
+    let output = command.output().map_err(|error| format!("failed to start cargo: {error}"))?;
     if !output.status.success() {
-        return Err("the tests do not compile".into());
+        return Err("the workspace does not compile".into());
     }
     let text = String::from_utf8_lossy(&output.stdout);
     let mut found: Vec<Executable> = text.lines().filter_map(executable).collect();
@@ -51,21 +54,23 @@ pub(super) fn build(selection: &[String]) -> Result<Vec<Executable>, String> {
     Ok(found)
 }
 
-/// Reads a message of cargo about a test program. Excludes the suite for a cluster, which has its own
-/// harness and runs later.
+/// Reads a message of cargo about a test program. Excludes benchmarks, and the suite for a cluster, which has its
+/// own harness and runs later.
 fn executable(message: &str) -> Option<Executable> {
     let message: Value = serde_json::from_str(message).ok()?;
     if message["reason"] != "compiler-artifact" || message["profile"]["test"] != true {
         return None;
     }
     let target = message["target"]["name"].as_str()?;
-    if target == "e2e" {
+    if target == "e2e" || message["target"]["kind"][0] == "bench" {
         return None;
     }
     let folder = PathBuf::from(message["manifest_path"].as_str()?).parent()?.to_owned();
-    let package = folder.file_name()?.to_string_lossy().into_owned();
+    // `path+file:///w/crates/cache#phase6-cache@0.1.0`
+    let (package, _) = message["package_id"].as_str()?.rsplit_once('#')?.1.split_once('@')?;
     Some(Executable {
-        name: format!("{package}::{target}"),
+        package: package.to_owned(),
+        name: format!("{}::{target}", folder.file_name()?.to_string_lossy()),
         path: message["executable"].as_str()?.into(),
         folder,
     })
@@ -135,16 +140,20 @@ mod tests {
 
     #[test]
     fn test_programs_are_read_from_the_messages_of_cargo() {
-        let message = |target: &str, test: bool| {
+        let message = |target: &str, kind: &str, test: bool| {
             format!(
                 r#"{{"reason":"compiler-artifact","manifest_path":"/w/crates/cache/Cargo.toml",
-                "target":{{"name":"{target}"}},"profile":{{"test":{test}}},"executable":"/t/{target}-1"}}"#
+                "package_id":"path+file:///w/crates/cache#phase6-cache@0.1.0",
+                "target":{{"name":"{target}","kind":["{kind}"]}},
+                "profile":{{"test":{test}}},"executable":"/t/{target}-1"}}"#
             )
         };
-        let found = executable(&message("layer", true)).unwrap();
-        assert_eq!((found.name.as_str(), found.folder.to_str()), ("cache::layer", Some("/w/crates/cache")));
-        assert!(executable(&message("phase6", false)).is_none(), "an ordinary program");
-        assert!(executable(&message("e2e", true)).is_none(), "the suite for a cluster");
+        let found = executable(&message("layer", "test", true)).unwrap();
+        assert_eq!((found.name.as_str(), found.package.as_str()), ("cache::layer", "phase6-cache"));
+        assert_eq!(found.folder.to_str(), Some("/w/crates/cache"));
+        assert!(executable(&message("phase6", "bin", false)).is_none(), "an ordinary program");
+        assert!(executable(&message("hit", "bench", true)).is_none(), "a benchmark");
+        assert!(executable(&message("e2e", "test", true)).is_none(), "the suite for a cluster");
         assert!(executable("warning: unused").is_none());
     }
 }
