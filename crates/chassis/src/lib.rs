@@ -27,6 +27,7 @@ mod upstream;
 pub use phase6_breaker as breaker;
 pub use phase6_cache as cache;
 pub use phase6_catalog as catalog;
+pub use phase6_jobs as jobs;
 pub use phase6_store as store;
 pub use phase6_telemetry as telemetry;
 

@@ -7,13 +7,14 @@
 //! | [`exposition`] | `/metrics`, `/openapi.json` |
 //! | [`purge`] | `/api/v1/cache/invalidate` |
 //!
-//! [`components`] and [`series`] collect the snapshots and the metric series of the parts of a service;
+//! [`components`], [`jobs`] and [`series`] collect the snapshots and the metric series of the parts of a service;
 //! [`describe`] completes the `OpenAPI` description.
 
 mod components;
 pub(crate) mod describe;
 mod exposition;
 mod health;
+mod jobs;
 mod purge;
 mod series;
 mod status;
@@ -28,11 +29,12 @@ use std::{
 
 use http::{HeaderName, header::CACHE_CONTROL};
 use phase6_cache::Cache;
+use phase6_jobs::Jobs;
 use phase6_telemetry::Telemetry;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 pub use self::components::{ComponentKind, Components};
-pub(crate) use self::series::Registrar;
+pub(crate) use self::{jobs::register_jobs, series::Registrar};
 use crate::{Clock, Enforcer, server::ConnectionCounts, stack::ConcurrencyLimit};
 
 const NO_STORE: (HeaderName, &str) = (CACHE_CONTROL, "no-store");
@@ -66,6 +68,7 @@ pub(crate) struct ServiceState {
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) enforcer: Enforcer,
     pub(crate) components: Components,
+    pub(crate) jobs: Jobs,
     pub(crate) connections: Arc<ConnectionCounts>,
     pub(crate) concurrency: Arc<ConcurrencyLimit>,
     pub(crate) cache: Cache,

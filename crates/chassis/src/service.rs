@@ -23,7 +23,7 @@ pub use self::{
 };
 use crate::{
     Enforcer,
-    operations::{Registrar, ServiceState},
+    operations::{Registrar, ServiceState, register_jobs},
     server::{self, Shutdown},
     stack::{self, RateLimiter, Stack},
 };
@@ -77,6 +77,7 @@ fn state(
         telemetry: Arc::clone(&connections.telemetry),
         enforcer: enforcer.clone(),
         components: connections.components.clone(),
+        jobs: connections.jobs.clone(),
         connections: Arc::default(),
         concurrency: Arc::default(),
         cache: connections.cache.clone(),
@@ -94,6 +95,7 @@ fn register(state: &ServiceState, connections: &Connections, limiter: &RateLimit
     state.connections.register(&registrar);
     state.concurrency.register(&registrar);
     state.components.register_series(&registrar);
+    register_jobs(&registrar, &state.jobs);
 }
 
 /// Begins to accept connections.

@@ -238,6 +238,15 @@ impl Store {
         crate::sql("SELECT 1").first(self).await.map(drop)
     }
 
+    /// Returns an SQL expression for the clock of the database, in milliseconds since the Unix epoch. The value
+    /// is that of the statement, not of the transaction.
+    pub fn now_ms_sql(&self) -> &'static str {
+        match self.inner.url {
+            DatabaseUrl::Sqlite(_) => "CAST(unixepoch('now', 'subsec') * 1000 AS BIGINT)",
+            DatabaseUrl::Postgres(_) => "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)",
+        }
+    }
+
     /// Returns the state of the pool.
     pub fn snapshot(&self) -> PoolSnapshot {
         let Inner { url, limits, read_pool, write_pool, slow, statements } = &*self.inner;

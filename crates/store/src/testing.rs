@@ -43,6 +43,11 @@ impl TestDatabase {
         admin.close().await;
         Self { url: url(&name), _folder: None }
     }
+
+    /// Returns the address with its credentials, for the environment of another process.
+    pub fn connect_string(&self) -> String {
+        self.url.connect_string()
+    }
 }
 
 fn random() -> u128 {

@@ -25,8 +25,6 @@ pub mod model;
 pub mod providers;
 pub mod store;
 
-use std::sync::Arc;
-
 use phase6_chassis::{Definition, Domain, Kit, Needs, StartError, catalog::Service};
 use utoipa_axum::router::OpenApiRouter;
 
@@ -48,6 +46,6 @@ async fn build(kit: Kit) -> Result<OpenApiRouter, StartError> {
     let config = Config::from_settings(&kit.settings);
     let state = AppState::new(kit.clone(), config).await?;
     api::register_components(&kit.components, &state);
-    kit.tasks.spawn(jobs::housekeeping(Arc::clone(&state), kit.stop));
+    jobs::start(&kit.jobs, &state);
     Ok(api::router(state))
 }

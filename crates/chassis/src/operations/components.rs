@@ -25,6 +25,8 @@ pub enum ComponentKind {
     Database,
     /// Service that this one calls.
     Peer,
+    /// Periodic work.
+    Job,
     /// Any other component.
     Other,
 }
@@ -38,6 +40,7 @@ impl ComponentKind {
             Self::RateLimiter => "rate-limiter",
             Self::Database => "database",
             Self::Peer => "peer",
+            Self::Job => "job",
             Self::Other => "other",
         }
     }

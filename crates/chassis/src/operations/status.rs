@@ -116,6 +116,7 @@ impl ServiceState {
             "cache": components.only_snapshot(ComponentKind::Cache),
             "rateLimiter": components.only_snapshot(ComponentKind::RateLimiter),
             "database": components.only_snapshot(ComponentKind::Database),
+            "jobs": components.snapshots(ComponentKind::Job),
             "policy": self.enforcer.state(),
             "connections": Connections {
                 counts: self.connections.snapshot(),

@@ -8,6 +8,7 @@ use std::{
 };
 
 use phase6_cache::{Cache, Disk, Level, Remote};
+use phase6_jobs::Jobs;
 use phase6_live::Live;
 use phase6_otlp::Exporter;
 use phase6_redis::{Redis, RedisUrl};
@@ -41,6 +42,7 @@ pub(super) struct Connections {
     pub(super) exporter: Option<Arc<Exporter>>,
     pub(super) telemetry: Arc<Telemetry>,
     pub(super) components: Components,
+    pub(super) jobs: Jobs,
     pub(super) stop: CancellationToken,
     pub(super) tasks: TaskTracker,
     /// Ends the tasks of a service whose start fails.
@@ -67,6 +69,7 @@ impl Connections {
         let exporter =
             host.collector.as_ref().map(|collector| Arc::new(collector.start_exporter(name, host.version)));
         let sink = exporter.clone().map(|exporter| exporter as Arc<dyn SpanSink>);
+        let jobs = Jobs::new(name, store.clone(), tasks.clone(), stop.clone());
         Ok(Self {
             store,
             cache: Cache::new(level),
@@ -75,6 +78,7 @@ impl Connections {
             exporter,
             telemetry: Telemetry::new(name, host.access.internal.sampler(), sink),
             components,
+            jobs,
             stop_on_drop: stop.clone().drop_guard(),
             stop,
             tasks,
@@ -93,6 +97,7 @@ async fn open_store(
     let open = async || {
         let store = Store::connect(&host.database, PoolLimits::default()).await?;
         store.migrate(service, migrations).await?;
+        store.migrate(&format!("{service}_jobs"), &phase6_jobs::MIGRATIONS).await?;
         Ok(store)
     };
     let store = loop {

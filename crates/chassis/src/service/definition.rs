@@ -13,6 +13,7 @@ use futures_util::future::BoxFuture;
 use phase6_breaker::Breaker;
 use phase6_cache::Cache;
 use phase6_catalog::Service;
+use phase6_jobs::Jobs;
 use phase6_live::Live;
 use phase6_otlp::Collector;
 use phase6_redis::{RedisError, RedisUrl};
@@ -100,6 +101,8 @@ pub struct Kit {
     pub clock: Clock,
     /// Cancelled when the service shuts down.
     pub stop: CancellationToken,
+    /// Periodic work of the service.
+    pub jobs: Jobs,
     /// Tasks that a shutdown waits for.
     pub tasks: TaskTracker,
     pub(super) state: LateState,

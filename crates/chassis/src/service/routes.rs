@@ -42,6 +42,7 @@ impl Routes {
             settings,
             clock: host.clock.clone(),
             stop: connections.stop.clone(),
+            jobs: connections.jobs.clone(),
             tasks: connections.tasks.clone(),
             state: state.clone(),
         })

@@ -22,7 +22,8 @@ use crate::run::root;
 const PARALLEL: usize = 3;
 
 /// Programs that start first, because they take longest: `folder::target`, as in the output.
-const SLOWEST: [&str; 4] = ["tests::chaos", "tests::ninth_service", "tests::fleet", "cache::fill_lock"];
+const SLOWEST: [&str; 5] =
+    ["tests::chaos", "tests::ninth_service", "tests::jobs", "tests::fleet", "cache::fill_lock"];
 
 /// One test program.
 #[derive(Debug)]

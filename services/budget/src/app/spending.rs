@@ -47,15 +47,21 @@ impl AppState {
         Ok(LearningStats { quality, calls, top_performer })
     }
 
-    /// Charges expired reservations, and removes old calls and expired answers. Both are attempted;
-    /// failures are logged.
-    pub async fn clean_up(&self) {
-        let now = self.now();
-        if let Err(error) = self.ledger.reclaim(now).await {
-            tracing::warn!(%error, "failed to charge expired reservations");
-        }
-        if let Err(error) = self.answers.sweep(now).await {
-            tracing::warn!(%error, "failed to remove expired answers");
-        }
+    /// Charges expired reservations, and removes old calls.
+    ///
+    /// # Errors
+    ///
+    /// The database cannot be written.
+    pub async fn charge_expired_reservations(&self) -> Result<(), StoreError> {
+        self.ledger.reclaim(self.now()).await.map(drop)
+    }
+
+    /// Removes expired answers.
+    ///
+    /// # Errors
+    ///
+    /// The database cannot be written.
+    pub async fn remove_expired_answers(&self) -> Result<(), StoreError> {
+        self.answers.sweep(self.now()).await
     }
 }
