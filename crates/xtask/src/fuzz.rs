@@ -1,8 +1,8 @@
 //! `cargo xtask fuzz`: the parsers of untrusted input, fuzzed by libFuzzer on the stable toolchain.
 //!
 //! The compiler counts which edges of the code an input reaches; inputs that reach new ones are kept and
-//! mutated further. Overflows and failed assertions are failures too. `fuzz/` has the targets, their corpus
-//! and their dictionaries.
+//! mutated further. Overflows and failed assertions are failures too. `fuzz/` has the targets, hand-made inputs
+//! (`seeds`), inputs that earlier runs found (`corpus`), and dictionaries (`words`).
 //!
 //! The long run instruments every library. The quick run, which is a part of `cargo xtask test`, instruments
 //! our own crates only and shares all others with the release build.
@@ -29,6 +29,8 @@ const TARGETS: [&str; 6] = ["cache_key", "http_head", "policy", "redis_reply", "
 const LONG: Duration = Duration::from_mins(1);
 /// Targets that run at a time.
 const PARALLEL: usize = 2;
+/// Longest input of the committed corpus, in bytes.
+const MAX_COMMITTED: &str = "-max_len=1024";
 /// Bounds of an input: bytes, seconds, and megabytes of memory.
 const BOUNDS: [&str; 3] = ["-max_len=4096", "-timeout=10", "-rss_limit_mb=1024"];
 
@@ -49,8 +51,13 @@ const QUICK: [&str; 3] = ["-Cdebug-assertions=on", "-Coverflow-checks=on", "-Cop
 /// Variable that makes this program a wrapper of the compiler.
 const WRAPPER: &str = "PHASE6_FUZZ_WRAPPER";
 
-/// Runs the long form: `[--seconds N] [TARGET...]`.
+/// Runs the long form: `[--seconds N] [TARGET...]`, or renews the committed corpus: `--merge [TARGET...]`.
 pub(crate) fn run(options: &[&str]) -> Result<(), String> {
+    if let ["--merge", names @ ..] = options {
+        let (_, targets) = parse(names)?;
+        let programs = build_instrumented(&targets)?;
+        return targets.iter().try_for_each(|target| merge(&programs, target));
+    }
     let (time, targets) = parse(options)?;
     let programs = build_instrumented(&targets)?;
     fuzz_all(&programs, &targets, time)
@@ -177,7 +184,10 @@ fn fuzz(programs: &Path, target: &str, time: Duration) -> Result<String, String>
     let output = File::create(&log).map_err(|error| format!("{}: {error}", log.display()))?;
     let program = programs.join(target);
     let mut command = Command::new(&program);
-    command.arg(&corpus).arg(root().join("fuzz/seeds").join(target)).args(BOUNDS);
+    command.arg(&corpus).args(BOUNDS);
+    for inputs in ["fuzz/seeds", "fuzz/corpus"] {
+        command.arg(root().join(inputs).join(target));
+    }
     command.arg(format!("-dict={}", root().join("fuzz/words").join(target).display()));
     command.arg(format!("-artifact_prefix={}/", found.display()));
     command.arg(format!("-max_total_time={}", time.as_secs())).stderr(output);
@@ -190,6 +200,34 @@ fn fuzz(programs: &Path, target: &str, time: Duration) -> Result<String, String>
         Some(input) => format!("{0} (reproduce: `{1} {0}`)", input.display(), program.display()),
         None => format!("{status}, see {}", log.display()),
     })
+}
+
+/// Replaces the committed corpus of a target by the fewest inputs that cover the same code as it and the inputs
+/// of earlier runs.
+fn merge(programs: &Path, target: &str) -> Result<(), String> {
+    let committed = root().join("fuzz/corpus").join(target);
+    let folder = root().join("target/fuzz");
+    let (earlier, merged) = (folder.join("corpus").join(target), folder.join("merged").join(target));
+    let _ = std::fs::remove_dir_all(&merged);
+    for folder in [&earlier, &merged, &committed] {
+        std::fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    }
+    let mut command = Command::new(programs.join(target));
+    command.args(["-set_cover_merge=1", MAX_COMMITTED]).arg(&merged).args([&committed, &earlier]);
+    // Inputs that only repeat a loop more often, or that compare other values, are not worth a file.
+    command.args(["-use_counters=0", "-use_cmp=0"]).stderr(std::process::Stdio::null());
+    succeed(&mut command)?;
+    let mut count = 0;
+    let unreadable = |error: std::io::Error| format!("{}: {error}", merged.display());
+    std::fs::remove_dir_all(&committed).map_err(|error| format!("{}: {error}", committed.display()))?;
+    std::fs::create_dir_all(&committed).map_err(|error| format!("{}: {error}", committed.display()))?;
+    for entry in std::fs::read_dir(&merged).map_err(unreadable)? {
+        let entry = entry.map_err(unreadable)?;
+        std::fs::copy(entry.path(), committed.join(entry.file_name())).map_err(unreadable)?;
+        count += 1;
+    }
+    println!("{target}: {count} inputs in {}", committed.display());
+    Ok(())
 }
 
 /// Returns the input that a failed run has saved.

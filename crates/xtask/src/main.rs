@@ -56,6 +56,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
          RFC 9111). A failure prints its seed; --seeds 1 --from SEED with the name of the part replays it
   fuzz [--seconds N] [TARGET...]
          fuzz the parsers of untrusted input, 60 seconds each
+  fuzz --merge [TARGET...]
+         renew the committed corpus with the inputs of earlier runs
   instructions [--accept]
          count the instructions of each hot path; more than accepted is a failure
   mutants [FILE...]

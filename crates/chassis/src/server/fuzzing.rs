@@ -5,8 +5,11 @@ use std::{
     convert::Infallible,
     io,
     pin::{Pin, pin},
-    sync::{Arc, atomic::AtomicBool},
-    task::{Context, Poll, Waker},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake},
     time::Duration,
 };
 
@@ -59,6 +62,32 @@ impl AsyncWrite for Wire<'_> {
     }
 }
 
+/// True once the connection asks to be polled again: hyper yields after some requests of a pipeline.
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Woken {
+    /// Polls until the connection has ended, or waits for the client. Returns true if it has ended.
+    fn poll(self: &Arc<Self>, mut connection: Pin<&mut impl Future>) -> bool {
+        let waker = Arc::clone(self).into();
+        loop {
+            self.0.store(false, Ordering::Relaxed);
+            if connection.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
+                return true;
+            }
+            if !self.0.load(Ordering::Relaxed) {
+                return false;
+            }
+        }
+    }
+}
+
 /// Serves a client that sends `input`, and closes once everything is handled. Every request gets an empty
 /// 200. Returns the heads of the requests, and all bytes that were written to the client.
 ///
@@ -76,10 +105,10 @@ pub fn connection(input: &[u8]) -> (Vec<Parts>, Vec<u8>) {
         let is_closed = Cell::new(false);
         let wire = Wire { input, is_closed: &is_closed, output: &output };
         let mut connection = pin!(serve_connection(wire, stack, &progress, BodyLimits::default()));
-        let mut context = Context::from_waker(Waker::noop());
-        let has_ended = connection.as_mut().poll(&mut context).is_ready();
+        let woken = Arc::<Woken>::default();
+        let has_ended = woken.poll(connection.as_mut());
         is_closed.set(true);
-        assert!(has_ended || connection.poll(&mut context).is_ready(), "the connection stays open");
+        assert!(has_ended || woken.poll(connection), "the connection stays open");
     }
     (heads.into_inner(), output.into_inner())
 }
