@@ -132,7 +132,8 @@ mod tests {
     #[test]
     fn builds_an_autoscaled_service_with_its_own_image() {
         let spec = json!({
-            "service": "web",
+            // Its peers do not change with the catalog, unlike those of the gateway.
+            "service": "coach",
             "image": "registry.example/other:2",
             "autoscaling": {"minReplicas": 2, "maxReplicas": 5},
             "resources": {"requests": {"cpu": "250m"}, "limits": {"memory": "1Gi"}},

@@ -83,7 +83,7 @@ async fn replicas_share_through_a_cluster_before_and_after_a_failover() {
     // With this name the keys of the limits and those of the responses are on different masters.
     check_sharing("of-a-cluster", &url, || {
         cluster.swap_master("{phase6:2:limit:of-a-cluster}");
-        cluster.swap_master("{phase6:1:cache:of-a-cluster}");
+        cluster.swap_master("{phase6:2:cache:of-a-cluster}");
     })
     .await;
 }

@@ -220,7 +220,7 @@ impl<S> Fetch<S> {
         let is_small = response.body().size_hint().exact().is_some_and(|size| size <= MAX_BODY);
         let Some(directives) = shareable.filter(|_| is_small) else {
             // Without a tenant the key is shared with anonymous clients, for whom the response to a client
-            // with credentials says nothing.
+            // with credentials is no evidence.
             if !client.has_credentials || !self.key.tenant.is_empty() {
                 cache.mark_hit_for_pass(self.hash);
             }

@@ -187,11 +187,11 @@ impl RemoteState {
     }
 
     fn response_key(&self, name: &str) -> String {
-        self.redis.key(format_args!("answer:{name}"))
+        self.redis.key(format_args!("response:{name}"))
     }
 
     fn lock_key(&self, name: &str) -> String {
-        self.redis.key(format_args!("duty:{name}"))
+        self.redis.key(format_args!("fill:{name}"))
     }
 
     fn waiting_key(&self, name: &str) -> String {

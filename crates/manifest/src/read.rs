@@ -161,8 +161,11 @@ pub fn read(file: &str, text: &str) -> Result<Vec<Manifest>, Vec<ManifestError>>
         }
         errors.extend(violations.into_iter().map(|violation| {
             let line = nearest_line(&lines, &violation.field);
-            let field = (!violation.field.is_empty()).then_some((violation.field, violation.value));
-            error(line, field, violation.message)
+            if violation.field.is_empty() {
+                let value = violation.value.map_or_else(String::new, |value| format!("is {value}; "));
+                return error(line, None, value + &violation.message);
+            }
+            error(line, Some((violation.field, violation.value)), violation.message)
         }));
     }
     errors.extend(duplicates(&manifests));
@@ -198,8 +201,16 @@ fn nearest_line(lines: &BTreeMap<String, u64>, field: &str) -> Option<u64> {
     }
 }
 
+/// Returns the cause of a syntax error without the parts that address users of the parser: its options, and the
+/// position, which is known already.
+fn cause(text: &str) -> String {
+    let text = text.split(" at line ").next().unwrap_or_default();
+    let text = text.split(", set ").next().unwrap_or_default();
+    text.replace(" rejected by the configured policy", "; accepted: a finite number")
+}
+
 fn syntax_error(file: &str, error: &serde_saphyr::Error) -> ManifestError {
-    let cause = error.without_snippet().to_string();
+    let cause = cause(&error.without_snippet().to_string());
     ManifestError {
         file: file.to_owned(),
         line: error.location().map(|location| location.line()),

@@ -195,7 +195,7 @@ async fn stop(running: Running, notice: Duration, signals: &mut StopSignals) {
     tokio::select! {
         () = tokio::time::sleep(notice) => {}
         () = everybody_left => {}
-        () = signals.stop() => tracing::info!("second signal: the notice ends"),
+        () = signals.stop() => tracing::info!("second signal received: shutting down without waiting for clients to leave"),
     }
     tokio::select! {
         is_complete = running.shutdown(GRACE) => tracing::info!(drained = is_complete, "stopped"),

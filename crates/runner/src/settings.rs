@@ -37,19 +37,22 @@ pub(crate) const INTERNAL_TOKEN: Setting = Setting {
 /// Settings of the process, whatever services it runs.
 pub(crate) const HOST_SETTINGS: &[Setting] = &[INTERNAL_TOKEN];
 
-/// Checks that every variable `PHASE6_*` of the environment is known.
+/// Checks that every variable `PHASE6_*` of the environment is known, and that every known one is UTF-8.
 ///
 /// `command` is the whole command line, whose options name their variables.
 ///
 /// # Errors
 ///
-/// Unknown variables: all of them, each with the known name that it resembles.
+/// Unknown variables, each with the known name that it resembles, and values that are not UTF-8: all of them.
 pub fn check_environment(command: &clap::Command) -> Result<(), RunError> {
     let environment = Environment::of_process();
     let is_link = |name: &&str| is_service_link(name, environment.get(name).unwrap_or_default());
     let names = environment.names().filter(|name| !is_link(name));
-    let unknown = unknown(names, &known(command));
-    if unknown.is_empty() { Ok(()) } else { Err(RunError::Usage(unknown.join("\n"))) }
+    let known = known(command);
+    let mut errors = unknown(names, &known);
+    let unreadable = known.iter().filter(|name| environment.is_unreadable(name));
+    errors.extend(unreadable.map(|name| format!("the value of {name} is not UTF-8")));
+    if errors.is_empty() { Ok(()) } else { Err(RunError::Usage(errors.join("\n"))) }
 }
 
 /// Returns the names of all variables that the program reads.

@@ -100,7 +100,7 @@ pub async fn run(options: UpOptions) -> Result<(), RunError> {
             () = signals.stop() => break,
         }
     }
-    notify("\nstopping: requests in flight are finished; press Ctrl-C again to stop at once");
+    notify("\nstopping: finishing the requests in flight; press Ctrl-C again to stop at once");
     tokio::select! {
         is_complete = fleet.stop_all() => {
             notify(if is_complete { "stopped" } else { "stopped; requests over the time limit were aborted" });

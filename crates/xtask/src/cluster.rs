@@ -63,7 +63,11 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
         ["resume", component] => cluster.signal(component, "-CONT"),
         ["freeze", service] => cluster.signal_pods(service, "-STOP"),
         ["thaw", service] => cluster.signal_pods(service, "-CONT"),
-        _ => Err(USAGE.into()),
+        [] => {
+            print!("{USAGE}");
+            Ok(())
+        }
+        other => Err(format!("cluster {} is not a command\n\n{USAGE}", other.join(" "))),
     }
 }
 

@@ -76,6 +76,7 @@ fn parse<'a>(options: &[&'a str]) -> Result<(Duration, BTreeSet<&'a str>), Strin
             let number = number.ok_or_else(|| format!("--seconds {seconds}; accepted: an integer from 1"))?;
             (Duration::from_secs(number), names)
         }
+        ["--seconds"] => return Err("--seconds; accepted: --seconds N, an integer from 1".into()),
         names => (LONG, names),
     };
     if let Some(unknown) = names.iter().find(|name| !TARGETS.contains(name)) {

@@ -79,7 +79,7 @@ fn main() -> ExitCode {
         ["bench", "--smoke"] => bench::run(bench::Effort::Smoke),
         ["cluster", ..] => cluster::run(&arguments[1..]),
         ["e2e", "--kubeconfig", file, filters @ ..] => e2e::run_with(file, filters),
-        ["e2e", filters @ ..] => e2e::run(filters),
+        ["e2e", filters @ ..] if filters.iter().all(|filter| !filter.starts_with('-')) => e2e::run(filters),
         ["prove"] => e2e::prove(),
         ["chaos"] => chaos::run(chaos::ROUNDS),
         ["chaos", "--rounds", rounds] => match rounds.parse() {
@@ -103,8 +103,12 @@ fn main() -> ExitCode {
         ["demo"] => demo::run(),
         ["image"] => image::run(),
         ["crd"] => crd(),
-        _ => {
-            eprint!("{USAGE}");
+        [] | ["help" | "--help" | "-h"] => {
+            print!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        other => {
+            eprint!("error: cargo xtask {} is not a command\n\n{USAGE}", other.join(" "));
             return ExitCode::from(2);
         }
     };
@@ -125,7 +129,12 @@ fn seeds(options: &[&str]) -> Result<simulate::Seeds, String> {
         match option {
             ["--from", from] => seeds.from = number(from)?,
             ["--seeds", count] => seeds.count = Some(number(count)?),
-            other => return Err(format!("{}; accepted: --seeds N and --from SEED", other.join(" "))),
+            other => {
+                return Err(format!(
+                    "{}; accepted: limits, breaker, fills or cache, then --seeds N and --from SEED",
+                    other.join(" ")
+                ));
+            }
         }
     }
     Ok(seeds)

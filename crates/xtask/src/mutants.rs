@@ -23,6 +23,9 @@ const GOAL: f64 = 90.0;
 
 /// Tests the mutants of all cores, or those of some files.
 pub(crate) fn run(files: &[&str]) -> Result<(), String> {
+    if let Some(missing) = files.iter().find(|file| !root().join(file).is_file()) {
+        return Err(format!("{missing} is not a file of this repository"));
+    }
     let tools = root().join("target/tools");
     let program = tools.join("bin/cargo-mutants");
     if !program.is_file() {

@@ -10,7 +10,10 @@ pub(crate) mod report;
 
 use std::{path::PathBuf, process::Command, time::Duration};
 
-use self::report::{Counts, Report};
+use self::{
+    executables::Executable,
+    report::{Counts, Report},
+};
 use crate::{
     background::{self, Background},
     bench, chaos,
@@ -49,10 +52,9 @@ pub(crate) fn run(scope: Scope) -> Result<(), String> {
     // `tests/peers` is a separate workspace.
     report.check("format of peers", cargo(&["fmt", "--manifest-path", "tests/peers/Cargo.toml", "--check"]));
     report.check("lints", lints());
-    // Checks the build of `cargo run -- up`, without the cluster client.
-    report.check("default features", cargo(&["check", "--locked", "--quiet", "-p", "phase6-cli"]));
+    report.check("default features", default_features());
     tests(&mut report, |_| true, collector);
-    report.check("documentation tests", cargo(&["test", "--workspace", "--doc", "--locked", "--quiet"]));
+    report.check("documentation tests", documentation_tests());
     report.check("cache sequences", simulate::sequences(SEQUENCES));
     report.step("benchmarks run", || bench::run(bench::Effort::Smoke));
     report.step("release build", image::build);
@@ -81,7 +83,11 @@ pub(crate) fn run_changed(revision: &str) -> Result<(), String> {
     // Of the whole workspace, because a selection of packages may select other features of libraries, which
     // would be compiled again. Only what has changed is checked and built.
     report.check("lints", lints());
-    tests(&mut report, |package| packages.contains(package), collector);
+    if packages.contains("phase6-cli") {
+        report.check("default features", default_features());
+    }
+    tests(&mut report, |executable| changed::can_break(&packages, executable), collector);
+    report.check("documentation tests", documentation_tests());
     println!("{report}");
     report.result()
 }
@@ -97,6 +103,15 @@ fn lints() -> Command {
     cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--quiet", "--", "-D", "warnings"])
 }
 
+/// Returns the check of the build of `cargo run -- up`, which lacks the cluster client.
+fn default_features() -> Command {
+    cargo(&["check", "--locked", "--quiet", "-p", "phase6-cli"])
+}
+
+fn documentation_tests() -> Command {
+    cargo(&["test", "--workspace", "--doc", "--locked", "--quiet"])
+}
+
 /// Returns the command that runs the tests of the gateway on the program of the release build. The compiler may
 /// place constants elsewhere than in a debug build, so what passes there can fail here.
 fn release_gateway() -> Command {
@@ -105,11 +120,11 @@ fn release_gateway() -> Command {
     command
 }
 
-/// Builds the workspace, and runs the test programs of the packages that `selected` accepts, with PostgreSQL,
-/// Redis and a collector.
-fn tests(report: &mut Report, selected: impl Fn(&str) -> bool, collector: Background<PathBuf>) {
+/// Builds the workspace, and runs the test programs that `selected` accepts, with PostgreSQL, Redis and a
+/// collector.
+fn tests(report: &mut Report, selected: impl Fn(&Executable) -> bool, collector: Background<PathBuf>) {
     let Some(mut executables) = report.step("build", executables::build) else { return };
-    executables.retain(|executable| selected(&executable.package));
+    executables.retain(selected);
     let Some(collector) = report.step("wait for the collector", || collector.join()) else { return };
     let servers = report.step("servers", || Ok((servers::postgres()?, servers::redis()?)));
     let Some((postgres, redis)) = servers else { return };

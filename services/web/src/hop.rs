@@ -44,7 +44,7 @@ fn is_hop_by_hop(name: &str) -> bool {
 }
 
 /// True for headers that stay even if `Connection` names them. Without them the upstream would not
-/// recognize the client, nor apply its limit, nor obey its cache directives.
+/// recognize the client, nor apply its limit, nor apply its cache directives.
 fn is_end_to_end(name: &str) -> bool {
     matches!(name, "authorization" | "x-api-key" | "cookie" | "set-cookie" | "cache-control" | "vary")
 }

@@ -55,13 +55,13 @@ impl LogRecord {
 impl fmt::Display for LogRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Start => f.write_str("begins"),
+            Self::Start => f.write_str("start"),
             Self::Invalidated(Invalidation::All) => f.write_str("all"),
             Self::Invalidated(Invalidation::Path(path)) => write!(f, "path {path}"),
             Self::Invalidated(Invalidation::Prefix(prefix)) => write!(f, "prefix {prefix}"),
             Self::Invalidated(Invalidation::Tag(tag)) => write!(f, "tag {tag}"),
-            Self::FillEnded { name, outcome: FillOutcome::Filled } => write!(f, "landed {name}"),
-            Self::FillEnded { name, outcome: FillOutcome::Invalidated } => write!(f, "lost {name}"),
+            Self::FillEnded { name, outcome: FillOutcome::Filled } => write!(f, "filled {name}"),
+            Self::FillEnded { name, outcome: FillOutcome::Invalidated } => write!(f, "invalidated {name}"),
         }
     }
 }
@@ -72,12 +72,12 @@ impl From<&str> for LogRecord {
     fn from(text: &str) -> Self {
         let fill_ended = |name: &str, outcome| Self::FillEnded { name: name.to_owned(), outcome };
         match text.split_once(' ') {
-            None if text == "begins" => Self::Start,
+            None if text == "start" => Self::Start,
             Some(("path", path)) => Self::Invalidated(Invalidation::Path(path.to_owned())),
             Some(("prefix", prefix)) => Self::Invalidated(Invalidation::Prefix(prefix.to_owned())),
             Some(("tag", tag)) => Self::Invalidated(Invalidation::Tag(tag.to_owned())),
-            Some(("landed", name)) => fill_ended(name, FillOutcome::Filled),
-            Some(("lost", name)) => fill_ended(name, FillOutcome::Invalidated),
+            Some(("filled", name)) => fill_ended(name, FillOutcome::Filled),
+            Some(("invalidated", name)) => fill_ended(name, FillOutcome::Invalidated),
             _ => Self::Invalidated(Invalidation::All),
         }
     }

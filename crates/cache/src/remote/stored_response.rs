@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use super::log_record::StreamOffset;
 use crate::{Entry, Key, compression::compress, stored_meta::StoredMeta};
 
-const FORMAT_VERSION: u8 = 2;
+const FORMAT_VERSION: u8 = 3;
 
 /// Head of a stored response. The serialized field names are the storage format.
 #[derive(Serialize, Deserialize)]
@@ -20,10 +20,8 @@ struct Head {
     tenant: Box<str>,
     uri: Box<str>,
     /// Offset in the log at the start of the fetch.
-    #[serde(rename = "place")]
     log_offset: u64,
     /// Age of the response at which its key expires, in milliseconds.
-    #[serde(rename = "kept_ms")]
     max_age_ms: u64,
     meta: StoredMeta,
 }

@@ -68,7 +68,7 @@ async fn the_scripts_agree_with_the_model() {
         include_str!("../../src/remote/release.lua"),
     ]
     .map(Script::new);
-    let [response, log, lock, waiting] = ["answer", "log", "duty", "waiting"].map(|key| redis.key(key));
+    let [response, log, lock, waiting] = ["response", "log", "fill", "waiting"].map(|key| redis.key(key));
     let mut log_length = cmd("XLEN");
     log_length.arg(&log);
     let (mut model, mut published, mut rng) = (FillLock::default(), 0, SeededRng(7));
@@ -100,7 +100,7 @@ async fn the_scripts_agree_with_the_model() {
             }
             Call::Release => {
                 let mut script = release.prepare_invoke();
-                script.key(&lock).key(&waiting).key(&log).arg(replica).arg(1_000).arg("landed");
+                script.key(&lock).key(&waiting).key(&log).arg(replica).arg(1_000).arg("filled");
                 redis.script::<u64>(&script).await.unwrap();
                 let before =
                     std::mem::replace(&mut published, redis.command::<u64>(&log_length).await.unwrap());

@@ -61,8 +61,8 @@ async fn the_lock_of_a_dead_replica_expires_after_3_s() {
     let probe = Replica::start(&prefix, &origin).await;
     probe.get("/a").await;
     probe.wait_for_writes(1).await;
-    let keys: Vec<String> = redis.command(cmd("KEYS").arg(redis.key("answer:*"))).await.unwrap();
-    let lock = keys[0].replace(":answer:", ":duty:");
+    let keys: Vec<String> = redis.command(cmd("KEYS").arg(redis.key("response:*"))).await.unwrap();
+    let lock = keys[0].replace(":response:", ":fill:");
     redis.command::<i64>(cmd("DEL").arg(&keys[0])).await.unwrap();
     redis.command::<()>(cmd("SET").arg(&lock).arg("somebody").arg("PX").arg(3_000)).await.unwrap();
     let other = Replica::start(&prefix, &origin).await;

@@ -57,7 +57,7 @@ async fn a_large_response_is_compressed_in_redis_and_restored_unchanged() {
     let large = first.get("/large").await;
     first.wait_for_writes(1).await;
     let redis = connect(&prefix);
-    let keys: Vec<String> = redis.command(cmd("KEYS").arg(redis.key("answer:*"))).await.unwrap();
+    let keys: Vec<String> = redis.command(cmd("KEYS").arg(redis.key("response:*"))).await.unwrap();
     let stored: usize = redis.command(cmd("STRLEN").arg(&keys[0])).await.unwrap();
     assert!(large.len() > 100_000 && stored < 2_000, "{stored} of {}", large.len());
     let second = Replica::start(&prefix, &origin).await;

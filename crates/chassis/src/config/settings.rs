@@ -41,13 +41,17 @@ impl Settings {
         let mut values = HashMap::new();
         let mut invalid = Vec::new();
         for Setting { name, kind, .. } in declared {
+            let accepted = || match kind {
+                SettingKind::Boolean { .. } => kind.to_string(),
+                _ => format!("a {kind}"),
+            };
             let value = environment.get(name);
             if let Some(value) = value.filter(|value| !kind.accepts(value)) {
-                let accepted = match kind {
-                    SettingKind::Boolean { .. } => kind.to_string(),
-                    _ => format!("a {kind}"),
-                };
-                invalid.push(InvalidSetting { name, value: kind.shown(value), accepted });
+                invalid.push(InvalidSetting { name, value: kind.shown(value), accepted: accepted() });
+            }
+            if environment.is_unreadable(name) {
+                let accepted = format!("UTF-8, and {}", accepted());
+                invalid.push(InvalidSetting { name, value: None, accepted });
             }
             values.insert(*name, value.map(str::to_owned));
         }

@@ -44,7 +44,7 @@ pub struct Caller {
 pub struct InternalToken(HeaderValue);
 
 impl InternalToken {
-    /// Shortest accepted token, in bytes.
+    /// Shortest accepted token, in characters.
     pub const MIN_LENGTH: usize = 16;
 
     /// Creates a random token.
@@ -53,10 +53,12 @@ impl InternalToken {
         Self::new(&text).expect("hexadecimal digits can be sent in a header")
     }
 
-    /// Creates a token from configuration; `None` if it is shorter than 16 bytes or cannot be sent in a header.
+    /// Creates a token from configuration; `None` if it is shorter than 16 characters, or has others than visible
+    /// ASCII characters.
     pub fn new(text: &str) -> Option<Self> {
-        let mut value =
-            HeaderValue::from_str(text.trim()).ok().filter(|value| value.len() >= Self::MIN_LENGTH)?;
+        let text = text.trim();
+        let is_valid = text.len() >= Self::MIN_LENGTH && text.bytes().all(|byte| byte.is_ascii_graphic());
+        let mut value = HeaderValue::from_str(text).ok().filter(|_| is_valid)?;
         value.set_sensitive(true);
         Some(Self(value))
     }
@@ -255,6 +257,8 @@ mod tests {
             !format!("{token:?}{:?}", Access { internal: token.clone(), ..Access::open() })
                 .contains("0123456789")
         );
-        assert!(InternalToken::new("short").is_none());
+        for invalid in ["short", "sixteen letters and spaces", "sixteen-letters-\u{e9}"] {
+            assert!(InternalToken::new(invalid).is_none(), "{invalid}");
+        }
     }
 }

@@ -29,7 +29,7 @@ pub const FAULT: HeaderName = HeaderName::from_static("phase6-fault");
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-/// A successful response: `{"ok":true}` and the fields of `T`.
+/// A successful response: `"ok": true` and the fields of the result.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Reply<T> {
     /// Always true.
@@ -65,7 +65,7 @@ pub struct ApiError {
     is_dependency_fault: bool,
 }
 
-/// Body of an error, for the API's description.
+/// Body of the response to a rejected or failed request.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ErrorBody {

@@ -24,7 +24,7 @@ use super::{Definition, Host, StartError};
 use crate::{ComponentKind, Components, Enforcer, Upstream};
 
 /// Prefix of the keys of shared responses. The number is the version of the stored format.
-const CACHE_KEYS: &str = "phase6:1:cache";
+const CACHE_KEYS: &str = "phase6:2:cache";
 /// Prefix of the keys of shared limits. The number is the version of the stored format.
 const LIMIT_KEYS: &str = "phase6:2:limit";
 /// Largest size of a cache on disk, in bytes.

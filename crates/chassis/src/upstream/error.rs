@@ -25,7 +25,7 @@ pub enum CallError {
         peer: &'static str,
     },
     /// The connection failed, or the response was not usable.
-    #[error("connection to {peer} failed: {reason}")]
+    #[error("call to {peer} failed: {reason}")]
     Broken {
         /// Name of the peer.
         peer: &'static str,

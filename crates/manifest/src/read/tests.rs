@@ -86,3 +86,14 @@ proptest! {
         let _ = read("f", &text);
     }
 }
+
+#[test]
+fn syntax_errors_do_not_mention_the_options_of_the_parser() {
+    let message = |text: &str| read("fleet.yaml", text).err().unwrap()[0].to_string();
+    assert_eq!(message("a: 1\na: 2\n"), "fleet.yaml:2: invalid YAML: duplicate mapping key: a");
+    assert_eq!(
+        message("a: .nan\n"),
+        "fleet.yaml:1: invalid YAML: non-finite float `.nan`; accepted: a finite number"
+    );
+    assert!(message("foo\n").starts_with(r#"fleet.yaml:1: document 1: is "foo"; accepted: an object"#));
+}

@@ -6,7 +6,7 @@ use serde_json::json;
 use super::*;
 use crate::definition::definition;
 
-/// Keywords that this module obeys, and those that say nothing about structure.
+/// Keywords that this module applies, and those that do not concern structure.
 const KEYWORDS: [&str; 22] = [
     "additionalProperties",
     "default",

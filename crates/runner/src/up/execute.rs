@@ -75,7 +75,8 @@ async fn start(fleet: &mut Fleet, manifest: Manifest) {
     let name = manifest.name.clone();
     match fleet.start_one(manifest).await {
         Ok(address) => notify(format_args!("{name}: started at http://{address}")),
-        Err(error) => notify(format_args!("{name}: cannot start: {error}")),
+        // The error names the service.
+        Err(error) => notify(format_args!("cannot start {error}; save the manifest again to try once more")),
     }
 }
 

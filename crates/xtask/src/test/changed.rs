@@ -8,6 +8,7 @@ use std::{
 
 use serde_json::Value;
 
+use super::executables::Executable;
 use crate::run::{cargo, root};
 
 /// The package of tests of the whole system, which also reads charts, documents and examples.
@@ -23,6 +24,10 @@ const READ_BY: [(&str, &str); 4] = [
 /// Files that affect every package: versions, profiles, and the configuration of tools.
 const FOR_ALL: [&str; 5] = ["Cargo.toml", "Cargo.lock", "clippy.toml", "rustfmt.toml", ".cargo/config.toml"];
 
+/// Tests of the whole system that prove properties of one package, and take minutes: they run if it, or something
+/// below it, has changed. Other changes to what they start are caught by shorter tests.
+const LONG_TESTS: [(&str, &str); 1] = [("tests::chaos", "phase6-chassis")];
+
 /// Packages of the workspace, as `cargo metadata` describes them.
 struct Workspace {
     /// Folder of each package.
@@ -37,12 +42,20 @@ pub(super) fn packages(revision: &str) -> Result<BTreeSet<String>, String> {
     Ok(workspace()?.affected(&files))
 }
 
+/// True if a change to what affects `packages` can break the tests of an executable.
+pub(super) fn can_break(packages: &BTreeSet<String>, executable: &Executable) -> bool {
+    let subject = LONG_TESTS.iter().find(|(name, _)| *name == executable.name);
+    packages.contains(subject.map_or(executable.package.as_str(), |(_, package)| package))
+}
+
 fn changed_files(revision: &str) -> Result<Vec<PathBuf>, String> {
     let git = |arguments: &[&str]| {
         let output = Command::new("git").current_dir(root()).args(arguments).output();
         let output = output.map_err(|error| format!("failed to start git: {error}"))?;
         if !output.status.success() {
-            return Err(format!("git: {}", String::from_utf8_lossy(&output.stderr).trim()));
+            let error = String::from_utf8_lossy(&output.stderr);
+            let first = error.lines().next().unwrap_or_default();
+            return Err(format!("git {}: {first}", arguments.join(" ")));
         }
         Ok(String::from_utf8_lossy(&output.stdout).lines().map(PathBuf::from).collect::<Vec<_>>())
     };

@@ -31,7 +31,7 @@ pub(super) struct Executable {
     /// Name of its package.
     pub(super) package: String,
     /// `folder::target`, for messages.
-    name: String,
+    pub(super) name: String,
     path: PathBuf,
     /// Folder of its package, which cargo makes the working directory of tests.
     folder: PathBuf,
