@@ -39,8 +39,8 @@ pub use config::{
 pub use enforce::{ActivePolicy, ApplyOutcome, Enforcer, PolicyState};
 pub use operations::{ComponentKind, Components, Domain};
 pub use request::{
-    Access, ApiError, ApiKeys, Caller, ErrorBody, ErrorDetail, FAULT, INTERNAL, InternalToken,
-    InvalidKeyLine, Json, Path, Query, Reply, X_FORWARDED_FOR, deadline, parse_json,
+    Access, ApiError, ApiKeys, Caller, ErrorBody, ErrorDetail, FAULT, INTERNAL, IfMatch, InternalToken,
+    InvalidKeyLine, Json, Path, Query, Reply, X_FORWARDED_FOR, deadline, etag, parse_json,
 };
 #[cfg(fuzzing)]
 pub use server::fuzzing;

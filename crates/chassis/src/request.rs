@@ -7,12 +7,15 @@ pub mod deadline;
 mod envelope;
 mod error;
 mod extract;
+mod fault;
+mod precondition;
 
 pub use self::{
     api_keys::{ApiKeys, InvalidKeyLine},
     caller::{Access, Caller, INTERNAL, InternalToken, X_FORWARDED_FOR},
     error::{ApiError, ErrorBody, ErrorDetail, FAULT, Reply},
     extract::{Json, Path, Query, parse_json},
+    precondition::{IfMatch, etag},
 };
 pub(crate) use self::{
     deadline::{DEADLINE, Deadline, DeadlineLayer},

@@ -9,6 +9,7 @@
 //! * [`Store`] connects, migrates the schema and reports the state of its connection pool.
 //! * [`Statement`] runs within a time limit; slow statements are recorded without their values.
 //! * [`BatchLoader`] combines concurrent reads of single keys into one read.
+//! * [`SettingsTable`] has settings that all replicas share, with a version for each change.
 //! * [`StoreError`] distinguishes transient failures from permanent ones.
 //!
 //! Statements use the SQL that both databases understand: `$1` placeholders, `BIGINT`, `TEXT`,
@@ -23,6 +24,7 @@ mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod url;
+mod versioned;
 
 pub use batch::BatchLoader;
 pub use error::{StoreError, TransientCondition};
@@ -31,3 +33,4 @@ pub use sqlx::{Row, any::AnyRow};
 pub use statement::{Statement, Tx, sql};
 pub use store::{Migration, PoolLimits, PoolSnapshot, Store};
 pub use url::{DatabaseUrl, InvalidUrl};
+pub use versioned::{ExpectedVersion, SettingsTable, VersionMismatch, Versioned};

@@ -38,7 +38,7 @@ pub(crate) fn router(state: Arc<AppState>) -> OpenApiRouter {
         .routes(routes!(cohorts::metrics))
         .routes(routes!(ranking::rank_by_roi))
         .routes(routes!(providers::status))
-        .routes(routes!(policy::policy, policy::change_policy))
+        .routes(routes!(policy::policy, policy::change_policy, policy::replace_policy))
         .routes(routes!(answers::burst))
         .routes(routes!(providers::costs))
         .routes(routes!(providers::recommend))

@@ -28,10 +28,16 @@ pub use self::{
     cohorts::CohortStore,
     history::CallHistory,
     ledger::{Ledger, RESERVATION_LIFETIME, ReserveError},
-    policies::PolicyStore,
+    policies::{ChangePolicyError, PolicyStore},
 };
 
 /// Schema of the service, oldest step first. The text of a step never changes, not even in its
 /// comments: databases remember its checksum and refuse to start with a different one.
-pub(crate) const MIGRATIONS: [Migration; 1] =
-    [Migration { version: 1, name: "budget", sql: include_str!("../migrations/0001_budget.sql") }];
+pub(crate) const MIGRATIONS: [Migration; 2] = [
+    Migration { version: 1, name: "budget", sql: include_str!("../migrations/0001_budget.sql") },
+    Migration {
+        version: 2,
+        name: "settings_version",
+        sql: include_str!("../migrations/0002_settings_version.sql"),
+    },
+];

@@ -13,7 +13,7 @@ use http::{Request, StatusCode, header::CONTENT_TYPE, request::Parts};
 use http_body_util::BodyExt;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
-use super::{ApiError, body_too_large};
+use super::{ApiError, body_too_large, fault};
 use crate::server::BodyError;
 
 /// A JSON body. An empty body is an empty object.
@@ -97,8 +97,7 @@ pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
         let (path, inner) = (error.path().to_string(), error.inner());
         match inner.classify() {
             serde_json::error::Category::Data => {
-                let fault = without_position(&inner.to_string());
-                let message = if path == "." { fault } else { format!("field `{path}`: {fault}") };
+                let message = fault::describe(&path, &without_position(&inner.to_string()));
                 ApiError::bad_request("invalid_body", message)
             }
             _ => ApiError::bad_request("invalid_json", format!("the body is not valid JSON: {inner}")),
@@ -194,27 +193,21 @@ mod tests {
     }
 
     #[test]
-    fn rejections_name_the_field_and_what_is_expected() {
-        assert_eq!(
-            message(br#"{"maxCost":"x"}"#),
-            r#"field `maxCost`: invalid type: string "x", expected i64"#
-        );
+    fn rejections_name_the_field_and_what_is_accepted() {
+        assert_eq!(message(br#"{"maxCost":"x"}"#), r#"field `maxCost` is "x"; accepted: an integer"#);
         assert_eq!(
             message(br#"{"maxCost":1,"items":[{"name":"a"},{"name":7}]}"#),
-            "field `items[1].name`: invalid type: integer `7`, expected a string"
+            "field `items[1].name` is 7; accepted: a string"
         );
         assert_eq!(
             message(br#"{"maxCost":1,"color":2}"#),
-            "field `color`: unknown field `color`, expected `maxCost` or `items`"
+            "field `color` is unknown; accepted: `maxCost`, `items`"
         );
-        assert_eq!(message(b""), "missing field `maxCost`");
-        assert_eq!(
-            message(br#"{"maxCost":1e99}"#),
-            "field `maxCost`: invalid type: floating point `1e+99`, expected i64"
-        );
+        assert_eq!(message(b""), "field `maxCost` is required");
+        assert_eq!(message(br#"{"maxCost":1e99}"#), "field `maxCost` is 1e+99; accepted: an integer");
         assert_eq!(
             message(br#"{"maxCost":99999999999999999999}"#),
-            "field `maxCost`: invalid type: floating point `1e+20`, expected i64"
+            "field `maxCost` is 1e+20; accepted: an integer"
         );
     }
 
@@ -238,7 +231,7 @@ mod tests {
         for text in [&b"{"[..], b"nope", b"{}{}", b"\xff\xfe{}", b"{\"maxCost\":1}x"] {
             assert!(
                 message(text).starts_with("the body is not valid JSON")
-                    || message(text).starts_with("missing"),
+                    || message(text).ends_with("is required"),
                 "{}",
                 message(text)
             );

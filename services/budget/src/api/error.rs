@@ -5,6 +5,7 @@
 //! | a value outside of its range | 400 | `invalid_body` |
 //! | the daily budget is exceeded | 402 | `budget_exceeded` |
 //! | a workflow recorded with other values | 409 | `conflict` |
+//! | the provider policy has another version | 412 | `version_mismatch` |
 //! | a request that ended without a result | 500 | `internal` |
 //! | no usable provider | 503 | `no_provider` |
 //! | every provider failed | 503 | `providers_failed` |
@@ -20,6 +21,7 @@ use phase6_chassis::ApiError;
 use crate::{
     app::{AnswerError, NoUsableProvider, RankingError, RecordWorkflowError, TooManyWatchers},
     model::InvalidValue,
+    store::ChangePolicyError,
 };
 
 /// Times after which to retry, in seconds.
@@ -84,6 +86,15 @@ impl From<RecordWorkflowError> for ApiError {
                 Self::new(StatusCode::CONFLICT, "conflict", error.to_string())
             }
             RecordWorkflowError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<ChangePolicyError> for ApiError {
+    fn from(error: ChangePolicyError) -> Self {
+        match error {
+            ChangePolicyError::Version(mismatch) => mismatch.into(),
+            ChangePolicyError::Store(error) => error.into(),
         }
     }
 }

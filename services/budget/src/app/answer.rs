@@ -80,7 +80,7 @@ impl AppState {
     /// Selects the candidates for a request.
     pub(super) fn route(&self, request: &AnswerRequest) -> Route {
         let task = Task::classify(&request.prompt.text);
-        let criticality = request.criticality.unwrap_or_else(|| self.policy.get().criticality);
+        let criticality = request.criticality.unwrap_or_else(|| self.policy().criticality);
         let candidates = match request.provider {
             Some(only) => vec![only],
             None => candidates(task, criticality).to_vec(),

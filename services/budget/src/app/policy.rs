@@ -6,12 +6,12 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use phase6_chassis::store::StoreError;
+use phase6_chassis::store::{ExpectedVersion, StoreError, Versioned};
 
 use super::{AppState, ConcurrencyLimit, tags};
 use crate::{
     model::{PolicyChange, ProviderPolicy},
-    store::PolicyStore,
+    store::{ChangePolicyError, PolicyStore},
 };
 
 /// Copy of the provider policy in memory. Clones share it.
@@ -19,7 +19,7 @@ use crate::{
 pub struct CurrentPolicy {
     store: PolicyStore,
     concurrency: ConcurrencyLimit,
-    current: Arc<Mutex<ProviderPolicy>>,
+    current: Arc<Mutex<Versioned<ProviderPolicy>>>,
 }
 
 impl CurrentPolicy {
@@ -34,13 +34,15 @@ impl CurrentPolicy {
         concurrency: ConcurrencyLimit,
         initial: ProviderPolicy,
     ) -> Result<Self, StoreError> {
-        let policy = Self { store, concurrency, current: Arc::new(Mutex::new(initial)) };
+        let current = Versioned { version: 0, value: initial };
+        let policy = Self { store, concurrency, current: Arc::new(Mutex::new(current)) };
+        policy.follow(current);
         policy.refresh().await?;
         Ok(policy)
     }
 
     /// Returns the policy as of the last refresh or change.
-    pub fn get(&self) -> ProviderPolicy {
+    pub fn get(&self) -> Versioned<ProviderPolicy> {
         *self.current.lock()
     }
 
@@ -51,9 +53,8 @@ impl CurrentPolicy {
     /// The database cannot be read.
     pub async fn refresh(&self) -> Result<(), StoreError> {
         if let Some(policy) = self.store.load().await? {
-            *self.current.lock() = policy;
+            self.follow(policy);
         }
-        self.concurrency.set_limit(self.get().max_concurrency as usize);
         Ok(())
     }
 
@@ -61,18 +62,35 @@ impl CurrentPolicy {
     ///
     /// # Errors
     ///
-    /// The database cannot be written.
-    pub async fn change(&self, change: PolicyChange) -> Result<ProviderPolicy, StoreError> {
-        let policy = self.store.change(change, self.get()).await?;
-        *self.current.lock() = policy;
-        self.concurrency.set_limit(policy.max_concurrency as usize);
+    /// The policy has another version than `expected`, or the database cannot be written.
+    pub async fn change(
+        &self,
+        change: PolicyChange,
+        expected: &ExpectedVersion,
+    ) -> Result<Versioned<ProviderPolicy>, ChangePolicyError> {
+        let policy = self.store.change(change, self.get().value, expected).await?;
+        self.follow(policy);
         Ok(policy)
+    }
+
+    /// Applies a policy, unless a newer one has been applied: a refresh may have read before a change.
+    fn follow(&self, policy: Versioned<ProviderPolicy>) {
+        let mut current = self.current.lock();
+        if policy.version >= current.version {
+            *current = policy;
+        }
+        self.concurrency.set_limit(current.value.max_concurrency as usize);
     }
 }
 
 impl AppState {
     /// Returns the provider policy.
     pub fn policy(&self) -> ProviderPolicy {
+        self.policy.get().value
+    }
+
+    /// Returns the provider policy and its version.
+    pub fn versioned_policy(&self) -> Versioned<ProviderPolicy> {
         self.policy.get()
     }
 
@@ -80,9 +98,13 @@ impl AppState {
     ///
     /// # Errors
     ///
-    /// The database cannot be written.
-    pub async fn change_policy(&self, change: PolicyChange) -> Result<ProviderPolicy, StoreError> {
-        let policy = self.policy.change(change).await?;
+    /// The policy has another version than `expected`, or the database cannot be written.
+    pub async fn change_policy(
+        &self,
+        change: PolicyChange,
+        expected: &ExpectedVersion,
+    ) -> Result<Versioned<ProviderPolicy>, ChangePolicyError> {
+        let policy = self.policy.change(change, expected).await?;
         self.invalidate(tags::PROVIDER_POLICY);
         Ok(policy)
     }

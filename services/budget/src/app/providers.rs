@@ -46,7 +46,7 @@ impl AppState {
     ) -> Result<Recommendation, NoUsableProvider> {
         let usable = self.directory.usable().await;
         let is_ready = |id: &ProviderId| self.directory.get(*id).breaker().would_admit();
-        let criticality = criticality.unwrap_or_else(|| self.policy.get().criticality);
+        let criticality = criticality.unwrap_or_else(|| self.policy().criticality);
         let (candidates, chosen, reason) = match prompt {
             Some(prompt) => {
                 let task = Task::classify(prompt);

@@ -35,7 +35,7 @@ impl AppState {
             providers: self.directory.status().await,
             spending,
             prices: self.prices.clone(),
-            policy: self.policy.get(),
+            policy: self.policy(),
         }
     }
 }

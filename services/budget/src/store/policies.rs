@@ -3,12 +3,13 @@
 //! Guarantees that concurrent changes by several replicas are applied one after the other, so none
 //! is lost. The copy in memory is left to `app`.
 
-use phase6_chassis::store::{AnyRow, Row, Store, StoreError, sql};
+use phase6_chassis::store::{ExpectedVersion, SettingsTable, Store, StoreError, VersionMismatch, Versioned};
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Criticality, PolicyChange, ProviderPolicy, policy::MIN_CONCURRENCY};
 
-/// Name of the policy in `budget_settings`.
+const TABLE: SettingsTable = SettingsTable("budget_settings");
+/// Name of the policy in the table.
 const NAME: &str = "provider-policy";
 
 /// Provider policy of all replicas.
@@ -43,16 +44,15 @@ impl PolicyStore {
         Self { store }
     }
 
-    /// Returns the policy, or `None` if nobody has changed it yet or a newer version has written a
+    /// Returns the policy, or `None` if nobody has changed it yet or a newer version of the service has written a
     /// value that this one cannot read.
     ///
     /// # Errors
     ///
     /// The database cannot be read.
-    pub async fn load(&self) -> Result<Option<ProviderPolicy>, StoreError> {
-        let row =
-            sql("SELECT value FROM budget_settings WHERE name = $1").bind(NAME).first(&self.store).await?;
-        Ok(row.and_then(|row| read(&row)))
+    pub async fn load(&self) -> Result<Option<Versioned<ProviderPolicy>>, StoreError> {
+        let stored = TABLE.load(&self.store, NAME).await?;
+        Ok(stored.and_then(|stored| Some(Versioned { version: stored.version, value: read(&stored.value)? })))
     }
 
     /// Changes the policy for all replicas and returns the new one. The change is applied to
@@ -60,37 +60,36 @@ impl PolicyStore {
     ///
     /// # Errors
     ///
-    /// The database cannot be written.
+    /// The policy has another version than `expected`, or the database cannot be written.
     pub async fn change(
         &self,
         change: PolicyChange,
         fallback: ProviderPolicy,
-    ) -> Result<ProviderPolicy, StoreError> {
+        expected: &ExpectedVersion,
+    ) -> Result<Versioned<ProviderPolicy>, ChangePolicyError> {
         let mut tx = self.store.begin().await?;
-        sql("INSERT INTO budget_settings (name, value) VALUES ($1, $2) ON CONFLICT DO NOTHING")
-            .bind(NAME)
-            .bind(write(fallback))
-            .run_in(&mut tx)
-            .await?;
-        // Updating the row to its own value locks it: of two concurrent changes, the second one
-        // reads what the first one has written.
-        let row = sql("UPDATE budget_settings SET value = value WHERE name = $1 RETURNING value")
-            .bind(NAME)
-            .first_in(&mut tx)
-            .await?;
-        let policy = change.apply_to(row.and_then(|row| read(&row)).unwrap_or(fallback));
-        sql("UPDATE budget_settings SET value = $2 WHERE name = $1")
-            .bind(NAME)
-            .bind(write(policy))
-            .run_in(&mut tx)
-            .await?;
+        let locked = TABLE.lock(&mut tx, NAME, write(fallback)).await?;
+        locked.check(expected)?;
+        let value = change.apply_to(read(&locked.value).unwrap_or(fallback));
+        let version = TABLE.write(&mut tx, NAME, locked.version, write(value)).await?;
         tx.commit().await?;
-        Ok(policy)
+        Ok(Versioned { version, value })
     }
 }
 
-fn read(row: &AnyRow) -> Option<ProviderPolicy> {
-    let stored: StoredPolicy = serde_json::from_str(&row.get::<String, _>("value")).ok()?;
+/// Reason why the policy was not changed.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangePolicyError {
+    /// It has another version than the change follows.
+    #[error(transparent)]
+    Version(#[from] VersionMismatch),
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+fn read(text: &str) -> Option<ProviderPolicy> {
+    let stored: StoredPolicy = serde_json::from_str(text).ok()?;
     let criticality = match stored.criticality {
         StoredCriticality::Low => Criticality::Low,
         StoredCriticality::Normal => Criticality::Normal,

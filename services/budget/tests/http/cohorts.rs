@@ -91,6 +91,6 @@ async fn a_cost_must_fit_the_budgets_of_the_cohort() {
     assert_eq!(no["canAfford"], false, "the daily budget is $350");
     let (status, missing) =
         status_and_json(&harness.service.post("/api/v1/budget/can-afford", &json!({})).await);
-    assert!(status == 400 && missing["error"]["message"] == "missing field `cohortId`", "{missing}");
+    assert!(status == 400 && missing["error"]["message"] == "field `cohortId` is required", "{missing}");
     harness.stop().await;
 }
