@@ -17,7 +17,7 @@ pub struct Versioned<T> {
 /// Version that a change follows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ExpectedVersion {
-    /// Whatever version is current.
+    /// Any version.
     Any,
     /// One of these.
     OneOf(Vec<i64>),

@@ -80,7 +80,7 @@ impl PolicyStore {
 /// Reason why the policy was not changed.
 #[derive(Debug, thiserror::Error)]
 pub enum ChangePolicyError {
-    /// It has another version than the change follows.
+    /// Another version than the change follows is current.
     #[error(transparent)]
     Version(#[from] VersionMismatch),
     /// The database failed.
