@@ -81,9 +81,9 @@ async fn replicas_share_through_a_cluster_before_and_after_a_failover() {
     let cluster = RedisCluster::start();
     let url = cluster.url();
     // With this name the keys of the limits and those of the responses are on different masters.
-    check_sharing("of-a-cluster", &url, || {
-        cluster.swap_master("{phase6:2:limit:of-a-cluster}");
-        cluster.swap_master("{phase6:2:cache:of-a-cluster}");
+    check_sharing("under-a-cluster", &url, || {
+        cluster.swap_master("{phase6:2:limit:under-a-cluster}");
+        cluster.swap_master("{phase6:2:cache:under-a-cluster}");
     })
     .await;
 }
