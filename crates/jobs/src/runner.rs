@@ -4,7 +4,7 @@ use std::{error::Error, future::Future, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use phase6_store::{Store, StoreError, Tx};
+use phase6_store::{Store, Tx};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -217,9 +217,4 @@ fn is_lease_lost(error: &(dyn Error + Send + Sync + 'static)) -> bool {
         error = current.source();
     }
     false
-}
-
-/// Logs a failure of the database that keeps a singleton from its lease.
-fn warn_about_lease(job: &str, error: &StoreError) {
-    tracing::warn!(job, %error, "failed to acquire the lease of a job");
 }

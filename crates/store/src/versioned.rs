@@ -45,7 +45,7 @@ impl<T> Versioned<T> {
     ///
     /// # Errors
     ///
-    /// It follows another one.
+    /// The change follows another version.
     pub fn check(&self, expected: &ExpectedVersion) -> Result<(), VersionMismatch> {
         match expected {
             ExpectedVersion::OneOf(versions) if !versions.contains(&self.version) => {

@@ -7,17 +7,17 @@ const MAX_SHOWN: usize = 80;
 /// Describes a fault of a value at `path`, which is `.` for the whole body; `fault` is the text of serde without
 /// the position. A text of another form is passed on: it comes from our own types, and names what is accepted.
 pub(super) fn describe(path: &str, fault: &str) -> String {
-    let subject = if path == "." { "the body".to_owned() } else { format!("field `{path}`") };
-    if let Some((name, _)) = quoted(fault, "missing field `") {
-        let parent = if path == "." { String::new() } else { format!("{path}.") };
-        return format!("field `{parent}{name}` is required");
+    let subject = if path == "." { "the body".to_owned() } else { format!("field `{}`", shortened(path)) };
+    if let Some(name) = fault.strip_prefix("missing field `") {
+        let parent = if path == "." { String::new() } else { format!("{}.", shortened(path)) };
+        return format!("field `{parent}{name} is required");
     }
     if let Some((name, rest)) = quoted(fault, "unknown field `") {
         let field = if path.ends_with(name) { path } else { name };
-        return format!("field `{field}` is unknown; accepted: {}", alternatives(rest));
+        return format!("field `{}` is unknown; accepted: {}", shortened(field), alternatives(rest));
     }
-    if let Some((name, _)) = quoted(fault, "duplicate field `") {
-        return format!("field `{name}` occurs twice; accepted: one value");
+    if let Some(name) = fault.strip_prefix("duplicate field `") {
+        return format!("field `{name} occurs twice; accepted: one value");
     }
     if let Some((name, rest)) = quoted(fault, "unknown variant `") {
         return format!("{subject} is {}; accepted: {}", shortened(&format!("{name:?}")), alternatives(rest));
@@ -29,14 +29,16 @@ pub(super) fn describe(path: &str, fault: &str) -> String {
     if path == "." { fault.to_owned() } else { format!("{subject}: {fault}") }
 }
 
-/// Returns the text between `prefix` and the next back-quote, and the text after that.
+/// Returns the name after `prefix`, and what is accepted. The name comes from the client, and may itself contain
+/// back-quotes and the words of a fault.
 fn quoted<'a>(text: &'a str, prefix: &str) -> Option<(&'a str, &'a str)> {
-    text.strip_prefix(prefix)?.split_once('`')
+    let text = text.strip_prefix(prefix)?;
+    text.rsplit_once("`, expected ").or_else(|| text.rsplit_once("`, "))
 }
 
-/// Returns the alternatives of `, expected one of ...`.
+/// Returns the alternatives of `one of ...`.
 fn alternatives(text: &str) -> String {
-    let text = text.trim_start_matches(", ").trim_start_matches("expected ").trim_start_matches("one of ");
+    let text = text.trim_start_matches("one of ");
     if text == "there are no fields" { "no fields".into() } else { text.replace(" or ", ", ") }
 }
 
@@ -124,6 +126,23 @@ mod tests {
             ("a", "duplicate field `a`", "field `a` occurs twice; accepted: one value"),
         ] {
             assert_eq!(describe(path, fault), expected);
+        }
+    }
+
+    #[test]
+    fn names_from_a_client_are_quoted_whole_or_shortened() {
+        let fault = "unknown field `a`, expected `b`, expected `cost`";
+        assert_eq!(describe(".", fault), "field `a`, expected `b` is unknown; accepted: `cost`");
+        let long = "x".repeat(100_000);
+        for (path, fault) in [
+            (long.as_str(), format!("unknown field `{long}`, expected `cost`")),
+            (".", format!("unknown field `{long}`, there are no fields")),
+            ("kind", format!("unknown variant `{long}`, expected `cost`")),
+            (long.as_str(), "missing field `cost`".to_owned()),
+            (long.as_str(), "invalid type: null, expected u8".to_owned()),
+        ] {
+            let text = describe(path, &fault);
+            assert!(text.len() < 200, "{} bytes", text.len());
         }
     }
 

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{Entry, Job, Request, Run, RunNowError, warn_about_lease};
+use super::{Entry, Job, Request, Run, RunNowError};
 use crate::{Epoch, Lease};
 
 /// Times of a lease. Together they move a job to another replica within ten seconds of the end of its holder.
@@ -74,7 +74,7 @@ async fn acquire(
             Ok(None) => has_warned = false,
             Err(error) => {
                 if !std::mem::replace(&mut has_warned, true) {
-                    warn_about_lease(job.name, &error);
+                    tracing::warn!(job = job.name, %error, "failed to acquire the lease of a job");
                 }
             }
         }

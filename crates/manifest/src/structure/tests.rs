@@ -1,3 +1,5 @@
+//! Structural validation: known cases, and a comparison with an independent validator of JSON schemas.
+
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;

@@ -1,6 +1,4 @@
-//! Leases and jobs on SQLite and PostgreSQL.
-
-#![allow(clippy::unwrap_used, reason = "a failed test panics")]
+//! Jobs of several replicas.
 
 use std::{
     sync::{
@@ -10,53 +8,20 @@ use std::{
     time::Duration,
 };
 
-use phase6_jobs::{Job, JobError, Jobs, Lease, LeaseTiming, MIGRATIONS, Outcome, Replicas, Run, RunNowError};
-use phase6_store::{
-    PoolLimits, Row, Store, on_both_databases, sql,
-    testing::{Kind, TestDatabase},
-};
+use phase6_jobs::{Job, JobError, Jobs, Lease, LeaseTiming, Outcome, Replicas, Run, RunNowError};
+use phase6_store::{Row, Store, on_both_databases, sql, testing::Kind};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{Database, LONG, connect};
 
 /// Longest wait for a condition.
 const LIMIT: Duration = Duration::from_secs(20);
-/// Lifetime of a lease that does not expire during a test.
-const LONG: Duration = Duration::from_mins(5);
 /// Times of leases that move within a second.
 const QUICK: LeaseTiming = LeaseTiming {
     lifetime: Duration::from_millis(600),
     renewal: Duration::from_millis(100),
     attempt: Duration::from_millis(50),
 };
-
-/// A database with the tables of the tests.
-struct Database {
-    database: TestDatabase,
-    store: Store,
-}
-
-impl Database {
-    async fn create(kind: Kind) -> Self {
-        let database = TestDatabase::create(kind).await;
-        let store = connect(&database).await;
-        sql("CREATE TABLE effects (id TEXT PRIMARY KEY, holder BIGINT NOT NULL)").run(&store).await.unwrap();
-        Self { database, store }
-    }
-
-    fn lease(&self, holder: &str, lifetime: Duration) -> Lease {
-        Lease::new(self.store.clone(), "test", holder, lifetime)
-    }
-
-    async fn effects(&self) -> Vec<i64> {
-        let rows = sql("SELECT holder FROM effects ORDER BY id").all(&self.store).await.unwrap();
-        rows.iter().map(|row| row.get("holder")).collect()
-    }
-}
-
-async fn connect(database: &TestDatabase) -> Store {
-    let store = Store::connect(&database.url, PoolLimits::default()).await.unwrap();
-    store.migrate("jobs", &MIGRATIONS).await.unwrap();
-    store
-}
 
 /// The jobs of one replica.
 struct Replica {
@@ -111,10 +76,6 @@ async fn record(store: &Store, run: &Run, id: &str, holder: i64) -> Result<(), J
 }
 
 on_both_databases! {
-    a_lease_has_one_holder_until_it_is_released,
-    a_lease_expires_unless_it_is_renewed,
-    each_holder_has_a_higher_epoch,
-    a_guard_keeps_the_lease_until_the_end_of_the_transaction,
     a_singleton_runs_on_one_replica,
     another_replica_takes_over_when_the_holder_stops,
     another_replica_takes_over_when_the_holder_vanishes,
@@ -122,67 +83,6 @@ on_both_databases! {
     every_effect_of_many_holders_belongs_to_one_term,
     a_failing_or_panicking_job_runs_again_and_shows_its_error,
     a_run_beyond_its_limit_is_abandoned,
-}
-
-async fn a_lease_has_one_holder_until_it_is_released(kind: Kind) {
-    let database = Database::create(kind).await;
-    let (first, second) = (database.lease("first", LONG), database.lease("second", LONG));
-    let epoch = first.try_acquire().await.unwrap().expect("no one holds it");
-    assert_eq!(second.try_acquire().await.unwrap(), None);
-    assert!(first.renew(epoch).await.unwrap());
-    first.release(epoch).await.unwrap();
-    assert!(second.try_acquire().await.unwrap().is_some());
-    assert!(!first.renew(epoch).await.unwrap(), "the term of the first holder has ended");
-}
-
-async fn a_lease_expires_unless_it_is_renewed(kind: Kind) {
-    let database = Database::create(kind).await;
-    let lifetime = Duration::from_millis(300);
-    let (first, second) = (database.lease("first", lifetime), database.lease("second", lifetime));
-    let epoch = first.try_acquire().await.unwrap().unwrap();
-    for _ in 0..20 {
-        tokio::time::sleep(lifetime / 20).await;
-        if !first.renew(epoch).await.unwrap() {
-            return; // The machine was slower than the lease.
-        }
-        assert_eq!(second.try_acquire().await.unwrap(), None);
-    }
-    tokio::time::sleep(lifetime).await;
-    assert_eq!(second.try_acquire().await.unwrap(), Some(epoch + 1));
-}
-
-async fn each_holder_has_a_higher_epoch(kind: Kind) {
-    let database = Database::create(kind).await;
-    for expected in 1..=5 {
-        let lease = database.lease(&format!("holder {expected}"), LONG);
-        assert_eq!(lease.try_acquire().await.unwrap(), Some(expected));
-        lease.release(expected).await.unwrap();
-    }
-}
-
-async fn a_guard_keeps_the_lease_until_the_end_of_the_transaction(kind: Kind) {
-    let database = Database::create(kind).await;
-    let lifetime = Duration::from_millis(100);
-    let first = database.lease("first", lifetime);
-    let epoch = first.try_acquire().await.unwrap().unwrap();
-    let second = Lease::new(connect(&database.database).await, "test", "second", lifetime);
-    let mut tx = database.store.begin().await.unwrap();
-    assert!(first.guard(epoch, &mut tx).await.unwrap());
-    let taken = tokio::spawn(async move {
-        loop {
-            if let Ok(Some(epoch)) = second.try_acquire().await {
-                return epoch;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    });
-    tokio::time::sleep(lifetime * 3).await;
-    assert!(!taken.is_finished(), "the transaction of the first holder is still open");
-    tx.commit().await.unwrap();
-    let next = tokio::time::timeout(LIMIT, taken).await.unwrap().unwrap();
-    assert_eq!(next, epoch + 1);
-    let mut tx = database.store.begin().await.unwrap();
-    assert!(!first.guard(epoch, &mut tx).await.unwrap());
 }
 
 fn counting(runs: &Arc<AtomicU64>) -> Job {
