@@ -33,15 +33,15 @@ async fn a_lease_expires_unless_it_is_renewed(kind: Kind) {
     let lifetime = Duration::from_millis(600);
     let (first, second) = (database.lease("first", lifetime), database.lease("second", lifetime));
     let mut epoch = first.try_acquire().await.unwrap().unwrap();
-    let mut kept = 0;
-    while kept < 4 {
+    let mut refused = 0;
+    while refused < 4 {
         let renewing = Instant::now();
         assert!(first.renew(epoch).await.unwrap(), "no other term has begun");
         tokio::time::sleep(lifetime / 3).await;
         let attempt = second.try_acquire().await.unwrap();
         if renewing.elapsed() < lifetime {
             assert_eq!(attempt, None);
-            kept += 1;
+            refused += 1;
         } else if let Some(next) = attempt {
             // The machine was busy for longer than the lease.
             second.release(next).await.unwrap();
