@@ -22,9 +22,13 @@ pub(super) fn describe(path: &str, fault: &str) -> String {
     if let Some((name, rest)) = quoted(fault, "unknown variant `") {
         return format!("{subject} is {}; accepted: {}", shortened(&format!("{name:?}")), alternatives(rest));
     }
-    let of_value = ["invalid type: ", "invalid value: "].iter().find_map(|prefix| fault.strip_prefix(prefix));
-    if let Some((value, accepted)) = of_value.and_then(|text| text.rsplit_once(", expected ")) {
-        return format!("{subject} is {}; accepted: {}", shortened(&shown(value)), kind(accepted));
+    // For a value of another type only the type is named: the bounds of the Rust type are wider than those of the field.
+    let of_type = fault.strip_prefix("invalid type: ").map(|text| (text, false));
+    let of_range = fault.strip_prefix("invalid value: ").map(|text| (text, true));
+    if let Some((text, bounds)) = of_type.or(of_range)
+        && let Some((value, expected)) = text.rsplit_once(", expected ")
+    {
+        return format!("{subject} is {}; accepted: {}", shortened(&shown(value)), kind(expected, bounds));
     }
     if path == "." { fault.to_owned() } else { format!("{subject}: {fault}") }
 }
@@ -61,14 +65,16 @@ fn shortened(value: &str) -> String {
     }
 }
 
-/// Describes a type of Rust.
-fn kind(expected: &str) -> String {
+/// Describes a type of Rust, with its bounds if `bounds`.
+fn kind(expected: &str, bounds: bool) -> String {
     let text = match expected {
-        "u8" => "an integer from 0 to 255",
-        "u16" => "an integer from 0 to 65535",
-        "u32" => "an integer from 0 to 4294967295",
-        "u64" | "u128" | "usize" => "an integer from 0",
-        "i8" | "i16" | "i32" | "i64" | "i128" | "isize" => "an integer",
+        "u8" if bounds => "an integer from 0 to 255",
+        "u16" if bounds => "an integer from 0 to 65535",
+        "u32" if bounds => "an integer from 0 to 4294967295",
+        "u64" | "u128" | "usize" if bounds => "an integer from 0",
+        "u8" | "u16" | "u32" | "u64" | "u128" | "usize" | "i8" | "i16" | "i32" | "i64" | "i128" | "isize" => {
+            "an integer"
+        }
         "f32" | "f64" => "a number",
         "a boolean" => "true or false",
         "a sequence" => "a list",
@@ -108,6 +114,7 @@ mod tests {
                 "invalid value: integer `-1`, expected u8",
                 "field `age` is -1; accepted: an integer from 0 to 255",
             ),
+            ("age", "invalid type: string \"3\", expected u8", "field `age` is \"3\"; accepted: an integer"),
             (
                 "on",
                 "invalid type: map, expected a boolean",
