@@ -23,7 +23,11 @@ use phase6_cache::{
     freshness::{Freshness, freshness},
     rfc9111::{CacheControl, RequestDirectives, ResponseDirectives, storable},
 };
-use phase6_chassis::{Access, ApiKeys, INTERNAL, InternalToken, X_FORWARDED_FOR, fuzzing::connection};
+use phase6_chassis::{
+    Access, Principal, Role, X_FORWARDED_FOR,
+    fuzzing::connection,
+    identity::{Digest, InternalToken, KeyFile, Keys},
+};
 use phase6_ratelimit::Limits;
 use serde_json::json;
 
@@ -31,9 +35,14 @@ const TOKEN: &str = "internal-token-of-the-fuzzer";
 const KEYS: [(&str, &str); 2] = [("alice", "a-key"), ("bob", "b-key")];
 
 static ACCESS: LazyLock<Access> = LazyLock::new(|| {
-    let lines = KEYS.map(|(owner, key)| ApiKeys::line(owner, key)).join("\n");
+    let mut file = KeyFile::default();
+    for (name, key) in KEYS {
+        let subject = name.parse().expect("a name");
+        let principal = Principal { tenant: Principal::default_tenant(), subject, role: Role::Member };
+        file.add(principal, Digest::of(key.as_bytes()));
+    }
     Access {
-        keys: lines.parse().expect("two lines"),
+        keys: Keys::fixed(file),
         internal: InternalToken::new(TOKEN).expect("it is long enough"),
         trusted_proxies: vec!["10.0.0.0/8".parse().expect("a network")],
     }
@@ -82,21 +91,23 @@ fn responses(mut bytes: &[u8], requests: usize) {
 fn caller(headers: &HeaderMap) {
     let peer = |text: &str| -> SocketAddr { text.parse().expect("an address") };
     let direct = ACCESS.caller(peer("192.0.2.1:1"), headers);
-    let has_token = headers.get(INTERNAL).is_some_and(|token| token.as_bytes() == TOKEN.as_bytes());
-    assert_eq!(direct.internal, has_token);
-    assert!(has_token || direct.address == peer("192.0.2.1:1").ip(), "a client cannot set its address");
-    if let Some(owner) = &direct.owner {
-        let key = KEYS.iter().find(|(known, _)| **known == **owner).expect("a known owner").1;
+    assert!(!direct.internal, "nobody can sign an assertion without the token");
+    assert_eq!(direct.address, peer("192.0.2.1:1").ip(), "a client cannot set its address");
+    if let Some(principal) = direct.principal() {
+        let key = KEYS.iter().find(|(name, _)| *name == principal.subject.as_str()).expect("a known name").1;
         assert!(direct.has_credentials);
         let mut values = headers.get_all("x-api-key").iter().chain(headers.get_all(AUTHORIZATION));
-        assert!(values.any(|value| value.as_bytes().ends_with(key.as_bytes())), "an owner has sent its key");
+        assert!(
+            values.any(|value| value.as_bytes().ends_with(key.as_bytes())),
+            "a principal has sent its key"
+        );
     }
     // The addresses that a trusted proxy appends count, regardless of those before them.
     let mut forwarded = headers.clone();
     forwarded.append(X_FORWARDED_FOR, HeaderValue::from_static("203.0.113.7, 10.9.9.9"));
     let proxied = ACCESS.caller(peer("10.1.1.1:1"), &forwarded);
     assert_eq!(proxied.address.to_string(), "203.0.113.7");
-    assert_eq!(proxied.owner, direct.owner, "an address does not identify an owner");
+    assert_eq!(proxied.authentication, direct.authentication, "an address does not authenticate");
 
     let address = IpAddr::from([192, 0, 2, 1]);
     let rule = LIMITS.rule("GET", "/");

@@ -99,7 +99,7 @@ pub fn phase6(arguments: &[&str]) -> CommandResult {
     }
 }
 
-/// A key made by `phase6 key`.
+/// A key made by `phase6 keys create`.
 #[derive(Debug)]
 pub struct ApiKey {
     /// The secret that a client presents.
@@ -109,15 +109,14 @@ pub struct ApiKey {
 }
 
 impl ApiKey {
-    /// Makes a key of this owner.
-    pub fn generate(owner: &str) -> Self {
-        let result = phase6(&["key", owner]);
+    /// Makes a key with this name and role in the default tenant.
+    pub fn generate(name: &str, role: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("keys");
+        let result = phase6(&["keys", "create", name, "--role", role, "--file", file.to_str().unwrap()]);
         assert_eq!(result.code, 0, "{}", result.errors);
-        let field = |name: &str| {
-            let value = result.output.lines().find_map(|line| line.strip_prefix(name));
-            value.unwrap().trim().to_owned()
-        };
-        Self { key: field("key:"), line: field("line:") }
+        let key = result.output.lines().find_map(|line| line.strip_prefix("key: ")).unwrap();
+        Self { key: key.to_owned(), line: std::fs::read_to_string(&file).unwrap() }
     }
 }
 

@@ -30,7 +30,10 @@ fn usage_errors_exit_with_2_and_say_what_is_accepted() {
         (vec!["serve", "wob", "--data", data], "accepted: web, training"),
         (vec!["serve", "web", "--peer", "budget", "--data", data], "accepted: NAME=HOST:PORT"),
         (vec!["up", "--database", "sqlite::memory:", "--data", data], "accepted: sqlite://PATH of a file"),
-        (vec!["up", "--api-keys", empty, "--data", data], "holds no key; create one with `phase6 key OWNER`"),
+        (
+            vec!["up", "--api-keys", empty, "--data", data],
+            "holds no key; create one with `phase6 keys create --file",
+        ),
         (vec!["serve", "web", "--notice", "301", "--data", data], "0..=300"),
         (vec!["serve", "web", "--peer", "budget=http://127.0.0.1:3003", "--data", data], "NAME=HOST:PORT"),
         (vec!["serve", "web", "--peer", "budget=a b:1", "--data", data], "accepted: NAME=HOST:PORT"),
@@ -111,7 +114,7 @@ async fn a_closed_output_does_not_stop_the_program() {
     for (arguments, code) in [
         (vec!["explain", "-f", "crds/examples/fleet.yaml"], 0),
         (vec!["completions", "bash"], 0),
-        (vec!["key", "ada"], 0),
+        (vec!["keys", "list", "--file", "/dev/null"], 0),
         (vec!["status", "--base-port", "1"], 1),
     ] {
         let output = with_closed_output(&arguments).output().unwrap();
@@ -181,7 +184,7 @@ fn only_rejects_services_that_no_file_declares() {
 #[tokio::test]
 async fn suggested_commands_work_unchanged() {
     let folder = tempfile::tempdir().unwrap();
-    let alice = ApiKey::generate("alice");
+    let alice = ApiKey::generate("alice", "reader");
     let keys = folder.path().join("keys");
     std::fs::write(&keys, &alice.line).unwrap();
     for (options, requests) in [

@@ -4,6 +4,8 @@
 
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
+use phase6_identity::{InternalToken, Principal};
 use phase6_tests::{Gateway, Upstream, wait_until};
 use serde_json::{Value, json};
 
@@ -16,10 +18,12 @@ async fn start_gateway(upstream: &Upstream) -> Gateway {
     Gateway::start(&[upstream.address.to_string()], policy, &environment).await
 }
 
-/// Sends a request with an internal token and a deadline in milliseconds.
+/// Sends a request with an assertion that `token` signs, and with a deadline in milliseconds.
 async fn get_with_deadline(gateway: &Gateway, token: &str, milliseconds: &str) -> (u16, Value) {
     let request = gateway.http.get(gateway.url("/api/v1/budget"));
-    let request = request.header("phase6-internal", token).header("phase6-deadline-ms", milliseconds);
+    let token = InternalToken::new(token).unwrap();
+    let assertion = token.sign(&Principal::anonymous(), Timestamp::now());
+    let request = request.header("phase6-internal", assertion).header("phase6-deadline-ms", milliseconds);
     let response = request.send().await.unwrap();
     let status = response.status().as_u16();
     (status, response.json().await.unwrap_or_default())
@@ -91,7 +95,7 @@ async fn a_deadline_without_the_internal_token_is_neither_enforced_nor_passed_on
     let gateway = start_gateway(&upstream).await;
     let pause = Duration::from_millis(200);
     upstream.respond_with(vec![(pause, b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".to_vec())]);
-    for token in ["", "0123456789abcdef-guess"] {
+    for token in ["0123456789abcdef-guess", "0123456789abcdef-fleet."] {
         assert_eq!(get_with_deadline(&gateway, token, "1").await.0, 200);
         let received = received_deadline(&upstream);
         assert!((10_000..=20_000).contains(&received), "{received}");

@@ -524,7 +524,7 @@ async fn several_files_and_folders_make_one_fleet() {
 #[tokio::test]
 async fn a_fleet_on_all_interfaces_admits_only_requests_with_a_key() {
     let folder = tempfile::tempdir().unwrap();
-    let ApiKey { key, line } = ApiKey::generate("alice");
+    let ApiKey { key, line } = ApiKey::generate("alice", "reader");
     let keys = folder.path().join("keys");
     std::fs::write(&keys, line).unwrap();
     let fleet = Fleet::with(EXAMPLE, &["--bind", "0.0.0.0", "--api-keys", keys.to_str().unwrap()], &[]);

@@ -38,7 +38,10 @@ async fn wait_for_holder(replica: &ServiceProcess, before: i64) -> i64 {
         if let Some(epoch) = epoch(replica).await.filter(|epoch| *epoch > before) {
             return epoch;
         }
-        assert!(Instant::now() < deadline, "the replica does not get the lease");
+        if Instant::now() > deadline {
+            let report = replica.get("/api/v1/system/observability").await;
+            panic!("the replica does not get the lease: {report:?}");
+        }
         tokio::time::sleep(PAUSE).await;
     }
 }

@@ -172,21 +172,24 @@ async fn without_redis_a_purge_reports_that_other_replicas_were_not_reached() {
 }
 
 #[tokio::test]
-async fn where_keys_are_required_only_the_admin_may_purge() {
+async fn where_keys_are_required_only_an_admin_may_purge() {
     let folder = tempfile::tempdir().unwrap();
-    let keys: HashMap<&str, ApiKey> = ["admin", "alice"].map(|owner| (owner, ApiKey::generate(owner))).into();
+    let keys: HashMap<&str, ApiKey> =
+        ["admin", "member"].map(|role| (role, ApiKey::generate("alice", role))).into();
     let file = folder.path().join("keys");
     let lines: Vec<&str> = keys.values().map(|key| key.line.as_str()).collect();
-    std::fs::write(&file, lines.join("\n")).unwrap();
+    std::fs::write(&file, lines.concat()).unwrap();
     let policy = folder.path().join("policy.json");
     write_policy(&policy, 1, &json!({"cache": {"ttl": "60s"}}));
     let (policy, file) = (policy.to_str().unwrap(), file.to_str().unwrap());
     let service = ServiceProcess::start("budget", &["--policy", policy, "--api-keys", file]).await;
     let base_port = base_port(&service);
-    for (owner, code, text) in [("alice", 1, "only the API key of `admin`"), ("admin", 0, "yes")] {
-        let target = ["--only", "budget", "--base-port", &base_port, "--api-key", &keys[owner].key];
+    for (role, code, text) in
+        [("member", 1, "the role `member` may not do this; required: `admin`"), ("admin", 0, "yes")]
+    {
+        let target = ["--only", "budget", "--base-port", &base_port, "--api-key", &keys[role].key];
         let result = phase6(&[&["cache", "purge", "--tag", "x"], &target[..]].concat());
-        assert!(result.code == code && result.output.contains(text), "{owner}: {result:?}");
+        assert!(result.code == code && result.output.contains(text), "{role}: {result:?}");
     }
     assert_eq!(service.stop(), Some(0));
 }

@@ -6,6 +6,7 @@
 //! | [`status`] | `/api/v1/status`, `/api/v1/system/observability`, `/policyz` |
 //! | [`exposition`] | `/metrics`, `/openapi.json` |
 //! | [`purge`] | `/api/v1/cache/invalidate` |
+//! | [`keys`] | `/api/v1/keys` |
 //!
 //! [`components`], [`jobs`] and [`series`] collect the snapshots and the metric series of the parts of a service;
 //! [`describe`] completes the `OpenAPI` description.
@@ -15,6 +16,7 @@ pub(crate) mod describe;
 mod exposition;
 mod health;
 mod jobs;
+mod keys;
 mod purge;
 mod series;
 mod status;
@@ -29,13 +31,14 @@ use std::{
 
 use http::{HeaderName, header::CACHE_CONTROL};
 use phase6_cache::Cache;
+use phase6_identity::{Keys, Role};
 use phase6_jobs::Jobs;
 use phase6_telemetry::Telemetry;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 pub use self::components::{ComponentKind, Components};
 pub(crate) use self::{jobs::register_jobs, series::Registrar};
-use crate::{Clock, Enforcer, server::ConnectionCounts, stack::ConcurrencyLimit};
+use crate::{Clock, Enforcer, require, require_in_fleet, server::ConnectionCounts, stack::ConcurrencyLimit};
 
 const NO_STORE: (HeaderName, &str) = (CACHE_CONTROL, "no-store");
 
@@ -74,6 +77,8 @@ pub(crate) struct ServiceState {
     pub(crate) cache: Cache,
     /// The `OpenAPI` description as JSON.
     pub(crate) openapi: String,
+    /// API keys of the fleet.
+    pub(crate) keys: Keys,
 }
 
 /// Returns the routes and their part of the description.
@@ -87,7 +92,9 @@ pub(crate) fn routes() -> OpenApiRouter<Arc<ServiceState>> {
         .routes(routes!(exposition::openapi))
         .routes(routes!(status::status))
         .routes(routes!(status::observability))
-        .routes(routes!(purge::purge))
+        .routes(require_in_fleet(Role::Admin, routes!(purge::purge)))
+        .routes(require(Role::Admin, routes!(keys::list, keys::create)))
+        .routes(require(Role::Admin, routes!(keys::revoke)))
 }
 
 impl ServiceState {

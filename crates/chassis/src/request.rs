@@ -1,20 +1,26 @@
 //! One request as its handler and layers see it: caller, deadline, typed parts, and the envelope of the
 //! response.
 
-mod api_keys;
 mod caller;
 pub mod deadline;
 mod envelope;
 mod error;
 mod extract;
 mod fault;
+mod fields;
+mod idempotent;
+mod page;
+mod permission;
 mod precondition;
 
 pub use self::{
-    api_keys::{ApiKeys, InvalidKeyLine},
-    caller::{Access, Caller, INTERNAL, InternalToken, X_FORWARDED_FOR},
+    caller::{Access, Caller, INTERNAL, X_FORWARDED_FOR},
     error::{ApiError, ErrorBody, ErrorDetail, FAULT, Reply},
     extract::{Json, Path, Query, parse_json},
+    fields::{Faults, FieldFault},
+    idempotent::{Idempotency, IdempotencyHeader, Idempotent},
+    page::{Page, PageQuery, PageRequest},
+    permission::{require, require_in_fleet},
     precondition::{IfMatch, etag},
 };
 pub(crate) use self::{
@@ -22,4 +28,6 @@ pub(crate) use self::{
     envelope::{Envelope, EnvelopeLayer},
     error::{body_too_large, unparsed_request_response},
     extract::body_error,
+    idempotent::delete_expired,
+    permission::{Permission, Permissions},
 };

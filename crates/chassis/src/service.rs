@@ -47,6 +47,7 @@ pub async fn start(
     register(&state, &connections, &limiter);
     let stack = stack::assemble(stack::StackParts {
         name: definition.service.name,
+        permissions: routes.permissions.clone(),
         router: routes.into_router(&state),
         enforcer,
         access: host.access.clone(),
@@ -82,6 +83,7 @@ fn state(
         concurrency: Arc::default(),
         cache: connections.cache.clone(),
         openapi: routes.openapi.clone(),
+        keys: host.access.keys.clone(),
     })
 }
 

@@ -4,6 +4,7 @@
 //! allocates nothing for the layers below. Layers reject in `call`; none waits in `poll_ready`.
 
 mod admit;
+mod authorize;
 mod cache;
 mod context;
 mod map_response;
@@ -22,6 +23,7 @@ pub use self::context::RequestContext;
 pub(crate) use self::{
     admit::ConcurrencyLimit,
     cache::register as register_cache,
+    context::is_public,
     map_response::{MapResponse, ResponseMap},
     rate_limit::RateLimiter,
     telemetry::register as register_telemetry,
@@ -34,7 +36,7 @@ use self::{
 };
 use crate::{
     Access, Enforcer,
-    request::{Deadline, DeadlineLayer, Envelope, EnvelopeLayer},
+    request::{Deadline, DeadlineLayer, Envelope, EnvelopeLayer, Permissions},
     server::BodyLimits,
 };
 
@@ -46,6 +48,7 @@ pub(crate) type Stack =
 pub(crate) struct StackParts {
     pub(crate) name: &'static str,
     pub(crate) router: Router,
+    pub(crate) permissions: Permissions,
     pub(crate) enforcer: Enforcer,
     pub(crate) access: Access,
     pub(crate) telemetry: Arc<Telemetry>,
@@ -73,6 +76,6 @@ pub(crate) fn assemble(parts: StackParts) -> Stack {
         .layer(parts.limiter.layer)
         // Right above the routes: a cached response needs no handler.
         .layer(HttpCacheLayer::new(parts.cache, parts.name, cache::ACCESSORS))
-        // The routes, with a time limit, and with panics caught.
-        .service(GuardedRouter::new(parts.router, &parts.telemetry))
+        // The routes, with a check of the role, a time limit, and with panics caught.
+        .service(GuardedRouter::new(parts.router, parts.permissions, &parts.telemetry))
 }

@@ -18,6 +18,7 @@ mod client;
 use std::{collections::HashMap, net::SocketAddr, time::Duration};
 
 use http::Method;
+use phase6_identity::{Digest, KeyFile, Keys, KeysConfig};
 use phase6_live::Live;
 pub use phase6_store::testing::Kind as DatabaseKind;
 use phase6_store::{PoolLimits, Store, testing::TestDatabase};
@@ -27,7 +28,8 @@ use tokio::net::TcpListener;
 
 pub use self::client::{TestRequest, TestResponse, TestStream};
 use crate::{
-    Access, ApiKeys, ApplyOutcome, Clock, ConnectionLimits, Definition, Enforcer, Host, Running, start,
+    Access, ApplyOutcome, Clock, ConnectionLimits, Definition, Enforcer, Host, Principal, Role, Running,
+    start,
 };
 
 /// Longest time of a shutdown.
@@ -43,6 +45,8 @@ pub struct TestService {
     host: Host,
     /// Removes the database on drop.
     _database: TestDatabase,
+    /// Folder of the key file; removed on drop.
+    _folder: tempfile::TempDir,
 }
 
 /// Configuration of a [`TestService`].
@@ -51,7 +55,7 @@ pub struct TestServiceBuilder {
     database: DatabaseKind,
     redis: Option<String>,
     settings: HashMap<String, String>,
-    keys: ApiKeys,
+    key_file: KeyFile,
     peers: HashMap<String, Vec<String>>,
     connections: ConnectionLimits,
     clock: Clock,
@@ -83,10 +87,12 @@ impl TestServiceBuilder {
         self
     }
 
-    /// Requires API keys.
+    /// Adds a key to the key file of the service, which therefore requires keys.
     #[must_use]
-    pub fn api_keys(mut self, keys: ApiKeys) -> Self {
-        self.keys = keys;
+    pub fn api_key(mut self, tenant: &str, name: &str, role: Role, key: &str) -> Self {
+        let parse = |text: &str| text.parse().expect("a name");
+        let principal = Principal { tenant: parse(tenant), subject: parse(name), role };
+        self.key_file.add(principal, Digest::of(key.as_bytes()));
         self
     }
 
@@ -121,8 +127,12 @@ impl TestServiceBuilder {
     /// Starts the service.
     pub async fn start(self) -> TestService {
         let database = TestDatabase::create(self.database).await;
+        let folder = tempfile::tempdir().expect("a temporary folder");
         let host = Host {
-            access: Access { keys: self.keys, ..Access::open() },
+            access: Access {
+                keys: open_keys(&self.key_file, folder.path(), &database).await,
+                ..Access::open()
+            },
             database: database.url.clone(),
             store_wait: Duration::ZERO,
             redis: self.redis.map(|url| url.parse().expect("a Redis URL")),
@@ -141,7 +151,7 @@ impl TestServiceBuilder {
         }
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let running = start(&self.definition, listener, &host, enforcer).await.expect("the service starts");
-        TestService { running, host, _database: database }
+        TestService { running, host, _database: database, _folder: folder }
     }
 }
 
@@ -158,7 +168,7 @@ impl TestService {
             database: DatabaseKind::Sqlite,
             redis: None,
             settings: HashMap::new(),
-            keys: ApiKeys::default(),
+            key_file: KeyFile::default(),
             peers: HashMap::new(),
             connections: ConnectionLimits::default(),
             clock: Clock::default(),
@@ -198,7 +208,7 @@ impl TestService {
 
     /// Creates a request, to which headers and a body can be added before it is sent.
     pub fn request(&self, method: Method, path: &str) -> TestRequest {
-        TestRequest::new(self.address(), self.host.access.internal.header(), method, path)
+        TestRequest::new(self.address(), self.host.access.internal.clone(), method, path)
     }
 
     /// Sends a GET request.
@@ -225,6 +235,15 @@ impl TestService {
     pub async fn shutdown(self) {
         assert!(self.running.shutdown(GRACE).await, "requests were still in flight");
     }
+}
+
+/// Opens the keys of the key file and of the database.
+async fn open_keys(file: &KeyFile, folder: &std::path::Path, database: &TestDatabase) -> Keys {
+    let path = folder.join("keys");
+    std::fs::write(&path, file.text()).expect("a writable folder");
+    let database = Some(database.url.clone());
+    let config = KeysConfig { file: Some(path), database, always_required: false };
+    Keys::open(config, Duration::ZERO).await.expect("the keys can be read")
 }
 
 fn apply_policy(enforcer: &Enforcer, policy: Value) {

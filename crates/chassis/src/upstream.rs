@@ -6,8 +6,8 @@
 //!            '---- retry: idempotent or unsent, within a budget ---'
 //! ```
 //!
-//! A call ends within its time limit. It carries the remaining time, the trace context and the token of our own
-//! services. Failures have three statuses: 502 if the connection broke, 503 if no endpoint may be called, 504 if
+//! A call ends within its time limit. It carries the remaining time, the trace context and the principal on whose
+//! behalf it is made. Failures have three statuses: 502 if the connection broke, 503 if no endpoint may be called, 504 if
 //! the peer took too long.
 
 mod attempt;
@@ -32,8 +32,10 @@ use axum::{
 };
 use http::{HeaderValue, Request, Uri, Version, header::HOST};
 use http_body::Body as _;
+use jiff::Timestamp;
 use parking_lot::Mutex;
 use phase6_breaker::{Breaker, Outcome, Settings};
+use phase6_identity::{InternalToken, Principal};
 use phase6_live::Live;
 use phase6_telemetry::{Exchange, OutgoingCall, SpanStatus, context::TRACEPARENT};
 use tokio_util::sync::CancellationToken;
@@ -47,7 +49,7 @@ use self::{
 };
 pub use self::{endpoint::EndpointSnapshot, error::CallError, health::EndpointHealth};
 use crate::{
-    INTERNAL, InternalToken,
+    INTERNAL,
     request::{DEADLINE, body_error, deadline},
 };
 
@@ -60,10 +62,11 @@ const MAX_READINESS_BYTES: usize = 64 * 1024;
 /// Largest body of a response to `get_json`, in bytes.
 const MAX_JSON_BYTES: usize = 16 * 1024 * 1024;
 
-/// A peer service and its endpoints. Clones share them.
+/// A peer service and its endpoints, called on behalf of a principal. Clones share the endpoints.
 #[derive(Clone)]
 pub struct Upstream {
     inner: Arc<Inner>,
+    principal: Principal,
 }
 
 struct Inner {
@@ -93,7 +96,8 @@ enum Attempt {
 }
 
 impl Upstream {
-    /// Creates the peer `name` with endpoints at `addresses` (`host:port`).
+    /// Creates the peer `name` with endpoints at `addresses` (`host:port`), which is called by `caller` unless
+    /// [`Upstream::on_behalf_of`] names somebody else.
     ///
     /// The settings of the circuit breakers may change at any time; the addresses change with
     /// [`Upstream::maintain`].
@@ -102,9 +106,17 @@ impl Upstream {
         addresses: &[String],
         breaker: &Live<Settings>,
         token: InternalToken,
+        caller: Principal,
     ) -> Self {
         let endpoints = Endpoints::new(name, addresses, breaker);
-        Self { inner: Arc::new(Inner { name, endpoints, token, retries: Mutex::default() }) }
+        let inner = Inner { name, endpoints, token, retries: Mutex::default() };
+        Self { inner: Arc::new(inner), principal: caller }
+    }
+
+    /// Returns the peer for calls on behalf of `principal`: the peer treats them as its own.
+    #[must_use]
+    pub fn on_behalf_of(&self, principal: Principal) -> Self {
+        Self { inner: Arc::clone(&self.inner), principal }
     }
 
     /// Name of the peer.
@@ -271,7 +283,7 @@ impl Upstream {
         *request.version_mut() = Version::HTTP_11;
         let headers = request.headers_mut();
         headers.insert(HOST, endpoint.host.clone());
-        headers.insert(INTERNAL, self.inner.token.header());
+        headers.insert(INTERNAL, self.inner.token.sign(&self.principal, Timestamp::now()));
         headers.insert(DEADLINE, HeaderValue::from(remaining.as_millis() as u64));
         if let Some(span) = span {
             headers.insert(TRACEPARENT, span.context().to_header());

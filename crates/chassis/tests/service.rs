@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::Method;
 use phase6_chassis::{
-    ApiKeys, Clock, Definition, Domain, Environment, Needs, Reply, Setting, SettingKind, StartError,
+    Clock, Definition, Domain, Environment, Needs, Principal, Reply, Role, Setting, SettingKind, StartError,
     catalog::Service,
     store::Migration,
     testing::{DatabaseKind, TestService},
@@ -92,15 +92,15 @@ async fn policies_and_times_can_be_set() {
 }
 
 #[tokio::test]
-async fn a_test_request_carries_headers_json_and_the_internal_token() {
-    let keys = ApiKeys::line("red", "red-key").parse().expect("an API key");
-    let service = TestService::builder(&GREETER).api_keys(keys).start().await;
+async fn a_test_request_carries_headers_json_and_a_principal() {
+    let service = TestService::builder(&GREETER).api_key("red", "ada", Role::Reader, "red-key").start().await;
     let purge = || service.request(Method::POST, "/api/v1/cache/invalidate").json(&json!({"all": true}));
     assert_eq!(purge().send().await.status, 401);
-    assert_eq!(purge().header("x-api-key", "red-key").send().await.status, 403, "only admin may do this");
-    let purged = purge().internal().send().await;
+    assert_eq!(purge().header("x-api-key", "red-key").send().await.status, 403, "only an admin may do this");
+    let purged = purge().on_behalf_of(&Principal::anonymous()).send().await;
     assert_eq!((purged.status.as_u16(), &purged.json::<Value>()["purged"]), (200, &json!(0)));
-    let mut greeting = service.request(Method::GET, "/greet").internal().open().await;
+    let mut greeting =
+        service.request(Method::GET, "/greet").on_behalf_of(&Principal::service("meta")).open().await;
     assert_eq!(
         (greeting.status.as_u16(), greeting.headers["content-type"].as_bytes()),
         (200, &b"application/json"[..])

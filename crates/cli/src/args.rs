@@ -29,8 +29,9 @@ pub(crate) enum Command {
     /// Manage cached responses
     #[command(subcommand)]
     Cache(Cache),
-    /// Create an API key: prints the key, and its line for the key file
-    Key(Key),
+    /// Manage API keys: those of a running fleet, or those in a key file
+    #[command(subcommand)]
+    Keys(Keys),
     /// Print the completion script of a shell
     Completions {
         /// The shell
@@ -53,8 +54,8 @@ pub(crate) struct Explain {
 pub(crate) enum Cache {
     /// Invalidate cached responses on all replicas
     #[command(
-        after_help = "Services that require API keys accept the key of `admin`. On the same host, as with \
-        `kubectl exec`, the internal token of the service is enough."
+        after_help = "Services that require API keys accept a key with the role admin of the tenant default. On \
+        the same host, as with `kubectl exec`, the internal token of the service is enough."
     )]
     Purge(Purge),
 }
@@ -65,12 +66,19 @@ pub(crate) struct Purge {
     #[command(flatten)]
     pub(crate) selection: Selection,
 
-    /// API key
-    #[arg(long, value_name = "KEY", env = "PHASE6_API_KEY", hide_env_values = true)]
-    pub(crate) api_key: Option<String>,
+    #[command(flatten)]
+    pub(crate) credentials: Credentials,
 
     #[command(flatten)]
     pub(crate) target: Target,
+}
+
+/// Credentials of a command.
+#[derive(Debug, Args)]
+pub(crate) struct Credentials {
+    /// API key of the caller
+    #[arg(long, value_name = "KEY", env = "PHASE6_API_KEY", hide_env_values = true)]
+    pub(crate) api_key: Option<String>,
 }
 
 /// Responses to invalidate.
@@ -110,11 +118,74 @@ pub(crate) struct Target {
     pub(crate) bind: IpAddr,
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum Keys {
+    /// Create a key, and print its secret: it cannot be shown again
+    #[command(
+        after_help = "As long as a fleet on this machine has no key, everybody may create one; from then on the \
+        fleet requires keys. A changed key file, like a change in the database, acts within about a second."
+    )]
+    Create(CreateKey),
+    /// List the keys, without their secrets
+    List(ListKeys),
+    /// Revoke a key
+    Revoke(RevokeKey),
+}
+
 #[derive(Debug, Args)]
-pub(crate) struct Key {
-    /// Owner of the key
-    #[arg(value_name = "OWNER")]
-    pub(crate) owner: String,
+pub(crate) struct CreateKey {
+    /// Person or program that will hold the key
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+
+    /// Tenant whose data the key gives access to
+    #[arg(long, value_name = "TENANT", default_value = "default")]
+    pub(crate) tenant: String,
+
+    /// Permissions: reader (reads), member (reads and writes), service (acts for all of its tenant) or admin
+    /// (also manages keys and settings)
+    #[arg(long, value_name = "ROLE", default_value = "member")]
+    pub(crate) role: String,
+
+    #[command(flatten)]
+    pub(crate) place: KeyPlace,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ListKeys {
+    #[command(flatten)]
+    pub(crate) place: KeyPlace,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RevokeKey {
+    /// ID of the key
+    #[arg(value_name = "ID")]
+    pub(crate) id: String,
+
+    #[command(flatten)]
+    pub(crate) place: KeyPlace,
+}
+
+/// Place of the keys: a file, or a running fleet.
+#[derive(Debug, Args)]
+pub(crate) struct KeyPlace {
+    /// Use this key file instead of a running fleet
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["only", "base_port", "bind"])]
+    pub(crate) file: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) fleet: Fleet,
+}
+
+/// A running fleet, and the credentials for it.
+#[derive(Debug, Args)]
+pub(crate) struct Fleet {
+    #[command(flatten)]
+    pub(crate) credentials: Credentials,
+
+    #[command(flatten)]
+    pub(crate) target: Target,
 }
 
 /// Returns the completion script of a shell.

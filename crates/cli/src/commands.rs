@@ -2,5 +2,5 @@
 
 pub(crate) mod cache_purge;
 pub(crate) mod explain;
-pub(crate) mod key;
+pub(crate) mod keys;
 pub(crate) mod status;

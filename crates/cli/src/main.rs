@@ -22,7 +22,7 @@ fn main() -> ExitCode {
         Command::Explain(options) => commands::explain::run(&options),
         Command::Status(target) => block_on(commands::status::run(target)),
         Command::Cache(Cache::Purge(options)) => block_on(commands::cache_purge::run(options)),
-        Command::Key(options) => commands::key::run(&options),
+        Command::Keys(command) => block_on(commands::keys::run(command)),
         Command::Completions { shell } => print(args::completions(shell)),
     };
     match result {

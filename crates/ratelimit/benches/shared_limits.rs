@@ -15,7 +15,7 @@ use std::{
 };
 
 use foldhash::quality::RandomState;
-use phase6_ratelimit::{Backend, BackendDecision, Limit, Limits, SharedBuckets, gcra::Bucket};
+use phase6_ratelimit::{Backend, BackendDecision, Limit, Limits, Owner, SharedBuckets, gcra::Bucket};
 use phase6_redis::Redis;
 use serde_json::json;
 use tokio::{sync::mpsc, time::MissedTickBehavior};
@@ -116,7 +116,13 @@ async fn replica(redis: Redis, rate: f64, durations: Durations, oracle: Arc<Orac
         let started_at = Instant::now();
         let decisions: Vec<BackendDecision> = (0..due)
             .map(|_| {
-                let bucket = limits.bucket(rule, Some("somebody"), address, |_| None, &hasher);
+                let bucket = limits.bucket(
+                    rule,
+                    Some(Owner { tenant: "default", subject: "somebody" }),
+                    address,
+                    |_| None,
+                    &hasher,
+                );
                 shared.decide(&bucket, &rule.config)
             })
             .collect();

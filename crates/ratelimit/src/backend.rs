@@ -62,6 +62,15 @@ pub struct BucketRef<'a> {
     key: BucketKey<'a>,
 }
 
+/// An authenticated client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Owner<'a> {
+    /// Tenant, without slashes.
+    pub tenant: &'a str,
+    /// Person or program within the tenant.
+    pub subject: &'a str,
+}
+
 /// The property of a request that selects its bucket.
 #[derive(Clone, Copy, Debug, Hash)]
 pub(crate) enum BucketKey<'a> {
@@ -70,7 +79,7 @@ pub(crate) enum BucketKey<'a> {
     Ipv4([u8; 4]),
     /// The /64 prefix of an IPv6 address: one subscriber usually holds a whole /64.
     Ipv6Prefix([u8; 8]),
-    Client(&'a str),
+    Owner(Owner<'a>),
     Header(&'a [u8]),
 }
 
@@ -95,15 +104,18 @@ impl<'a> BucketRef<'a> {
     pub fn name(&self) -> String {
         let mut hasher = Sha256::new();
         hasher.update(self.rule.to_le_bytes());
-        let (kind, text): (u8, &[u8]) = match &self.key {
-            BucketKey::Global => (0, &[]),
-            BucketKey::Ipv4(octets) => (1, octets),
-            BucketKey::Ipv6Prefix(octets) => (2, octets),
-            BucketKey::Client(client) => (3, client.as_bytes()),
-            BucketKey::Header(value) => (4, value),
+        // No tenant contains a slash, so no two owners have the same text.
+        let (kind, text): (u8, [&[u8]; 3]) = match &self.key {
+            BucketKey::Global => (0, [&[], &[], &[]]),
+            BucketKey::Ipv4(octets) => (1, [octets, &[], &[]]),
+            BucketKey::Ipv6Prefix(octets) => (2, [octets, &[], &[]]),
+            BucketKey::Owner(Owner { tenant, subject }) => (3, [tenant.as_bytes(), b"/", subject.as_bytes()]),
+            BucketKey::Header(value) => (4, [value, &[], &[]]),
         };
         hasher.update([kind]);
-        hasher.update(text);
+        for part in text {
+            hasher.update(part);
+        }
         let digest = hasher.finalize();
         let half = u128::from_be_bytes(digest[..16].try_into().expect("16 of a digest's 32 bytes"));
         format!("{half:032x}")

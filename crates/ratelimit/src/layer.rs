@@ -22,7 +22,7 @@ use phase6_redis::WaitBudget;
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
-use crate::{Backend, BackendDecision, Decision, Limits, Rule, headers};
+use crate::{Backend, BackendDecision, Decision, Limits, Owner, Rule, headers};
 
 /// Functions that read the limiter's inputs from the extensions of a request.
 #[derive(Clone, Copy, Debug)]
@@ -36,8 +36,8 @@ pub struct RequestAccessors {
 /// The client of a request.
 #[derive(Clone, Copy, Debug)]
 pub struct Client<'a> {
-    /// Authenticated caller, if any.
-    pub owner: Option<&'a str>,
+    /// Authenticated client; `None` for one without credentials.
+    pub owner: Option<Owner<'a>>,
     /// Network address.
     pub address: IpAddr,
 }

@@ -28,7 +28,7 @@ mod limits;
 mod local;
 mod shared;
 
-pub use backend::{Backend, BackendDecision, BucketConfig, BucketRef, Buckets, Sharing};
+pub use backend::{Backend, BackendDecision, BucketConfig, BucketRef, Buckets, Owner, Sharing};
 pub use gcra::{Decision, Limit};
 pub use layer::{
     Client, DecisionCounts, RateLimit, RateLimitFuture, RateLimitLayer, Refusal, RequestAccessors,

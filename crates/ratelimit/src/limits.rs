@@ -11,7 +11,7 @@ use phase6_policy::{self as policy, Key, Match, Mode, Scope};
 
 use crate::{
     BucketConfig, BucketRef,
-    backend::{BucketKey, Sharing},
+    backend::{BucketKey, Owner, Sharing},
     gcra::Limit,
 };
 
@@ -110,11 +110,11 @@ impl Limits {
 
     /// Returns the bucket of a request under `rule`.
     ///
-    /// `owner` is the authenticated caller, `address` the client address; `header` reads a request header.
+    /// `owner` is the authenticated client, `address` its address; `header` reads a request header.
     pub fn bucket<'a>(
         &self,
         rule: &Rule,
-        owner: Option<&'a str>,
+        owner: Option<Owner<'a>>,
         address: IpAddr,
         header: impl FnOnce(&HeaderName) -> Option<&'a HeaderValue>,
         hasher: &impl BuildHasher,
@@ -122,7 +122,7 @@ impl Limits {
         let key = match self.key {
             Key::Global => BucketKey::Global,
             Key::Ip => address.into(),
-            Key::Client => owner.map_or_else(|| address.into(), BucketKey::Client),
+            Key::Client => owner.map_or_else(|| address.into(), BucketKey::Owner),
             Key::Header => {
                 let value = self.header.as_ref().and_then(header);
                 value.map_or_else(|| address.into(), |value| BucketKey::Header(value.as_bytes()))
@@ -142,7 +142,7 @@ mod tests {
         Limits::new(&serde_json::from_value(value).unwrap(), 1, false)
     }
 
-    fn bucket(limits: &Limits, owner: Option<&str>, address: &str, team: Option<&str>) -> (u64, String) {
+    fn bucket(limits: &Limits, owner: Option<Owner<'_>>, address: &str, team: Option<&str>) -> (u64, String) {
         let team = team.map(|team| HeaderValue::from_str(team).unwrap());
         let rule = limits.rule("GET", "/");
         let bucket =
@@ -164,9 +164,15 @@ mod tests {
     #[test]
     fn a_client_is_identified_by_its_owner_or_else_by_its_address() {
         let limits = limits(json!({"capacity": 1, "refillPerSecond": 1}));
-        let alice = bucket(&limits, Some("alice"), "10.0.0.1", None);
-        assert_eq!(alice, bucket(&limits, Some("alice"), "10.0.0.2", None));
-        assert_ne!(alice, bucket(&limits, Some("bob"), "10.0.0.1", None));
+        let owner = |tenant, subject| Some(Owner { tenant, subject });
+        let alice = bucket(&limits, owner("acme", "alice"), "10.0.0.1", None);
+        assert_eq!(alice, bucket(&limits, owner("acme", "alice"), "10.0.0.2", None));
+        assert_ne!(alice, bucket(&limits, owner("acme", "bob"), "10.0.0.1", None));
+        assert_ne!(alice, bucket(&limits, owner("other", "alice"), "10.0.0.1", None), "another tenant");
+        assert_ne!(
+            bucket(&limits, owner("ab", "c"), "10.0.0.1", None).1,
+            bucket(&limits, owner("a", "bc"), "10.0.0.1", None).1
+        );
         assert_ne!(bucket(&limits, None, "10.0.0.1", None), bucket(&limits, None, "10.0.0.2", None));
     }
 
@@ -186,7 +192,10 @@ mod tests {
     #[test]
     fn all_clients_share_the_global_bucket() {
         let limits = limits(json!({"capacity": 1, "refillPerSecond": 1, "key": "Global"}));
-        assert_eq!(bucket(&limits, Some("a"), "10.0.0.1", None), bucket(&limits, None, "10.0.0.9", None));
+        assert_eq!(
+            bucket(&limits, Some(Owner { tenant: "a", subject: "b" }), "10.0.0.1", None),
+            bucket(&limits, None, "10.0.0.9", None)
+        );
     }
 
     #[test]

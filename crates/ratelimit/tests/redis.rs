@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use foldhash::quality::RandomState;
 use phase6_policy::RateLimit;
 use phase6_ratelimit::{
-    Backend, BackendDecision, Decision, Limit, Limits, SharedBuckets,
+    Backend, BackendDecision, Decision, Limit, Limits, Owner, SharedBuckets,
     escrow::{Escrow, Grant, GrantReply, LEASE_DURATION_US, Report},
 };
 use phase6_redis::{Redis, RedisError, Script, cmd};
@@ -22,6 +22,11 @@ fn redis(prefix: &str) -> Redis {
 }
 
 /// Returns a key prefix that no other test uses.
+/// A client of one tenant.
+fn owner(subject: &str) -> Owner<'_> {
+    Owner { tenant: "default", subject }
+}
+
 fn unique_prefix(name: &str) -> String {
     format!("phase6:test:{name}:{:x}", rand::random::<u64>())
 }
@@ -46,7 +51,7 @@ impl Replica {
     async fn wait_until_drained(&self, prefix: &str, client: &str, rate: f64) {
         let rule = self.limits.rule("GET", "/");
         let address = "10.0.0.1".parse().unwrap();
-        let name = self.limits.bucket(rule, Some(client), address, |_| None, &self.hasher).name();
+        let name = self.limits.bucket(rule, Some(owner(client)), address, |_| None, &self.hasher).name();
         let (redis, script) = (redis(prefix), Script::new(IS_DRAINED));
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
@@ -64,7 +69,7 @@ impl Replica {
         let rule = self.limits.rule("GET", "/");
         let address = "10.0.0.1".parse().unwrap();
         let decision = {
-            let bucket = self.limits.bucket(rule, Some(client), address, |_| None, &self.hasher);
+            let bucket = self.limits.bucket(rule, Some(owner(client)), address, |_| None, &self.hasher);
             self.buckets.decide(&bucket, &rule.config)
         };
         match decision {

@@ -12,11 +12,15 @@ use std::{
 
 use clap::Args;
 use ipnet::IpNet;
-use phase6_chassis::{Access, ApiKeys, Clock, ConnectionLimits, Environment, Host, InternalToken, Settings};
+use phase6_chassis::{
+    Access, Clock, ConnectionLimits, Environment, Host, Settings,
+    identity::{InternalToken, Keys, KeysConfig, OpenKeysError},
+};
 use phase6_live::Live;
 use phase6_otlp::{Collector, CollectorError, Protocol};
 use phase6_store::DatabaseUrl;
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     LogFormat, RunError, error_chain,
@@ -33,7 +37,7 @@ pub struct HostOptions {
     #[arg(long, value_name = "DIR", env = "PHASE6_DATA", default_value = ".phase6")]
     pub data: PathBuf,
 
-    /// Address to listen on; any address but loopback requires --api-keys
+    /// Address to listen on; any address but loopback requires API keys
     #[arg(long, value_name = "ADDR", env = "PHASE6_BIND", default_value = "127.0.0.1")]
     pub bind: IpAddr,
 
@@ -66,7 +70,8 @@ pub struct HostOptions {
     )]
     pub otlp_protocol: String,
 
-    /// File of accepted API keys, one line per key as `phase6 key` prints it
+    /// File of accepted API keys, one line per key, as `phase6 keys create --file FILE` writes it; read again when
+    /// it changes. `phase6 keys create` without --file creates keys in the database
     #[arg(long, value_name = "FILE", env = "PHASE6_API_KEYS")]
     pub api_keys: Option<PathBuf>,
 
@@ -82,25 +87,16 @@ pub struct HostOptions {
 /// Builds the host of the services in this process.
 ///
 /// `store_wait` is the longest wait for a database that cannot be reached when a service starts.
-pub(crate) fn host(
+/// `has_private_database` is true if no other service uses the database file of this process.
+pub(crate) async fn host(
     options: &HostOptions,
     peers: HashMap<String, Live<Vec<String>>>,
     store_wait: Duration,
+    has_private_database: bool,
 ) -> Result<Host, RunError> {
     let environment = Environment::of_process();
     let settings =
         Settings::new(HOST_SETTINGS, &environment).map_err(|invalid| RunError::Usage(invalid.to_string()))?;
-    let keys = match &options.api_keys {
-        Some(file) => read_keys(file)?,
-        None => ApiKeys::default(),
-    };
-    if !options.bind.is_loopback() && keys.is_empty() {
-        return Err(RunError::Usage(format!(
-            "--bind {} is reachable from other machines and requires API keys: create one with \
-             `phase6 key OWNER`, put the printed line into a file, and pass it with --api-keys FILE",
-            options.bind
-        )));
-    }
     let internal = match settings.secret(&INTERNAL_TOKEN) {
         Some(token) => InternalToken::new(token).expect("settings are validated before they are read"),
         None => InternalToken::random(),
@@ -120,6 +116,12 @@ pub(crate) fn host(
         None => None,
     };
     create_data_folder(&options.data)?;
+    let keys_database = match &database {
+        // Keys in it would be accepted by this process only.
+        DatabaseUrl::Sqlite(_) if has_private_database => None,
+        database => Some(database.clone()),
+    };
+    let keys = open_keys(options, keys_database, store_wait).await?;
     Ok(Host {
         redis,
         collector: collector(options)?,
@@ -153,18 +155,34 @@ fn collector(options: &HostOptions) -> Result<Option<Collector>, RunError> {
     }
 }
 
-fn read_keys(file: &Path) -> Result<ApiKeys, RunError> {
-    let shown = file.display();
-    let invalid = |error: String| RunError::Usage(format!("--api-keys {shown}: {error}"));
-    let text = std::fs::read_to_string(file).map_err(|error| invalid(error.to_string()))?;
-    let keys: ApiKeys = text.parse().map_err(|error| invalid(format!("{error}")))?;
-    if keys.is_empty() {
-        // An empty set would require no key. A file without keys is therefore an error.
+/// Reads the API keys. Fails if other machines can reach the process and none exists.
+async fn open_keys(
+    options: &HostOptions,
+    database: Option<DatabaseUrl>,
+    wait: Duration,
+) -> Result<Keys, RunError> {
+    let is_reachable = !options.bind.is_loopback();
+    let config = KeysConfig { file: options.api_keys.clone(), database, always_required: is_reachable };
+    let keys = Keys::open(config, wait).await.map_err(|error| match error {
+        OpenKeysError::Store { .. } => RunError::Failed(error_chain(&error)),
+        _ => RunError::Usage(format!("--api-keys: {}", error_chain(&error))),
+    })?;
+    let create = "create one with `phase6 keys create --file FILE NAME`";
+    if let Some(file) = &options.api_keys
+        && keys.is_empty()
+    {
+        // Whoever names a file expects that keys are required.
+        return Err(RunError::Usage(format!("--api-keys {} holds no key; {create}", file.display())));
+    }
+    if is_reachable && keys.is_empty() {
         return Err(RunError::Usage(format!(
-            "--api-keys {shown} holds no key; create one with `phase6 key OWNER` and put the printed line into \
-             the file"
+            "--bind {} is reachable from other machines and requires API keys: {create}, and pass the file with \
+             --api-keys FILE",
+            options.bind
         )));
     }
+    // Until the process ends.
+    tokio::spawn(keys.clone().follow(CancellationToken::new()));
     Ok(keys)
 }
 

@@ -129,7 +129,12 @@ pub async fn run(options: ServeOptions) -> Result<(), RunError> {
     let definition = definition(name);
     let mut signals = StopSignals::install()?;
     let peers = peers::parse(&options.peer, options.is_run_by_operator())?;
-    let mut host = host(&options.host, peers.clone(), Duration::from_secs(options.wait))?;
+    let wait = Duration::from_secs(options.wait);
+    let host = host(&options.host, peers.clone(), wait, options.is_run_by_operator());
+    let mut host = tokio::select! {
+        host = host => host?,
+        () = signals.stop() => return Ok(()),
+    };
     host.shared_as.clone_from(&options.shared_as);
     let port = options.port.unwrap_or(name.service().port);
     let listener = listen(options.host.bind, port, name.as_str(), "choose another one with --port N")?;

@@ -8,7 +8,7 @@ mod page;
 
 use std::collections::BTreeSet;
 
-use phase6_chassis::{Environment, InternalToken, Setting, SettingKind};
+use phase6_chassis::{Environment, Setting, SettingKind, identity::InternalToken};
 
 pub use self::page::settings_page;
 use crate::{
@@ -30,7 +30,7 @@ const SIMILAR: f64 = 0.85;
 pub(crate) const INTERNAL_TOKEN: Setting = Setting {
     name: "PHASE6_INTERNAL_TOKEN",
     kind: SettingKind::Secret { min_length: InternalToken::MIN_LENGTH },
-    about: "Token by which services authenticate to each other; by default each process creates a random \
+    about: "Token by which services sign whose requests they pass on; by default each process creates a random \
             one, and services in different processes treat each other as clients",
 };
 

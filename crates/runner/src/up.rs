@@ -59,7 +59,7 @@ pub async fn run(options: UpOptions) -> Result<(), RunError> {
     let started = Instant::now();
     log::start(options.host.log);
     check_names(&options.only)?;
-    let host = host::host(&options.host, fleet::peers(&options), Duration::ZERO)?;
+    let host = host::host(&options.host, fleet::peers(&options), Duration::ZERO, false).await?;
     let paths = paths(&options)?;
     // Created before the files are read: a save in between must not be missed.
     let mut watch = FileWatch::new(&paths);
@@ -150,7 +150,7 @@ fn check_declared(only: &[String], manifests: &[Manifest]) -> Result<(), RunErro
 /// Formats commands to copy, with the addresses and options of this fleet.
 fn hints(paths: &[PathBuf], fleet: &Fleet, options: &UpOptions) -> String {
     let files: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
-    let key = options.host.api_keys.as_ref().map_or("", |_| " -H 'X-API-Key: KEY'");
+    let key = if fleet.are_keys_required() { " -H 'X-API-Key: KEY'" } else { "" };
     let curl = |flags: &str, address: SocketAddr, path: &str| {
         let ip = host::reachable_at(address.ip());
         format!("\n  curl {flags}{key} http://{}{path}", SocketAddr::new(ip, address.port()))

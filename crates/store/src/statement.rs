@@ -33,6 +33,7 @@ pub struct Statement {
 pub struct Tx {
     pub(crate) inner: sqlx::Transaction<'static, Any>,
     pub(crate) store: Store,
+    pub(crate) after_commit: Vec<Box<dyn FnOnce() + Send + Sync>>,
 }
 
 impl Tx {
@@ -42,7 +43,15 @@ impl Tx {
     ///
     /// The commit failed; the transaction is rolled back.
     pub async fn commit(self) -> Result<(), StoreError> {
-        with_limit(self.inner.commit()).await
+        with_limit(self.inner.commit()).await?;
+        self.after_commit.into_iter().for_each(|action| action());
+        Ok(())
+    }
+
+    /// Runs `action` after the commit, such as the invalidation of what the transaction has changed. It is dropped
+    /// if the transaction is rolled back.
+    pub fn after_commit(&mut self, action: impl FnOnce() + Send + Sync + 'static) {
+        self.after_commit.push(Box::new(action));
     }
 }
 

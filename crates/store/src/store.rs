@@ -226,7 +226,7 @@ impl Store {
             DatabaseUrl::Postgres(_) => "BEGIN",
         };
         let inner = with_limit(self.inner.write_pool.begin_with(begin)).await?;
-        Ok(Tx { inner, store: self.clone() })
+        Ok(Tx { inner, store: self.clone(), after_commit: vec![] })
     }
 
     /// Checks that the database responds.

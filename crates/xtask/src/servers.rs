@@ -178,8 +178,17 @@ fn owner(name: &str) -> Result<(u32, u32), String> {
     ids.ok_or_else(|| format!("the user {name} does not exist"))
 }
 
+/// Returns the folder for data of tests, in memory where that is possible. On a disk, writes of the tests wait for
+/// the journal of the file system, and so for builds at idle priority: up to a minute was seen.
+pub(crate) fn temporary_folder() -> PathBuf {
+    let memory = PathBuf::from("/dev/shm");
+    let probe = memory.join(format!("phase6-probe-{}", std::process::id()));
+    let is_writable = std::fs::create_dir(&probe).and_then(|()| std::fs::remove_dir(&probe)).is_ok();
+    if is_writable { memory } else { std::env::temp_dir() }
+}
+
 fn make_folder(name: &str) -> Result<PathBuf, String> {
-    let folder = std::env::temp_dir().join(format!("phase6-{name}-{}", std::process::id()));
+    let folder = temporary_folder().join(format!("phase6-{name}-{}", std::process::id()));
     let _ = std::fs::remove_dir_all(&folder);
     std::fs::create_dir_all(&folder)
         .map_err(|error| format!("failed to create {}: {error}", folder.display()))?;

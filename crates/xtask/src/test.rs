@@ -131,7 +131,7 @@ fn tests(report: &mut Report, selected: impl Fn(&Executable) -> bool, collector:
     report.timed("tests", |report| {
         executables::run(report, executables, |command| {
             command.env("PHASE6_TEST_POSTGRES", &postgres.url).env("PHASE6_TEST_REDIS", &redis.url);
-            command.env("PHASE6_TEST_COLLECTOR", &collector);
+            command.env("PHASE6_TEST_COLLECTOR", &collector).env("TMPDIR", servers::temporary_folder());
         });
     });
 }

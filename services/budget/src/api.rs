@@ -20,7 +20,7 @@ mod workflows;
 
 use std::sync::Arc;
 
-use phase6_chassis::{ComponentKind, Components};
+use phase6_chassis::{ComponentKind, Components, Role, require, require_in_fleet};
 use serde_json::json;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -32,13 +32,14 @@ pub(crate) fn router(state: Arc<AppState>) -> OpenApiRouter {
         .routes(routes!(budget::today))
         .routes(routes!(budget::history))
         .routes(routes!(budget::export))
-        .routes(routes!(cohorts::can_afford))
+        .routes(require(Role::Reader, routes!(cohorts::can_afford)))
         .routes(routes!(cohorts::policy))
         .routes(routes!(workflows::record_workflow))
         .routes(routes!(cohorts::metrics))
-        .routes(routes!(ranking::rank_by_roi))
+        .routes(require(Role::Reader, routes!(ranking::rank_by_roi)))
         .routes(routes!(providers::status))
-        .routes(routes!(policy::policy, policy::change_policy, policy::replace_policy))
+        .routes(routes!(policy::policy))
+        .routes(require_in_fleet(Role::Admin, routes!(policy::change_policy, policy::replace_policy)))
         .routes(routes!(answers::burst))
         .routes(routes!(providers::costs))
         .routes(routes!(providers::recommend))

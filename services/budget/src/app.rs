@@ -28,10 +28,14 @@ pub(crate) mod tags;
 mod watchers;
 mod workflows;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use phase6_chassis::{Kit, StartError, cache::Invalidation, store::StoreError};
+use phase6_chassis::{
+    Kit, StartError,
+    cache::Invalidation,
+    store::{Store, StoreError},
+};
 
 pub use self::{
     cohorts::{CohortOverview, CostCheck, Export},
@@ -58,6 +62,7 @@ use crate::{
 pub struct AppState {
     /// Chassis: response cache, clock, tasks, and the signal to stop.
     kit: Kit,
+    store: Store,
     limits: CallLimits,
     prices: PriceList,
     directory: Directory,
@@ -100,7 +105,8 @@ impl AppState {
             ledger: Ledger::new(store.clone(), config.daily_limit),
             history: CallHistory::new(store.clone()),
             answers: AnswerCache::new(store.clone()),
-            cohorts: CohortStore::new(store, kit.clock.clone()),
+            cohorts: CohortStore::new(store.clone(), kit.clock.clone()),
+            store,
             policy,
             concurrency,
             deduplicator: Deduplicator::default(),
@@ -112,6 +118,11 @@ impl AppState {
     /// Prices of every provider.
     pub fn prices(&self) -> &PriceList {
         &self.prices
+    }
+
+    /// Longest time of an answer.
+    pub fn answer_limit(&self) -> Duration {
+        self.limits.answer
     }
 
     /// Limit on concurrent calls.
@@ -127,6 +138,11 @@ impl AppState {
     /// Current time of the service's clock.
     pub(crate) fn now(&self) -> Timestamp {
         self.kit.clock.now()
+    }
+
+    /// Database of the service.
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
     }
 
     /// Chassis of the service.

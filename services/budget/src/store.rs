@@ -2,14 +2,15 @@
 //!
 //! | Table | Rows |
 //! |---|---|
-//! | `budget_days` | amounts used and reserved, by UTC day |
+//! | `budget_days` | amounts used and reserved by all tenants, by UTC day |
+//! | `budget_tenant_days` | amounts used and reserved, by tenant and UTC day |
 //! | `budget_reservations` | amounts reserved for calls in flight |
 //! | `budget_calls` | calls that were charged or failed |
 //! | `budget_workflows` | workflows charged to cohorts |
 //! | `budget_settings` | settings that all replicas share |
 //! | `budget_answers` | cached answers of models |
 //!
-//! Amounts are whole micro-dollars, times are milliseconds since the Unix epoch. Every statement is
+//! Rows belong to a tenant, except settings and the total of a day. Amounts are whole micro-dollars, times are milliseconds since the Unix epoch. Every statement is
 //! understood by SQLite and PostgreSQL, and safe under concurrent replicas: where a decision depends
 //! on a row, one statement or one transaction makes both.
 //!
@@ -33,11 +34,12 @@ pub use self::{
 
 /// Schema of the service, oldest step first. The text of a step never changes, not even in its
 /// comments: databases remember its checksum and refuse to start with a different one.
-pub(crate) const MIGRATIONS: [Migration; 2] = [
+pub(crate) const MIGRATIONS: [Migration; 3] = [
     Migration { version: 1, name: "budget", sql: include_str!("../migrations/0001_budget.sql") },
     Migration {
         version: 2,
         name: "settings_version",
         sql: include_str!("../migrations/0002_settings_version.sql"),
     },
+    Migration { version: 3, name: "tenants", sql: include_str!("../migrations/0003_tenants.sql") },
 ];

@@ -17,7 +17,7 @@ use axum::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, header::HOST, uri::PathAndQuery};
 use phase6_chassis::{
-    ApiError, Kit, RequestContext, StartError, Upstream, X_FORWARDED_FOR,
+    ApiError, Kit, Principal, RequestContext, StartError, Upstream, X_FORWARDED_FOR,
     catalog::Service,
     telemetry::{Exchange, RouteId},
 };
@@ -81,7 +81,11 @@ impl Gateway {
 }
 
 /// Handles every request that no endpoint of the gateway itself matches.
-pub(crate) async fn forward(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
+pub(crate) async fn forward(
+    State(gateway): State<Arc<Gateway>>,
+    principal: Principal,
+    request: Request,
+) -> Response {
     let path = request.uri().path();
     if is_ambiguous(path) {
         let message = "the path has dot segments or a backslash; send it in its normalized form";
@@ -92,7 +96,8 @@ pub(crate) async fn forward(State(gateway): State<Arc<Gateway>>, request: Reques
         return ApiError::not_found(message).into_response();
     };
     gateway.count_under(route);
-    match route.upstream.call(rebuild(request), gateway.deadline).await {
+    let upstream = route.upstream.on_behalf_of(principal);
+    match upstream.call(rebuild(request), gateway.deadline).await {
         Ok(response) => from_upstream(response, route.service.name),
         Err(error) => error.into_response(),
     }

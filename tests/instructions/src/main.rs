@@ -27,7 +27,7 @@ use phase6_cache::{Cache, CachePolicy, Client, HttpCacheLayer};
 use phase6_live::Live;
 use phase6_policy::{CircuitBreaker, PolicyDocument, Tracing};
 use phase6_ratelimit::{
-    Backend, Limit, Limits, LocalBuckets,
+    Backend, Limit, Limits, LocalBuckets, Owner,
     escrow::Grant,
     lease::{Lease, LeaseDecision},
 };
@@ -85,7 +85,13 @@ fn limit_local(calls: u64) {
     let (hasher, address) = (FixedState::default(), IpAddr::V4(Ipv4Addr::LOCALHOST));
     let decide = |name: &String| {
         let rule = limits.rule("GET", "/api/v1/budget");
-        let bucket = limits.bucket(rule, Some(black_box(name)), address, |_| None, &hasher);
+        let bucket = limits.bucket(
+            rule,
+            Some(Owner { tenant: "default", subject: black_box(name) }),
+            address,
+            |_| None,
+            &hasher,
+        );
         let _ = black_box(buckets.decide(&bucket, &rule.config));
     };
     for name in &names {

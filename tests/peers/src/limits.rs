@@ -11,7 +11,7 @@ use std::{
 use foldhash::quality::RandomState;
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use limitador::limit::{Context, Limit};
-use phase6_ratelimit::{Backend, Limits, LocalBuckets};
+use phase6_ratelimit::{Backend, Limits, LocalBuckets, Owner};
 
 use crate::{Contender, compare};
 
@@ -37,7 +37,7 @@ pub fn run(rounds: usize) {
     let phase6_round = || {
         for name in &names {
             let rule = limits.rule("GET", "/api/v1/budget");
-            let bucket = limits.bucket(rule, Some(black_box(name)), address, |_| None, &hasher);
+            let bucket = limits.bucket(rule, Some(Owner { tenant: "default", subject: black_box(name) }), address, |_| None, &hasher);
             black_box(buckets.decide(&bucket, &rule.config));
         }
         CALLERS as u64

@@ -1,16 +1,17 @@
 //! Parts of a service's OpenAPI description that its routes do not contain.
 //!
-//! Adds the service's name and purpose, the ways to authenticate, the envelope of successful responses, and a
-//! description of every response that lacks one.
+//! Adds the service's name and purpose, the ways to authenticate, the role that each operation requires, the
+//! envelope of successful responses, and a description of every response that lacks one.
 
 use http::StatusCode;
 use utoipa::openapi::{
-    AllOfBuilder, Info, Object, ObjectBuilder, OpenApi, OpenApiBuilder, Ref, RefOr, Response, Type,
+    AllOfBuilder, ContentBuilder, Info, Object, ObjectBuilder, OpenApi, OpenApiBuilder, Ref, RefOr, Response,
+    ResponseBuilder, Type,
     path::{Operation, PathItem},
-    security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
+    security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme},
 };
 
-use crate::Definition;
+use crate::{Definition, request::Permission, stack::is_public};
 
 /// Name of the schema that all successful responses have in common.
 const SUCCESS: &str = "Success";
@@ -29,16 +30,15 @@ pub(crate) fn complete(api: &mut OpenApi) {
     let components = api.components.get_or_insert_default();
     components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
     components.add_security_scheme("apiKey", SecurityScheme::ApiKey(header));
-    // Each entry is an alternative; the empty one is for services that require no key.
-    api.security = Some(vec![
-        SecurityRequirement::default(),
-        SecurityRequirement::new::<_, [&str; 0], &str>("bearer", []),
-        SecurityRequirement::new::<_, [&str; 0], &str>("apiKey", []),
-    ]);
     components.schemas.insert(SUCCESS.to_owned(), success().into());
     for (path, item) in &mut api.paths.paths {
         let has_envelope = ["/api/", "/system/"].iter().any(|prefix| path.starts_with(prefix));
-        for operation in operations(item) {
+        for (method, operation) in operations(item) {
+            if !is_public(path) {
+                let security = || Permission::default_for(method).security();
+                operation.security.get_or_insert_with(security);
+                add_rejections(operation);
+            }
             for (status, response) in &mut operation.responses.responses {
                 if let RefOr::T(response) = response {
                     complete_response(response, status, has_envelope);
@@ -68,17 +68,35 @@ fn complete_response(response: &mut Response, status: &str, has_envelope: bool) 
     }
 }
 
-fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
+/// Adds the responses to requests without a principal, and to those of one that lacks the role.
+fn add_rejections(operation: &mut Operation) {
+    for (status, description) in [
+        ("401", "An API key is required, and the request has none or an unknown one"),
+        ("403", "The role of the API key is not enough"),
+    ] {
+        let rejection = || {
+            let schema = Ref::from_schema_name("ErrorBody");
+            let content = ContentBuilder::new().schema(Some(schema)).build();
+            let response =
+                ResponseBuilder::new().description(description).content("application/json", content);
+            RefOr::T(response.build())
+        };
+        operation.responses.responses.entry(status.to_owned()).or_insert_with(rejection);
+    }
+}
+
+/// Returns the operations of a path, each with its method in lower case.
+pub(crate) fn operations(item: &mut PathItem) -> impl Iterator<Item = (&'static str, &mut Operation)> {
     [
-        item.get.as_mut(),
-        item.put.as_mut(),
-        item.post.as_mut(),
-        item.delete.as_mut(),
-        item.options.as_mut(),
-        item.head.as_mut(),
-        item.patch.as_mut(),
-        item.trace.as_mut(),
+        ("get", item.get.as_mut()),
+        ("put", item.put.as_mut()),
+        ("post", item.post.as_mut()),
+        ("delete", item.delete.as_mut()),
+        ("options", item.options.as_mut()),
+        ("head", item.head.as_mut()),
+        ("patch", item.patch.as_mut()),
+        ("trace", item.trace.as_mut()),
     ]
     .into_iter()
-    .flatten()
+    .filter_map(|(method, operation)| Some((method, operation?)))
 }

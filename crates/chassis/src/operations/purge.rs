@@ -2,17 +2,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use axum::{Extension, extract::State};
-use http::{StatusCode, Uri};
+use axum::extract::State;
+use http::Uri;
 use phase6_cache::Invalidation;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::ServiceState;
-use crate::{ApiError, Json, Reply, RequestContext};
+use crate::{ApiError, Json, Reply};
 
-/// Owner of the API key that may invalidate. Services that require no keys let everybody.
-const ADMIN: &str = "admin";
 /// Largest number of tags, paths and prefixes in one request.
 const MAX_INVALIDATIONS: usize = 100;
 /// Longest wait until all replicas have received the invalidations.
@@ -42,22 +40,14 @@ pub(crate) struct PurgeResult {
     all_replicas: bool,
 }
 
-/// Invalidates cached responses on all replicas. Requires the API key of `admin` if the service requires API
-/// keys.
+/// Invalidates cached responses of all tenants on all replicas.
 #[utoipa::path(post, path = "/api/v1/cache/invalidate", tag = "operations", request_body = PurgeRequest,
     responses((status = 200, body = Reply<PurgeResult>),
-        (status = 400, description = "No responses are named, or a name is invalid"),
-        (status = 403, description = "The API key is not that of `admin`")))]
+        (status = 400, description = "No responses are named, or a name is invalid")))]
 pub(crate) async fn purge(
     State(state): State<Arc<ServiceState>>,
-    Extension(context): Extension<RequestContext>,
     Json(request): Json<PurgeRequest>,
 ) -> Result<Reply<PurgeResult>, ApiError> {
-    let caller = &context.caller;
-    if context.keys_required && !caller.internal && caller.owner.as_deref() != Some(ADMIN) {
-        let message = format!("only the API key of `{ADMIN}` may invalidate cached responses");
-        return Err(ApiError::new(StatusCode::FORBIDDEN, "forbidden", message));
-    }
     let cache = &state.cache;
     let invalidations = request.invalidations()?;
     let purged = invalidations.into_iter().map(|invalidation| cache.invalidate(invalidation)).sum();

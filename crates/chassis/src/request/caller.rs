@@ -1,23 +1,16 @@
-//! The caller of a request: the owner of an API key, one of our own services, or an address.
+//! The sender of a request: its principal, and its address.
 //!
 //! A forwarded address counts only if it comes from a trusted proxy or from one of our own services, and is
 //! read from the right: headers that a client writes never change its identity.
 
-use std::{
-    fmt,
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-};
+use std::net::{IpAddr, SocketAddr};
 
-use http::{HeaderMap, HeaderName, HeaderValue, header::AUTHORIZATION};
+use http::{HeaderMap, HeaderName, header::AUTHORIZATION};
 use ipnet::IpNet;
-use phase6_telemetry::Sampler;
-use sha2::{Digest, Sha256};
-use subtle::ConstantTimeEq;
+use jiff::Timestamp;
+use phase6_identity::{Authentication, InternalToken, Keys, Principal};
 
-use super::ApiKeys;
-
-/// Carries the token by which our own services authenticate to each other.
+/// Carries the assertion by which one of our own services names the principal of its request.
 pub const INTERNAL: HeaderName = HeaderName::from_static("phase6-internal");
 /// Carries the addresses of the client and of the proxies before the last one.
 pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -26,11 +19,11 @@ const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 /// Forwarded addresses that are read, from the right.
 const MAX_FORWARDED_HOPS: usize = 16;
 
-/// Identity of a request's sender.
+/// Sender of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
-    /// Owner of the API key of the request, if it has a valid one.
-    pub owner: Option<Arc<str>>,
+    /// Principal on whose behalf the request is sent, unless its credentials are missing or unknown.
+    pub authentication: Authentication,
     /// True if one of our own services sent the request.
     pub internal: bool,
     /// True if the request has credentials, valid or not.
@@ -39,57 +32,21 @@ pub struct Caller {
     pub address: IpAddr,
 }
 
-/// Secret that our own services share. `Debug` does not show it.
-#[derive(Clone)]
-pub struct InternalToken(HeaderValue);
-
-impl InternalToken {
-    /// Shortest accepted token, in characters.
-    pub const MIN_LENGTH: usize = 16;
-
-    /// Creates a random token.
-    pub fn random() -> Self {
-        let text = format!("{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>());
-        Self::new(&text).expect("hexadecimal digits can be sent in a header")
-    }
-
-    /// Creates a token from configuration; `None` if it is shorter than 16 characters, or has others than visible
-    /// ASCII characters.
-    pub fn new(text: &str) -> Option<Self> {
-        let text = text.trim();
-        let is_valid = text.len() >= Self::MIN_LENGTH && text.bytes().all(|byte| byte.is_ascii_graphic());
-        let mut value = HeaderValue::from_str(text).ok().filter(|_| is_valid)?;
-        value.set_sensitive(true);
-        Some(Self(value))
-    }
-
-    /// Returns the token as a header value, which is marked as sensitive.
-    pub fn header(&self) -> HeaderValue {
-        self.0.clone()
-    }
-
-    /// Returns the sampler of traces. Services that share this token sample the same traces.
-    pub(crate) fn sampler(&self) -> Sampler {
-        let digest = Sha256::digest(format!("sampling:{:?}", self.0.as_bytes()));
-        Sampler::new(u64::from_be_bytes(digest[..8].try_into().expect("a digest has 32 bytes")))
-    }
-
-    fn matches(&self, given: &HeaderValue) -> bool {
-        self.0.as_bytes().ct_eq(given.as_bytes()).into()
-    }
-}
-
-impl fmt::Debug for InternalToken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("InternalToken(...)")
+impl Caller {
+    /// Returns the principal of an authenticated request.
+    pub fn principal(&self) -> Option<&Principal> {
+        match &self.authentication {
+            Authentication::Principal(principal) => Some(principal),
+            Authentication::Rejected | Authentication::Unavailable => None,
+        }
     }
 }
 
 /// Credentials and proxies by which callers are identified.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Access {
-    /// Accepted API keys. If empty, no key is required.
-    pub keys: ApiKeys,
+    /// Accepted API keys.
+    pub keys: Keys,
     /// Token of our own services.
     pub internal: InternalToken,
     /// Networks of proxies whose forwarded addresses count.
@@ -99,22 +56,20 @@ pub struct Access {
 impl Access {
     /// Requires no key and trusts no proxy.
     pub fn open() -> Self {
-        Self { keys: ApiKeys::default(), internal: InternalToken::random(), trusted_proxies: vec![] }
+        Self { keys: Keys::none(), internal: InternalToken::random(), trusted_proxies: vec![] }
     }
 
     /// Identifies the sender of a request with these headers over a connection from `peer`.
     pub fn caller(&self, peer: SocketAddr, headers: &HeaderMap) -> Caller {
-        let internal = headers.get(INTERNAL).is_some_and(|given| self.internal.matches(given));
         let key = presented_key(headers);
-        let owner = match key {
-            Some(key) if !self.keys.is_empty() => self.keys.owner(key).cloned(),
-            _ => None,
-        };
+        let asserted = headers.get(INTERNAL).and_then(|given| self.internal.verify(given, Timestamp::now()));
+        let internal = asserted.is_some();
+        let authentication = asserted.map_or_else(|| self.keys.authenticate(key), Authentication::Principal);
         let peer = peer.ip().to_canonical();
         let address =
             if internal || self.trusts(peer) { self.forwarded(headers).unwrap_or(peer) } else { peer };
         Caller {
-            owner,
+            authentication,
             internal,
             has_credentials: key.is_some() || headers.contains_key(AUTHORIZATION),
             address,
@@ -165,6 +120,7 @@ fn presented_key(headers: &HeaderMap) -> Option<&[u8]> {
 
 #[cfg(test)]
 mod tests {
+    use phase6_identity::Role;
     use proptest::prelude::*;
 
     use super::*;
@@ -181,6 +137,10 @@ mod tests {
         map
     }
 
+    fn caller(access: &Access, address: &str, headers: &HeaderMap) -> Caller {
+        access.caller(peer(address), headers)
+    }
+
     fn behind_proxy() -> Access {
         Access { trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()], ..Access::open() }
     }
@@ -188,8 +148,8 @@ mod tests {
     #[test]
     fn a_forwarded_address_counts_only_from_a_trusted_proxy() {
         let forwarded = headers(&[("x-forwarded-for", "203.0.113.7")]);
-        assert_eq!(behind_proxy().caller(peer("192.0.2.1"), &forwarded).address.to_string(), "192.0.2.1");
-        assert_eq!(behind_proxy().caller(peer("10.1.1.1"), &forwarded).address.to_string(), "203.0.113.7");
+        assert_eq!(caller(&behind_proxy(), "192.0.2.1", &forwarded).address.to_string(), "192.0.2.1");
+        assert_eq!(caller(&behind_proxy(), "10.1.1.1", &forwarded).address.to_string(), "203.0.113.7");
     }
 
     #[test]
@@ -198,67 +158,56 @@ mod tests {
             ("x-forwarded-for", "1.1.1.1, 203.0.113.7, 10.0.0.9"),
             ("x-forwarded-for", "10.0.0.8"),
         ]);
-        assert_eq!(behind_proxy().caller(peer("10.1.1.1"), &chain).address.to_string(), "203.0.113.7");
+        assert_eq!(caller(&behind_proxy(), "10.1.1.1", &chain).address.to_string(), "203.0.113.7");
         let junk = headers(&[("x-forwarded-for", "not an address, 10.0.0.9")]);
-        assert_eq!(behind_proxy().caller(peer("10.1.1.1"), &junk).address.to_string(), "10.0.0.9");
+        assert_eq!(caller(&behind_proxy(), "10.1.1.1", &junk).address.to_string(), "10.0.0.9");
         let port = headers(&[("x-forwarded-for", "203.0.113.7:4711")]);
-        assert_eq!(behind_proxy().caller(peer("10.1.1.1"), &port).address.to_string(), "203.0.113.7");
+        assert_eq!(caller(&behind_proxy(), "10.1.1.1", &port).address.to_string(), "203.0.113.7");
         let six = headers(&[("x-forwarded-for", "[2001:db8::1]:4711")]);
-        assert_eq!(behind_proxy().caller(peer("10.1.1.1"), &six).address.to_string(), "2001:db8::1");
+        assert_eq!(caller(&behind_proxy(), "10.1.1.1", &six).address.to_string(), "2001:db8::1");
     }
 
     proptest! {
         #[test]
         fn headers_from_a_client_never_change_its_identity(written in "[0-9a-f.:, \\[\\]]{0,60}") {
             let access = behind_proxy();
-            let honest = access.caller(peer("10.1.1.1"), &headers(&[("x-forwarded-for", "203.0.113.7")]));
+            let honest = caller(&access, "10.1.1.1", &headers(&[("x-forwarded-for", "203.0.113.7")]));
             let spoofed = format!("{written}, 203.0.113.7");
-            let lying = access.caller(peer("10.1.1.1"), &headers(&[("x-forwarded-for", &spoofed)]));
+            let lying = caller(&access, "10.1.1.1", &headers(&[("x-forwarded-for", &spoofed)]));
             prop_assert_eq!(honest.address, lying.address);
         }
     }
 
     #[test]
-    fn our_own_services_are_identified_by_their_token() {
+    fn our_own_services_name_the_principal_of_their_requests() {
         let access = Access::open();
+        let ada = Principal {
+            tenant: "acme".parse().unwrap(),
+            subject: "ada".parse().unwrap(),
+            role: Role::Reader,
+        };
         let mut internal_headers = headers(&[("x-forwarded-for", "203.0.113.7")]);
-        internal_headers.insert(INTERNAL, access.internal.header());
+        internal_headers.insert(INTERNAL, access.internal.sign(&ada, Timestamp::now()));
         let caller = access.caller(peer("127.0.0.1"), &internal_headers);
         assert!(caller.internal);
+        assert_eq!(caller.principal(), Some(&ada));
         assert_eq!(caller.address.to_string(), "203.0.113.7");
-        internal_headers.insert(INTERNAL, InternalToken::random().header());
+        internal_headers.insert(INTERNAL, InternalToken::random().sign(&ada, Timestamp::now()));
         let caller = access.caller(peer("127.0.0.1"), &internal_headers);
         assert!(!caller.internal);
+        assert_eq!(caller.principal(), Some(&Principal::anonymous()), "no key is required");
         assert_eq!(caller.address.to_string(), "127.0.0.1");
     }
 
     #[test]
-    fn an_api_key_identifies_its_owner() {
-        let keys: ApiKeys = format!(
-            "# two owners\n{}\n\n{} # a comment\n",
-            ApiKeys::line("alice", "a-key"),
-            ApiKeys::line("bob", "b-key")
-        )
-        .parse()
-        .unwrap();
-        let access = Access { keys, ..Access::open() };
-        let owner = |pairs: &[(&'static str, &str)]| access.caller(peer("127.0.0.1"), &headers(pairs)).owner;
-        assert_eq!(owner(&[("x-api-key", "b-key")]).as_deref(), Some("bob"));
-        assert_eq!(owner(&[("authorization", "Bearer a-key")]).as_deref(), Some("alice"));
-        assert_eq!(owner(&[("authorization", "Basic a-key")]), None);
-        assert_eq!(owner(&[("x-api-key", "c-key")]), None);
-        assert_eq!(owner(&[]), None);
-    }
-
-    #[test]
-    fn secrets_are_not_shown() {
-        let token = InternalToken::new("0123456789abcdef0123").unwrap();
-        assert!(
-            !format!("{token:?}{:?}", Access { internal: token.clone(), ..Access::open() })
-                .contains("0123456789")
-        );
-        for invalid in ["short", "sixteen letters and spaces", "sixteen-letters-\u{e9}"] {
-            assert!(InternalToken::new(invalid).is_none(), "{invalid}");
-        }
+    fn an_api_key_is_read_from_either_header() {
+        let key = |pairs: &[(&'static str, &str)]| {
+            presented_key(&headers(pairs)).map(|key| String::from_utf8(key.to_vec()).unwrap())
+        };
+        assert_eq!(key(&[("x-api-key", "b-key")]).as_deref(), Some("b-key"));
+        assert_eq!(key(&[("authorization", "Bearer a-key")]).as_deref(), Some("a-key"));
+        assert_eq!(key(&[("authorization", "bearer a-key")]).as_deref(), Some("a-key"));
+        assert_eq!(key(&[("authorization", "Basic a-key")]), None);
+        assert_eq!(key(&[]), None);
     }
 }

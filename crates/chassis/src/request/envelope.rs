@@ -1,4 +1,4 @@
-//! The layer that appends the trace ID to errors.
+//! The layer that completes errors: appends the trace ID, and writes them in the format that the client accepts.
 //!
 //! The layer is above the cache, so that a cached error carries the trace ID of the request that it is served
 //! to, not of the one that it was made for.
@@ -12,15 +12,22 @@ use std::{
 use axum::{body::Body, response::Response};
 use bytes::BytesMut;
 use futures_util::FutureExt;
-use http::{Request, header::CONTENT_LENGTH};
+use http::{
+    HeaderMap, HeaderValue, Request, StatusCode,
+    header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE},
+};
 use http_body_util::{BodyExt, Collected};
 use phase6_telemetry::Exchange;
+use serde_json::{Value, json};
 use tower::{Layer, Service};
 
 use super::error::LACKS_TRACE_ID;
 use crate::stack::{MapResponse, ResponseMap};
 
-/// Appends the trace ID to errors.
+/// Media type of problem details.
+const PROBLEM: &str = "application/problem+json";
+
+/// Appends the trace ID to errors, and turns them into problem details (RFC 9457) for clients that accept these.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct EnvelopeLayer;
 
@@ -44,7 +51,7 @@ where
 {
     type Response = Response;
     type Error = Infallible;
-    type Future = MapResponse<S::Future, AppendTraceId>;
+    type Future = MapResponse<S::Future, CompleteError>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(cx)
@@ -52,16 +59,46 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let exchange = request.extensions().get::<Arc<Exchange>>().cloned();
-        MapResponse::new(self.inner.call(request), AppendTraceId { exchange })
+        let is_problem = accepts_problems(request.headers());
+        MapResponse::new(self.inner.call(request), CompleteError { exchange, is_problem })
     }
 }
 
-/// Completes the body of an error.
-pub(crate) struct AppendTraceId {
-    exchange: Option<Arc<Exchange>>,
+/// True if the request names the media type of problem details.
+fn accepts_problems(headers: &HeaderMap) -> bool {
+    let ranges = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let mut types =
+        ranges.flat_map(|value| value.split(',')).map(|range| range.split(';').next().unwrap_or_default());
+    types.any(|media_type| media_type.trim().eq_ignore_ascii_case(PROBLEM))
 }
 
-impl ResponseMap for AppendTraceId {
+/// Returns the problem details of an error with this body; `None` if the body has not the form of an error.
+fn problem(status: StatusCode, body: &[u8]) -> Option<String> {
+    let body: Value = serde_json::from_slice(body).ok()?;
+    let error = &body["error"];
+    let mut problem = json!({
+        // Names the kind of the problem, and leads nowhere (RFC 4151).
+        "type": format!("tag:phase6.dev,2026:{}", error["code"].as_str()?),
+        "title": status.canonical_reason().unwrap_or("Error"),
+        "status": status.as_u16(),
+        "detail": error["message"],
+        "code": error["code"],
+        "traceId": body["traceId"],
+    });
+    if let Some(fields) = error.get("fields") {
+        problem["fields"] = fields.clone();
+    }
+    Some(problem.to_string())
+}
+
+/// Completes the body of an error.
+pub(crate) struct CompleteError {
+    exchange: Option<Arc<Exchange>>,
+    /// True if the client accepts problem details.
+    is_problem: bool,
+}
+
+impl ResponseMap for CompleteError {
     type Response = Response;
 
     fn map(self, mut response: Response) -> Response {
@@ -78,6 +115,12 @@ impl ResponseMap for AppendTraceId {
             let trace_id = self.exchange.as_ref().map(|exchange| exchange.context().trace_id.to_string());
             let rest = format!(r#","traceId":"{}"}}"#, trace_id.unwrap_or_default());
             text.extend_from_slice(rest.as_bytes());
+        }
+        if self.is_problem
+            && let Some(problem) = problem(parts.status, &text)
+        {
+            parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM));
+            return Response::from_parts(parts, Body::from(problem));
         }
         Response::from_parts(parts, Body::from(text.freeze()))
     }

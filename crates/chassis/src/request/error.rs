@@ -1,7 +1,8 @@
 //! The envelope of every response: `{"ok":true,...}` or
 //! `{"ok":false,"error":{"code","message"},"traceId"}`.
 //!
-//! An error has a stable code and a sentence that the client can act on; details go to the log. Its body is
+//! An error has a stable code and a sentence that the client can act on; details go to the log. The faults of a
+//! body are also listed by field. Its body is
 //! complete but for the trace ID, which [`EnvelopeLayer`](super::EnvelopeLayer) appends on the way out.
 
 use std::fmt::Write;
@@ -19,6 +20,8 @@ use phase6_store::StoreError;
 use phase6_telemetry::TraceId;
 use serde::Serialize;
 use utoipa::ToSchema;
+
+use super::{FieldFault, fields::summary};
 
 /// Marks a response whose body lacks its trace ID. Never leaves the process.
 pub(super) const LACKS_TRACE_ID: HeaderName = HeaderName::from_static("phase6-lacks-trace-id");
@@ -60,6 +63,8 @@ pub struct ApiError {
     status: StatusCode,
     code: &'static str,
     message: String,
+    /// Faults of the fields of the body.
+    fields: Vec<FieldFault>,
     retry_after_seconds: Option<u64>,
     /// True if something behind this service is at fault.
     is_dependency_fault: bool,
@@ -84,18 +89,27 @@ pub struct ErrorDetail {
     pub code: String,
     /// Sentence, for people.
     pub message: String,
+    /// Faults of the fields of the body, if the code is `invalid_body`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub fields: Vec<FieldFault>,
 }
 
 impl ApiError {
     /// Creates an error with a status, a stable code and a sentence.
     pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
         let message = message.into();
-        Self { status, code, message, retry_after_seconds: None, is_dependency_fault: false }
+        Self { status, code, message, fields: vec![], retry_after_seconds: None, is_dependency_fault: false }
     }
 
     /// Creates a 400: a mistake of the caller. `message` names the field.
     pub fn bad_request(code: &'static str, message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, code, message)
+    }
+
+    /// Creates a 400 with the code `invalid_body`, for faults of fields.
+    pub fn invalid_body(fields: Vec<FieldFault>) -> Self {
+        let message = summary(&fields);
+        Self { fields, ..Self::bad_request("invalid_body", message) }
     }
 
     /// Creates a 404.
@@ -152,7 +166,13 @@ impl ApiError {
     fn body_without_trace_id(&self) -> String {
         let code = serde_json::Value::from(self.code);
         let message = serde_json::Value::from(self.message.as_str());
-        format!(r#"{{"ok":false,"error":{{"code":{code},"message":{message}}}"#)
+        let fields = match self.fields.as_slice() {
+            [] => String::new(),
+            fields => {
+                format!(r#","fields":{}"#, serde_json::to_string(fields).unwrap_or_else(|_| "[]".into()))
+            }
+        };
+        format!(r#"{{"ok":false,"error":{{"code":{code},"message":{message}{fields}}}"#)
     }
 }
 

@@ -9,12 +9,15 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use http::{Request, StatusCode, header::CONTENT_TYPE, request::Parts};
+use http::{HeaderMap, Request, StatusCode, header::CONTENT_TYPE, request::Parts};
 use http_body_util::BodyExt;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
-use super::{ApiError, body_too_large, fault};
+use super::{ApiError, FieldFault, body_too_large, fault};
 use crate::server::BodyError;
+
+/// Largest body in which all faults are searched, in bytes.
+const MAX_SEARCHED_BYTES: usize = 64 * 1024;
 
 /// A JSON body. An empty body is an empty object.
 #[derive(Clone, Copy, Debug)]
@@ -33,15 +36,20 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
 
     async fn from_request(request: Request<axum::body::Body>, _: &S) -> Result<Self, Response> {
         let (parts, body) = request.into_parts();
-        let bytes = read(body).await.map_err(IntoResponse::into_response)?;
-        let content_type = parts.headers.get(CONTENT_TYPE).map(|value| value.to_str().unwrap_or_default());
-        if !bytes.is_empty() && !content_type.is_some_and(is_json) {
-            let message = "the body must be JSON: send `content-type: application/json`";
-            let error = ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message);
-            return Err(error.into_response());
-        }
+        let bytes = read_json_body(&parts.headers, body).await.map_err(IntoResponse::into_response)?;
         parse_json(&bytes).map(Json).map_err(IntoResponse::into_response)
     }
+}
+
+/// Reads a whole body that must be JSON by its content type.
+pub(super) async fn read_json_body(headers: &HeaderMap, body: axum::body::Body) -> Result<Bytes, ApiError> {
+    let bytes = read(body).await?;
+    let content_type = headers.get(CONTENT_TYPE).map(|value| value.to_str().unwrap_or_default());
+    if !bytes.is_empty() && !content_type.is_some_and(is_json) {
+        let message = "the body must be JSON: send `content-type: application/json`";
+        return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message));
+    }
+    Ok(bytes)
 }
 
 /// True for the content types of JSON.
@@ -97,8 +105,8 @@ pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
         let (path, inner) = (error.path().to_string(), error.inner());
         match inner.classify() {
             serde_json::error::Category::Data => {
-                let message = fault::describe(&path, &without_position(&inner.to_string()));
-                ApiError::bad_request("invalid_body", message)
+                let first = fault::describe(&path, &without_position(&inner.to_string()));
+                ApiError::invalid_body(all_faults::<T>(text, first))
             }
             _ => ApiError::bad_request("invalid_json", format!("the body is not valid JSON: {inner}")),
         }
@@ -107,6 +115,14 @@ pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
         ApiError::bad_request("invalid_json", format!("the body is not valid JSON: {error}"))
     })?;
     Ok(value)
+}
+
+/// Returns all faults of a body of moderate size, or its first one.
+fn all_faults<T: DeserializeOwned>(text: &[u8], first: FieldFault) -> Vec<FieldFault> {
+    let body = (text.len() <= MAX_SEARCHED_BYTES).then(|| serde_json::from_slice(text).ok()).flatten();
+    let all = body.map(fault::all::<T>).unwrap_or_default();
+    // Duplicate fields are not found in a parsed value.
+    if all.contains(&first) { all } else { vec![first] }
 }
 
 /// Removes line and column from an error of the JSON parser: bodies mostly have one line, and the field is

@@ -8,12 +8,13 @@ use std::{
 };
 
 use phase6_cache::{Cache, Disk, Level, Remote};
-use phase6_jobs::Jobs;
+use phase6_identity::Principal;
+use phase6_jobs::{Job, Jobs};
 use phase6_live::Live;
 use phase6_otlp::Exporter;
 use phase6_redis::{Redis, RedisUrl};
 use phase6_store::{Migration, PoolLimits, Store, StoreError};
-use phase6_telemetry::{SpanSink, Telemetry};
+use phase6_telemetry::{Sampler, SpanSink, Telemetry};
 use serde_json::json;
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
@@ -21,7 +22,7 @@ use tokio_util::{
 };
 
 use super::{Definition, Host, StartError};
-use crate::{ComponentKind, Components, Enforcer, Upstream};
+use crate::{Clock, ComponentKind, Components, Enforcer, Upstream, request::delete_expired};
 
 /// Prefix of the keys of shared responses. The number is the version of the stored format.
 const CACHE_KEYS: &str = "phase6:2:cache";
@@ -29,6 +30,8 @@ const CACHE_KEYS: &str = "phase6:2:cache";
 const LIMIT_KEYS: &str = "phase6:2:limit";
 /// Largest size of a cache on disk, in bytes.
 const MAX_DISK_CACHE_BYTES: u64 = 256 * 1024 * 1024;
+/// Time between two deletions of expired idempotency keys.
+const CLEAN_UP_PERIOD: Duration = Duration::from_mins(5);
 /// Pause between attempts to open a database that is unavailable.
 const STORE_RETRY_PAUSE: Duration = Duration::from_millis(500);
 
@@ -70,13 +73,16 @@ impl Connections {
             host.collector.as_ref().map(|collector| Arc::new(collector.start_exporter(name, host.version)));
         let sink = exporter.clone().map(|exporter| exporter as Arc<dyn SpanSink>);
         let jobs = Jobs::new(name, store.clone(), tasks.clone(), stop.clone());
+        if let Some(store) = &store {
+            start_clean_up(&jobs, store, &host.clock);
+        }
         Ok(Self {
             store,
             cache: Cache::new(level),
             limits,
             peers: connect_peers(definition, host, enforcer, &components, &stop, &tasks),
             exporter,
-            telemetry: Telemetry::new(name, host.access.internal.sampler(), sink),
+            telemetry: Telemetry::new(name, Sampler::new(host.access.internal.derive("sampling")), sink),
             components,
             jobs,
             stop_on_drop: stop.clone().drop_guard(),
@@ -98,6 +104,7 @@ async fn open_store(
         let store = Store::connect(&host.database, PoolLimits::default()).await?;
         store.migrate(service, migrations).await?;
         store.migrate(&format!("{service}_jobs"), &phase6_jobs::MIGRATIONS).await?;
+        store.migrate(&format!("{service}_idempotency"), &phase6_idempotency::MIGRATIONS).await?;
         Ok(store)
     };
     let store = loop {
@@ -116,6 +123,15 @@ async fn open_store(
     let shown = store.clone();
     components.register(ComponentKind::Database, "records", move || json!(shown.snapshot()));
     Ok(store)
+}
+
+/// Starts the job that deletes expired idempotency keys.
+fn start_clean_up(jobs: &Jobs, store: &Store, clock: &Clock) {
+    let (store, clock) = (store.clone(), clock.clone());
+    jobs.singleton(Job::new("idempotency-keys", CLEAN_UP_PERIOD, move |_| {
+        let deleting = delete_expired(store.clone(), clock.clone());
+        async move { deleting.await.map_err(Into::into) }
+    }));
 }
 
 /// Returns the second level of the response cache: Redis if replicas share it, else a file.
@@ -160,7 +176,8 @@ fn connect_peers(
     for name in definition.service.peers().map(|peer| peer.name) {
         let addresses = host.peers.get(name).cloned().unwrap_or_else(|| Live::new(vec![]));
         let token = host.access.internal.clone();
-        let upstream = Upstream::new(name, &addresses.get(), &enforcer.breaker(), token);
+        let own = Principal::service(definition.service.name);
+        let upstream = Upstream::new(name, &addresses.get(), &enforcer.breaker(), token, own);
         components.register_peer(&upstream);
         tasks.spawn(upstream.clone().maintain(addresses, stop.clone()));
         peers.insert(name, upstream);

@@ -10,6 +10,7 @@ use super::{Definition, Host, Kit, StartError, connect::Connections, definition:
 use crate::{
     ApiError, Enforcer, Settings,
     operations::{self, ServiceState, describe},
+    request::Permissions,
 };
 
 /// The routes of a service before its state exists.
@@ -19,6 +20,8 @@ pub(super) struct Routes {
     has_fallback: bool,
     /// The `OpenAPI` description as JSON.
     pub(super) openapi: String,
+    /// Permissions of the operations, by the description.
+    pub(super) permissions: Permissions,
     state: LateState,
 }
 
@@ -59,6 +62,7 @@ impl Routes {
             operational,
             own,
             has_fallback: fallback_labels.is_some(),
+            permissions: Permissions::of(&openapi),
             openapi: openapi.to_pretty_json().unwrap_or_default(),
             state,
         })

@@ -17,9 +17,10 @@ use http::{
     HeaderMap, HeaderValue, Request, StatusCode, Version,
     header::{CONTENT_LENGTH, HOST, WWW_AUTHENTICATE},
 };
+use phase6_identity::Authentication;
 use tower::{Layer, Service};
 
-use super::{MapResponse, RequestContext, ResponseMap};
+use super::{MapResponse, RequestContext, ResponseMap, is_public};
 use crate::{ApiError, operations::Registrar, request::body_too_large, server::BodyLimits};
 
 /// Largest number of requests that a service handles at a time.
@@ -28,8 +29,6 @@ const MAX_IN_FLIGHT: usize = 2048;
 const MAX_TARGET_BYTES: usize = 8 * 1024;
 /// Largest sum of the lengths of header names and values, in bytes.
 const MAX_HEADER_BYTES: usize = 32 * 1024;
-/// Paths that need no API key, besides the operational ones.
-const PUBLIC: [&str; 1] = ["/openapi.json"];
 
 /// Limit of the number of requests that a service handles at a time.
 #[derive(Debug, Default)]
@@ -128,11 +127,8 @@ impl AdmitLayer {
                 message,
             ));
         }
-        let is_anonymous = context.caller.owner.is_none() && !context.caller.internal;
-        if context.keys_required && is_anonymous && !PUBLIC.contains(&request.uri().path()) {
-            let message =
-                "an API key is required: send it as `Authorization: Bearer KEY` or `X-API-Key: KEY`";
-            return Err(ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", message));
+        if !is_public(request.uri().path()) {
+            authenticated(&context.caller.authentication)?;
         }
         let announced =
             request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
@@ -163,6 +159,21 @@ impl AdmitLayer {
                 let error = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message);
                 Decision::Rejected(error.retry_after(1).into_response())
             }
+        }
+    }
+}
+
+fn authenticated(authentication: &Authentication) -> Result<(), ApiError> {
+    match authentication {
+        Authentication::Principal(_) => Ok(()),
+        Authentication::Rejected => {
+            let message =
+                "an API key is required: send it as `Authorization: Bearer KEY` or `X-API-Key: KEY`";
+            Err(ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", message))
+        }
+        Authentication::Unavailable => {
+            let message = "the API key cannot be checked, because the database has not been reachable yet";
+            Err(ApiError::unavailable("keys_unavailable", message, 1))
         }
     }
 }

@@ -17,7 +17,7 @@ pub(super) const ACCESSORS: Accessors = Accessors {
     policy: |extensions| governed(extensions)?.policy.cache.as_ref(),
     client: |extensions| match context(extensions) {
         Some(context) => Client {
-            tenant: context.caller.owner.as_deref().unwrap_or_default(),
+            tenant: context.caller.principal().map_or("", |principal| principal.tenant.as_str()),
             has_credentials: context.caller.has_credentials,
         },
         None => Client { tenant: "", has_credentials: true },

@@ -21,6 +21,14 @@ const POLICY: HeaderName = HeaderName::from_static("phase6-policy");
 /// every few seconds, and their traces are of no use.
 const OPERATIONAL: [&str; 5] = ["/livez", "/readyz", "/health", "/metrics", "/policyz"];
 
+/// Paths that need no API key, besides the operational ones.
+const PUBLIC: [&str; 1] = ["/openapi.json"];
+
+/// True for paths that need no API key.
+pub(crate) fn is_public(path: &str) -> bool {
+    OPERATIONAL.contains(&path) || PUBLIC.contains(&path)
+}
+
 /// Peer address of requests that come over no connection, as in tests.
 const NO_PEER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
@@ -33,8 +41,6 @@ pub struct RequestContext {
     pub caller: Caller,
     /// True if the request is for an operational endpoint, to which no policy applies.
     pub operational: bool,
-    /// True if the service requires API keys.
-    pub keys_required: bool,
 }
 
 /// Returns the context of a request.
@@ -99,8 +105,7 @@ where
         let caller = self.layer.access.caller(self.peer, request.headers());
         let operational = OPERATIONAL.contains(&request.uri().path());
         let revision = policy.revision.clone();
-        let keys_required = !self.layer.access.keys.is_empty();
-        request.extensions_mut().insert(RequestContext { policy, caller, operational, keys_required });
+        request.extensions_mut().insert(RequestContext { policy, caller, operational });
         MapResponse::new(self.inner.call(request), AddRevision { revision })
     }
 }

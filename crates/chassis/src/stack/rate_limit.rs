@@ -7,7 +7,8 @@ use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use phase6_policy::Scope;
 use phase6_ratelimit::{
-    Buckets, Client, DecisionCounts, LocalBuckets, RateLimitLayer, Refusal, RequestAccessors, SharedBuckets,
+    Buckets, Client, DecisionCounts, LocalBuckets, Owner, RateLimitLayer, Refusal, RequestAccessors,
+    SharedBuckets,
 };
 use phase6_redis::Redis;
 use serde_json::{Value, json};
@@ -30,7 +31,15 @@ type Respond = fn(Refusal) -> Response;
 const ACCESSORS: RequestAccessors = RequestAccessors {
     limits: |extensions| governed(extensions)?.policy.limits.as_ref(),
     client: |extensions| match context(extensions) {
-        Some(context) => Client { owner: context.caller.owner.as_deref(), address: context.caller.address },
+        Some(context) => {
+            // Callers without credentials are told apart by their addresses.
+            let principal = context.caller.principal().filter(|principal| !principal.is_anonymous());
+            let owner = principal.map(|principal| Owner {
+                tenant: principal.tenant.as_str(),
+                subject: principal.subject.as_str(),
+            });
+            Client { owner, address: context.caller.address }
+        }
         None => Client { owner: None, address: IpAddr::V4(Ipv4Addr::UNSPECIFIED) },
     },
 };

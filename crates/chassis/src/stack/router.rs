@@ -1,4 +1,4 @@
-//! The routes, with a time limit, and with panics caught.
+//! The routes, with a check of the role, a time limit, and with panics caught.
 
 use std::{
     any::Any,
@@ -22,7 +22,8 @@ use phase6_telemetry::{Exchange, Telemetry};
 use prometheus::IntCounter;
 use tower::{Layer, Service, ServiceExt};
 
-use crate::{ApiError, server::RequestBody};
+use super::{authorize::AuthorizeLayer, context::context};
+use crate::{ApiError, request::Permissions, server::RequestBody};
 
 /// Longest time until a handler begins its response.
 const HANDLER_LIMIT: Duration = Duration::from_mins(1);
@@ -35,12 +36,13 @@ pub(crate) struct GuardedRouter {
 }
 
 impl GuardedRouter {
-    pub(crate) fn new(router: Router, telemetry: &Telemetry) -> Self {
+    pub(crate) fn new(router: Router, permissions: Permissions, telemetry: &Telemetry) -> Self {
         let panics = IntCounter::new("phase6_panics_total", "Request handlers that panicked")
             .expect("a constant name is well-formed");
         // Fails only for a second stack with the same telemetry, which then counts on its own.
         let _ = telemetry.metrics().registry().register(Box::new(panics.clone()));
-        Self { router: router.route_layer(RouteLabelLayer), panics }
+        let router = router.route_layer(AuthorizeLayer::new(permissions)).route_layer(RouteLabelLayer);
+        Self { router, panics }
     }
 }
 
@@ -57,6 +59,12 @@ impl Service<Request<RequestBody>> for GuardedRouter {
     fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
         let Self { router, panics } = self.clone();
         let exchange = request.extensions().get::<Arc<Exchange>>().cloned();
+        let mut request = request;
+        if let Some(principal) = context(request.extensions()).and_then(|context| context.caller.principal())
+        {
+            let principal = principal.clone();
+            request.extensions_mut().insert(principal);
+        }
         let request = request.map(|body| if body.is_end_stream() { Body::empty() } else { Body::new(body) });
         let handler = AssertUnwindSafe(router.oneshot(request)).catch_unwind();
         let response = async move {

@@ -11,24 +11,25 @@ use http::{
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
+use jiff::Timestamp;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::TcpStream;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::INTERNAL;
+use crate::{INTERNAL, Principal, identity::InternalToken};
 
 /// A request that is not yet sent.
 #[must_use = "it is not sent yet"]
 pub struct TestRequest {
     address: SocketAddr,
-    /// Value of the header by which our own services authenticate.
-    internal: HeaderValue,
+    /// Token of our own services.
+    internal: InternalToken,
     builder: Builder,
     body: Bytes,
 }
 
 impl TestRequest {
-    pub(super) fn new(address: SocketAddr, internal: HeaderValue, method: Method, path: &str) -> Self {
+    pub(super) fn new(address: SocketAddr, internal: InternalToken, method: Method, path: &str) -> Self {
         let builder = Request::builder().method(method).uri(path).header(HOST, address.to_string());
         Self { address, internal, builder, body: Bytes::new() }
     }
@@ -43,10 +44,10 @@ impl TestRequest {
         self
     }
 
-    /// Authenticates the request as one of our own services.
-    pub fn internal(self) -> Self {
-        let token = self.internal.clone();
-        self.header(INTERNAL, token)
+    /// Authenticates the request as one of our own services, which makes it on behalf of a principal.
+    pub fn on_behalf_of(self, principal: &Principal) -> Self {
+        let assertion = self.internal.sign(principal, Timestamp::now());
+        self.header(INTERNAL, assertion)
     }
 
     /// Sets the body, without a content type.

@@ -100,6 +100,11 @@ impl Fleet {
         }
     }
 
+    /// True if the services reject requests without an API key.
+    pub(super) fn are_keys_required(&self) -> bool {
+        self.host.access.keys.are_required()
+    }
+
     /// Returns the state that a plan begins from.
     pub(super) fn snapshot<'a>(&'a self) -> Snapshot<'a> {
         let member =

@@ -3,7 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{extract::State, response::Response};
-use phase6_chassis::{ApiError, ErrorBody, Json, RequestContext, telemetry::Exchange};
+use phase6_chassis::{
+    ApiError, ErrorBody, IdempotencyHeader, Idempotent, Principal, identity::Name, telemetry::Exchange,
+};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -11,13 +13,14 @@ use super::{
     answer_events,
     names::{Criticality, Provider, Task},
     policy::ProviderPolicy,
-    response::uncacheable,
 };
 use crate::{
-    app::{AppState, Deduplication},
+    app::{AnswerError, AppState, Deduplication},
     model::{self, AnswerRequest, AnswerSource, InvalidValue, Prompt},
 };
 
+/// Time for which a claim of an idempotency key outlasts its answer.
+const CLAIM_MARGIN: Duration = Duration::from_secs(30);
 /// TTL of a cached answer unless the request states one, in seconds.
 const DEFAULT_TTL: u64 = 3600;
 /// Largest accepted TTL of a cached answer, in seconds.
@@ -52,7 +55,7 @@ const fn default_max_tokens() -> u32 {
 
 impl BurstRequest {
     /// Checks the values and returns the request of `tenant`.
-    fn check(self, tenant: String) -> Result<AnswerRequest, InvalidValue> {
+    fn check(self, tenant: Name) -> Result<AnswerRequest, InvalidValue> {
         let prompt = Prompt::new(self.prompt, self.system, self.max_tokens)?;
         let ttl = self.ttl_seconds.unwrap_or(DEFAULT_TTL);
         if ttl > MAX_TTL {
@@ -197,35 +200,46 @@ impl From<Deduplication> for DeduplicationState {
 /// Identical prompts are not paid for twice. With `stream`, the answer is a stream of server-sent
 /// events: `meta`, any number of `token`, then `done` or `error`.
 #[utoipa::path(post, path = "/api/v1/providers/burst", tag = "providers", request_body = BurstRequest,
+    params(IdempotencyHeader),
     responses(
         (status = 200, description = "The answer; with `stream`, server-sent events",
             content((BurstResponse = "application/json"), (String = "text/event-stream"))),
         (status = 400, description = "A field has an unusable value", body = ErrorBody),
         (status = 402, description = "The daily budget does not allow the call", body = ErrorBody),
+        (status = 409, description = "A request with this idempotency key is in progress", body = ErrorBody),
+        (status = 422, description = "The idempotency key was used for another request", body = ErrorBody),
         (status = 429, description = "Too many requests", body = ErrorBody),
         (status = 503, description = "No provider is usable, or every provider failed", body = ErrorBody)))]
 pub(super) async fn burst(
     State(state): State<Arc<AppState>>,
-    context: Option<axum::Extension<RequestContext>>,
-    Json(request): Json<BurstRequest>,
+    principal: Principal,
+    Idempotent { body: request, idempotency }: Idempotent<BurstRequest>,
 ) -> Result<Response, ApiError> {
-    let owner = context.and_then(|context| context.0.caller.owner.clone());
-    let tenant = owner.as_deref().unwrap_or_default().to_owned();
     let is_stream = request.stream;
-    let request = request.check(tenant)?;
+    let request = request.check(principal.tenant)?;
     if is_stream {
+        if idempotency.has_key() {
+            let message = "a stream cannot be repeated; accepted: `Idempotency-Key` without `stream`";
+            return Err(ApiError::bad_request("invalid_body", message));
+        }
         let answer = state.stream_answer(request).await?;
         return Ok(answer_events::response(answer, state.policy().into()));
     }
-    let (answer, source) = state.answer(request).await?;
-    Ok(uncacheable(BurstResponse {
-        cached: source == AnswerSource::Cached,
-        joined: source == AnswerSource::Joined,
-        answer: answer.into(),
-        policy: state.policy().into(),
-        dedup: state.deduplicator().counts().into(),
-        trace_id: Exchange::current().map(|exchange| exchange.context().trace_id.to_string()),
-    }))
+    let answering = {
+        let state = Arc::clone(&state);
+        async move {
+            let (answer, source) = state.answer(request).await?;
+            Ok::<_, AnswerError>(BurstResponse {
+                cached: source == AnswerSource::Cached,
+                joined: source == AnswerSource::Joined,
+                answer: answer.into(),
+                policy: state.policy().into(),
+                dedup: state.deduplicator().counts().into(),
+                trace_id: Exchange::current().map(|exchange| exchange.context().trace_id.to_string()),
+            })
+        }
+    };
+    idempotency.once(state.kit(), state.answer_limit() + CLAIM_MARGIN, answering).await
 }
 
 #[cfg(test)]
@@ -236,7 +250,7 @@ mod tests {
     fn rejects_values_outside_of_their_range() {
         let check = |body: &str| {
             let request: BurstRequest = serde_json::from_str(body).unwrap();
-            request.check("tenant".into())
+            request.check("tenant".parse().unwrap())
         };
         for (body, field) in [
             (r#"{"prompt": " "}"#, "prompt"),

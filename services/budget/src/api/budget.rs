@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{extract::State, response::Response};
-use phase6_chassis::{ApiError, ErrorBody};
+use phase6_chassis::{ApiError, ErrorBody, Principal};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -69,11 +69,16 @@ pub(super) struct BudgetResponse {
     budget: DailySpending,
 }
 
-/// Spending of the current UTC day: amounts spent, reserved and remaining.
+/// Spending of the tenant on the current UTC day: amounts spent, reserved and remaining.
+///
+/// All tenants together cannot exceed the limit, so calls can be refused before the tenant alone has reached it.
 #[utoipa::path(get, path = "/api/v1/budget", tag = "budget",
     responses((status = 200, body = BudgetResponse), (status = 503, body = ErrorBody)))]
-pub(super) async fn today(State(state): State<Arc<AppState>>) -> Result<Response, ApiError> {
-    let budget = state.spending_today().await?.into();
+pub(super) async fn today(
+    State(state): State<Arc<AppState>>,
+    principal: Principal,
+) -> Result<Response, ApiError> {
+    let budget = state.spending_today(&principal.tenant).await?.into();
     Ok(briefly_cacheable(state.now(), &[tags::SPENDING], BudgetResponse { budget }))
 }
 
@@ -116,11 +121,14 @@ pub(super) struct HistoryResponse {
     history: Vec<Call>,
 }
 
-/// The 200 most recent calls, newest first.
+/// The 200 most recent calls of the tenant, newest first.
 #[utoipa::path(get, path = "/api/v1/budget/history", tag = "budget",
     responses((status = 200, body = HistoryResponse), (status = 503, body = ErrorBody)))]
-pub(super) async fn history(State(state): State<Arc<AppState>>) -> Result<Response, ApiError> {
-    let history = state.recent_calls().await?.into_iter().map(Into::into).collect();
+pub(super) async fn history(
+    State(state): State<Arc<AppState>>,
+    principal: Principal,
+) -> Result<Response, ApiError> {
+    let history = state.recent_calls(&principal.tenant).await?.into_iter().map(Into::into).collect();
     Ok(briefly_cacheable(state.now(), &[tags::SPENDING], HistoryResponse { history }))
 }
 
@@ -162,8 +170,11 @@ pub(super) struct ExportResponse {
 /// Prices, cohorts and performance of providers in one response.
 #[utoipa::path(get, path = "/api/v1/budget/export", tag = "budget",
     responses((status = 200, body = ExportResponse), (status = 503, body = ErrorBody)))]
-pub(super) async fn export(State(state): State<Arc<AppState>>) -> Result<Response, ApiError> {
-    let export = state.export().await?;
+pub(super) async fn export(
+    State(state): State<Arc<AppState>>,
+    principal: Principal,
+) -> Result<Response, ApiError> {
+    let export = state.export(&principal.tenant).await?;
     let cohorts = export.cohorts.into_iter();
     let response = ExportResponse {
         providers: by_name(|id| export.prices.of(id).into()),

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{extract::State, response::Response};
-use phase6_chassis::{ApiError, ErrorBody, Json, Path};
+use phase6_chassis::{ApiError, ErrorBody, Json, Path, Principal};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -143,10 +143,11 @@ pub(super) struct CohortPolicyResponse {
     responses((status = 200, body = CohortPolicyResponse), (status = 400, body = ErrorBody), (status = 503, body = ErrorBody)))]
 pub(super) async fn policy(
     State(state): State<Arc<AppState>>,
+    principal: Principal,
     Path(cohort): Path<String>,
 ) -> Result<Response, ApiError> {
     let cohort = CohortId::new(cohort)?;
-    let overview = state.cohort_overview(&cohort).await?;
+    let overview = state.cohort_overview(&principal.tenant, &cohort).await?;
     let response = CohortPolicyResponse {
         cohort_id: cohort.to_string(),
         budget_policy: BudgetPolicy::default(),
@@ -181,10 +182,11 @@ pub(super) struct CohortMetricsResponse {
     responses((status = 200, body = CohortMetricsResponse), (status = 400, body = ErrorBody), (status = 503, body = ErrorBody)))]
 pub(super) async fn metrics(
     State(state): State<Arc<AppState>>,
+    principal: Principal,
     Path(cohort): Path<String>,
 ) -> Result<Response, ApiError> {
     let cohort = CohortId::new(cohort)?;
-    let metrics = CohortMetrics::from(state.cohort_metrics(&cohort).await?);
+    let metrics = CohortMetrics::from(state.cohort_metrics(&principal.tenant, &cohort).await?);
     let response = CohortMetricsResponse {
         cohort_id: cohort.to_string(),
         efficiency_gain: metrics.efficiency_gain,
@@ -235,11 +237,12 @@ pub(super) struct CanAffordResponse {
     responses((status = 200, body = CanAffordResponse), (status = 400, body = ErrorBody)))]
 pub(super) async fn can_afford(
     State(state): State<Arc<AppState>>,
+    principal: Principal,
     Json(request): Json<CanAffordRequest>,
 ) -> Result<Response, ApiError> {
     let cohort = CohortId::new(request.cohort_id)?;
     let estimate = request.estimated_cost.map(|Dollars(cost)| cost);
-    let check = state.check_cost(&cohort, request.provider.into(), estimate).await?;
+    let check = state.check_cost(&principal.tenant, &cohort, request.provider.into(), estimate).await?;
     Ok(uncacheable(CanAffordResponse {
         cohort_id: cohort.to_string(),
         can_afford: check.affordability.affordable,

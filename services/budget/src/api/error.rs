@@ -16,7 +16,7 @@
 //! The chassis maps errors of the database and of malformed requests.
 
 use http::StatusCode;
-use phase6_chassis::ApiError;
+use phase6_chassis::{ApiError, FieldFault};
 
 use crate::{
     app::{AnswerError, NoUsableProvider, RankingError, RecordWorkflowError, TooManyWatchers},
@@ -37,7 +37,8 @@ mod retry_after {
 
 impl From<InvalidValue> for ApiError {
     fn from(error: InvalidValue) -> Self {
-        Self::bad_request("invalid_body", error.to_string())
+        let InvalidValue { field, value, accepted } = error;
+        Self::invalid_body(vec![FieldFault::new(&field, format!("is {value}"), accepted)])
     }
 }
 

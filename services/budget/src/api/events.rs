@@ -11,7 +11,7 @@ use axum::{
 };
 use futures_util::stream;
 use jiff::Timestamp;
-use phase6_chassis::{ApiError, ErrorBody};
+use phase6_chassis::{ApiError, ErrorBody, Principal};
 use serde::Serialize;
 
 use super::{
@@ -57,23 +57,29 @@ impl From<Summary> for SummaryBody {
 /// A server-sent event `summary` every five seconds, until the service stops.
 #[utoipa::path(get, path = "/api/v1/providers/realtime", tag = "providers",
     responses((status = 200, content_type = "text/event-stream", body = str), (status = 503, body = ErrorBody)))]
-pub(super) async fn realtime(State(state): State<Arc<AppState>>) -> Result<Response, ApiError> {
+pub(super) async fn realtime(
+    State(state): State<Arc<AppState>>,
+    principal: Principal,
+) -> Result<Response, ApiError> {
     let permit = state.admit_watcher()?;
-    let events = stream::unfold((state, permit, true), |(state, permit, is_first)| async move {
-        if !is_first {
-            tokio::select! {
-                () = state.kit().stop.cancelled() => return None,
-                () = tokio::time::sleep(INTERVAL) => {}
+    let events = stream::unfold((state, permit, true), move |(state, permit, is_first)| {
+        let tenant = principal.tenant.clone();
+        async move {
+            if !is_first {
+                tokio::select! {
+                    () = state.kit().stop.cancelled() => return None,
+                    () = tokio::time::sleep(INTERVAL) => {}
+                }
             }
+            let summary = event("summary", &SummaryBody::from(state.summary(&tenant).await));
+            Some((Ok::<_, Infallible>(summary), (state, permit, false)))
         }
-        let summary = event("summary", &SummaryBody::from(state.summary().await));
-        Some((Ok::<_, Infallible>(summary), (state, permit, false)))
     });
     Ok(Sse::new(events).keep_alive(KeepAlive::default()).into_response())
 }
 
 /// Snapshot of `/providers/realtime`, as JSON.
 #[utoipa::path(get, path = "/api/v1/providers/performance-stream", tag = "providers", responses((status = 200, body = Object)))]
-pub(super) async fn performance_stream(State(state): State<Arc<AppState>>) -> Response {
-    uncacheable(SummaryBody::from(state.summary().await))
+pub(super) async fn performance_stream(State(state): State<Arc<AppState>>, principal: Principal) -> Response {
+    uncacheable(SummaryBody::from(state.summary(&principal.tenant).await))
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{extract::State, response::Response};
-use phase6_chassis::{ApiError, ErrorBody, Query, breaker};
+use phase6_chassis::{ApiError, ErrorBody, Principal, Query, breaker};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -198,8 +198,11 @@ struct TopPerformer {
 /// Performance of providers by kind of task.
 #[utoipa::path(get, path = "/api/v1/system/learning-stats", tag = "providers",
     responses((status = 200, body = LearningStatsResponse), (status = 503, body = ErrorBody)))]
-pub(super) async fn learning_stats(State(state): State<Arc<AppState>>) -> Result<Response, ApiError> {
-    let stats = state.learning_stats().await?;
+pub(super) async fn learning_stats(
+    State(state): State<Arc<AppState>>,
+    principal: Principal,
+) -> Result<Response, ApiError> {
+    let stats = state.learning_stats(&principal.tenant).await?;
     let response = LearningStatsResponse {
         provider_quality: stats.quality.into_iter().map(Into::into).collect(),
         outcomes: stats.calls,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::{extract::State, response::Response};
-use phase6_chassis::{ApiError, ErrorBody, Json};
+use phase6_chassis::{ApiError, ErrorBody, Json, Principal};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
@@ -108,11 +108,12 @@ pub(super) struct RankResponse {
     responses((status = 200, body = RankResponse), (status = 400, body = ErrorBody)))]
 pub(super) async fn rank_by_roi(
     State(state): State<Arc<AppState>>,
+    principal: Principal,
     Json(request): Json<RankRequest>,
 ) -> Result<Response, ApiError> {
     let cohort = request.cohort_id.map(CohortId::new).transpose()?;
     let (candidates, other_fields): (Vec<_>, Vec<_>) = request.workflows.into_iter().map(split).unzip();
-    let ranking = state.rank_workflows(&candidates, cohort.as_ref()).await?;
+    let ranking = state.rank_workflows(&principal.tenant, &candidates, cohort.as_ref()).await?;
     let ranked = |workflow: Ranked| RankedWorkflow {
         other_fields: other_fields[workflow.index].clone(),
         provider: workflow.provider.into(),

@@ -3,12 +3,15 @@
 use std::sync::Arc;
 
 use axum::{extract::State, response::Response};
-use phase6_chassis::{ApiError, ErrorBody, Json};
+use phase6_chassis::{ApiError, ErrorBody, IdempotencyHeader, Idempotent, Principal, store::Tx};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{cohorts::CohortMetrics, dollars::Dollars, names::Provider, response::uncacheable};
-use crate::{app::AppState, model::workflow::ReportedWorkflow};
+use super::{cohorts::CohortMetrics, dollars::Dollars, names::Provider};
+use crate::{
+    app::{AppState, RecordWorkflowError},
+    model::workflow::ReportedWorkflow,
+};
 
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -46,11 +49,14 @@ pub(super) struct RecordWorkflowResponse {
 
 /// Charges the cost of a workflow to a cohort, once.
 #[utoipa::path(post, path = "/api/v1/budget/record-workflow", tag = "cohorts", request_body = RecordWorkflowRequest,
+    params(IdempotencyHeader),
     responses((status = 200, body = RecordWorkflowResponse), (status = 400, body = ErrorBody),
-        (status = 409, description = "A different workflow with this identifier is recorded", body = ErrorBody)))]
+        (status = 409, description = "A different workflow with this identifier is recorded, or a request with this idempotency key is in progress", body = ErrorBody),
+        (status = 422, description = "The idempotency key was used for another request", body = ErrorBody)))]
 pub(super) async fn record_workflow(
     State(state): State<Arc<AppState>>,
-    Json(request): Json<RecordWorkflowRequest>,
+    principal: Principal,
+    Idempotent { body: request, idempotency }: Idempotent<RecordWorkflowRequest>,
 ) -> Result<Response, ApiError> {
     let workflow = ReportedWorkflow {
         cohort_id: request.cohort_id,
@@ -59,11 +65,14 @@ pub(super) async fn record_workflow(
         cost: request.cost.map(|Dollars(cost)| cost),
         capability_gain: request.capability_gain,
     };
-    let recorded = state.record_workflow(workflow).await?;
-    Ok(uncacheable(RecordWorkflowResponse {
-        recorded: recorded.is_new,
-        cohort_id: recorded.workflow.cohort.to_string(),
-        workflow_id: recorded.workflow.id.as_str().to_owned(),
-        metrics: recorded.metrics.into(),
-    }))
+    let record = async |tx: &mut Tx| {
+        let recorded = state.record_workflow(tx, &principal.tenant, workflow).await?;
+        Ok::<_, RecordWorkflowError>(RecordWorkflowResponse {
+            recorded: recorded.is_new,
+            cohort_id: recorded.workflow.cohort.to_string(),
+            workflow_id: recorded.workflow.id.as_str().to_owned(),
+            metrics: recorded.metrics.into(),
+        })
+    };
+    idempotency.transact(state.store(), &state.kit().clock, record).await
 }

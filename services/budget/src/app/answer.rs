@@ -55,7 +55,8 @@ impl AppState {
         let deadline = Instant::now() + self.limits.answer;
         let route = self.route(&request);
         let models = route.candidates.iter().map(|id| (*id, self.directory.get(*id).model()));
-        let key = CacheKey::new(&request.tenant, &request.prompt, route.task, route.criticality, models);
+        let key =
+            CacheKey::new(request.tenant.as_str(), &request.prompt, route.task, route.criticality, models);
         // A database that cannot be read costs a call, not the answer.
         if !request.ttl.is_zero()
             && let Ok(Some(cached)) = self.answers.get(&key, self.now()).await
@@ -69,7 +70,7 @@ impl AppState {
             async move {
                 let answer = state.call_candidates(&request, &route, deadline).await?;
                 if !request.ttl.is_zero() {
-                    state.cache_answer(&key, &answer, request.ttl).await;
+                    state.cache_answer(&request, &key, &answer).await;
                 }
                 Ok(answer)
             }
@@ -131,8 +132,9 @@ impl AppState {
         self.directory.explain_none_usable(&route.candidates, route.criticality)
     }
 
-    async fn cache_answer(&self, key: &CacheKey, answer: &Answer, ttl: Duration) {
-        if let Err(error) = self.answers.put(key, answer.into(), ttl, self.now()).await {
+    async fn cache_answer(&self, request: &AnswerRequest, key: &CacheKey, answer: &Answer) {
+        let AnswerRequest { tenant, ttl, .. } = request;
+        if let Err(error) = self.answers.put(tenant, key, answer.into(), *ttl, self.now()).await {
             tracing::warn!(%error, "failed to cache an answer");
         }
     }

@@ -132,7 +132,7 @@ impl AppState {
         })?;
         let prompt = &request.prompt;
         let upper_bound = self.prices.of(id).upper_bound(prompt.bytes(), prompt.max_tokens);
-        let charge = self.reserve(id, upper_bound, task).await?;
+        let charge = self.reserve(&request.tenant, id, upper_bound, task).await?;
         let span = Exchange::current().map(|exchange| exchange.start_call());
         Ok(PreparedCall { permit, charge, provider: id, span, time_left })
     }

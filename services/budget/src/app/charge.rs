@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use phase6_chassis::identity::Name;
 use tokio::task::JoinHandle;
 
 use super::{AppState, tags};
@@ -52,14 +53,16 @@ impl AppState {
     /// that belongs to a [`PendingCharge`], whose drop releases it.
     pub(super) async fn reserve(
         self: &Arc<Self>,
+        tenant: &Name,
         id: ProviderId,
         amount: MicroDollars,
         task: Task,
     ) -> Result<PendingCharge, FailedAttempt> {
         let state = Arc::clone(self);
+        let tenant = tenant.clone();
         let reserving = self.kit.tasks.spawn(async move {
             let now = state.now();
-            match state.ledger.reserve(id, amount, now).await {
+            match state.ledger.reserve(&tenant, id, amount, now).await {
                 Ok(reservation) => {
                     state.invalidate(tags::SPENDING);
                     Ok(PendingCharge {

@@ -1,6 +1,6 @@
 //! Use cases of cohorts: their metrics and budgets, and the export of everything.
 
-use phase6_chassis::store::StoreError;
+use phase6_chassis::{identity::Name, store::StoreError};
 
 use super::AppState;
 use crate::model::{
@@ -48,8 +48,12 @@ impl AppState {
     /// # Errors
     ///
     /// The database cannot be read.
-    pub async fn cohort_metrics(&self, cohort: &CohortId) -> Result<CohortMetrics, StoreError> {
-        self.cohorts.metrics(cohort).await
+    pub async fn cohort_metrics(
+        &self,
+        tenant: &Name,
+        cohort: &CohortId,
+    ) -> Result<CohortMetrics, StoreError> {
+        self.cohorts.metrics(tenant, cohort).await
     }
 
     /// Returns the metrics of a cohort with advice.
@@ -57,8 +61,12 @@ impl AppState {
     /// # Errors
     ///
     /// The database cannot be read.
-    pub async fn cohort_overview(&self, cohort: &CohortId) -> Result<CohortOverview, StoreError> {
-        let metrics = self.cohorts.metrics(cohort).await?;
+    pub async fn cohort_overview(
+        &self,
+        tenant: &Name,
+        cohort: &CohortId,
+    ) -> Result<CohortOverview, StoreError> {
+        let metrics = self.cohorts.metrics(tenant, cohort).await?;
         let mut providers = self.directory.usable().await;
         providers.sort_by_key(|id| self.prices.of(*id).per_call);
         let suggestion = suggest(&metrics);
@@ -73,12 +81,13 @@ impl AppState {
     /// The database cannot be read.
     pub async fn check_cost(
         &self,
+        tenant: &Name,
         cohort: &CohortId,
         provider: ProviderId,
         estimate: Option<MicroDollars>,
     ) -> Result<CostCheck, StoreError> {
         let cost = estimate.unwrap_or_else(|| self.prices.of(provider).per_call);
-        let metrics = self.cohorts.metrics(cohort).await?;
+        let metrics = self.cohorts.metrics(tenant, cohort).await?;
         let affordability = affordability(cost, &metrics);
         Ok(CostCheck { cost, metrics, affordability })
     }
@@ -88,8 +97,8 @@ impl AppState {
     /// # Errors
     ///
     /// The database cannot be read.
-    pub async fn export(&self) -> Result<Export, StoreError> {
-        let cohorts = self.cohorts.export().await?;
-        Ok(Export { prices: self.prices.clone(), cohorts, quality: self.history.quality().await? })
+    pub async fn export(&self, tenant: &Name) -> Result<Export, StoreError> {
+        let cohorts = self.cohorts.export(tenant).await?;
+        Ok(Export { prices: self.prices.clone(), cohorts, quality: self.history.quality(tenant).await? })
     }
 }

@@ -1,6 +1,6 @@
 //! Use cases of the ledger and of recorded calls.
 
-use phase6_chassis::store::StoreError;
+use phase6_chassis::{identity::Name, store::StoreError};
 
 use super::AppState;
 use crate::model::spending::{CallRecord, DailySpending, ProviderQuality, top_performer};
@@ -17,31 +17,31 @@ pub struct LearningStats {
 }
 
 impl AppState {
-    /// Returns the spending of the current UTC day.
+    /// Returns the spending of a tenant on the current UTC day.
     ///
     /// # Errors
     ///
     /// The database cannot be read.
-    pub async fn spending_today(&self) -> Result<DailySpending, StoreError> {
-        self.ledger.spending(self.now()).await
+    pub async fn spending_today(&self, tenant: &Name) -> Result<DailySpending, StoreError> {
+        self.ledger.spending(tenant, self.now()).await
     }
 
-    /// Returns the most recent calls, newest first.
+    /// Returns the most recent calls of a tenant, newest first.
     ///
     /// # Errors
     ///
     /// The database cannot be read.
-    pub async fn recent_calls(&self) -> Result<Vec<CallRecord>, StoreError> {
-        self.history.recent().await
+    pub async fn recent_calls(&self, tenant: &Name) -> Result<Vec<CallRecord>, StoreError> {
+        self.history.recent(tenant).await
     }
 
-    /// Returns the performance of all providers.
+    /// Returns the performance of all providers for a tenant.
     ///
     /// # Errors
     ///
     /// The database cannot be read.
-    pub async fn learning_stats(&self) -> Result<LearningStats, StoreError> {
-        let quality = self.history.quality().await?;
+    pub async fn learning_stats(&self, tenant: &Name) -> Result<LearningStats, StoreError> {
+        let quality = self.history.quality(tenant).await?;
         let calls = quality.iter().map(|entry| entry.calls).sum();
         let top_performer = top_performer(&quality).cloned();
         Ok(LearningStats { quality, calls, top_performer })

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use phase6_chassis::identity::Name;
 
 use super::AppState;
 use crate::{
@@ -26,10 +27,10 @@ pub struct Summary {
 }
 
 impl AppState {
-    /// Returns a summary of this moment.
-    pub async fn summary(&self) -> Summary {
+    /// Returns a summary of this moment, with the spending of a tenant.
+    pub async fn summary(&self, tenant: &Name) -> Summary {
         let now = self.now();
-        let spending = self.ledger.spending(now).await.ok();
+        let spending = self.ledger.spending(tenant, now).await.ok();
         Summary {
             at: now,
             providers: self.directory.status().await,

@@ -1,6 +1,11 @@
 //! Use cases of workflows: charged to cohorts, and ranked by their return on investment.
 
-use phase6_chassis::store::StoreError;
+use std::sync::Arc;
+
+use phase6_chassis::{
+    identity::Name,
+    store::{StoreError, Tx},
+};
 
 use super::{AppState, tags};
 use crate::model::{
@@ -64,30 +69,35 @@ pub enum RankingError {
 }
 
 impl AppState {
-    /// Charges a workflow to its cohort, once.
+    /// Charges a workflow to its cohort of `tenant`, once, within a transaction.
     ///
     /// # Errors
     ///
     /// See [`RecordWorkflowError`].
     pub async fn record_workflow(
-        &self,
+        self: &Arc<Self>,
+        tx: &mut Tx,
+        tenant: &Name,
         workflow: ReportedWorkflow,
     ) -> Result<RecordedWorkflow, RecordWorkflowError> {
         let price = self.prices.of(workflow.provider).per_call;
         let workflow = workflow.check(price)?;
-        let outcome = self.cohorts.record(&workflow).await?;
+        let outcome = self.cohorts.record(tx, tenant, &workflow).await?;
         match outcome {
             RecordOutcome::Conflict => {
                 let workflow_id = workflow.id.as_str().to_owned();
                 return Err(RecordWorkflowError::Conflict { workflow_id });
             }
             RecordOutcome::Recorded => {
-                self.invalidate(tags::COHORTS);
-                self.invalidate(tags::cohort(&workflow.cohort));
+                let (state, cohort) = (Arc::clone(self), tags::cohort(&workflow.cohort));
+                tx.after_commit(move || {
+                    state.invalidate(tags::COHORTS);
+                    state.invalidate(cohort);
+                });
             }
             RecordOutcome::AlreadyRecorded => {}
         }
-        let metrics = self.cohorts.metrics(&workflow.cohort).await?;
+        let metrics = self.cohorts.metrics_in(tx, tenant, &workflow.cohort).await?;
         Ok(RecordedWorkflow { workflow, is_new: outcome == RecordOutcome::Recorded, metrics })
     }
 
@@ -99,6 +109,7 @@ impl AppState {
     /// See [`RankingError`].
     pub async fn rank_workflows(
         &self,
+        tenant: &Name,
         workflows: &[Candidate],
         cohort: Option<&CohortId>,
     ) -> Result<Ranking, RankingError> {
@@ -108,7 +119,7 @@ impl AppState {
             return Err(InvalidValue::new("workflows", value, accepted).into());
         }
         let budget_remaining = match cohort {
-            Some(cohort) => Some(self.cohorts.metrics(cohort).await?.budget_remaining),
+            Some(cohort) => Some(self.cohorts.metrics(tenant, cohort).await?.budget_remaining),
             None => None,
         };
         let mut best = roi::rank(workflows, &self.prices)?;

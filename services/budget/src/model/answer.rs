@@ -5,6 +5,7 @@
 
 use std::{fmt::Write, time::Duration};
 
+use phase6_chassis::identity::Name;
 use sha2::{Digest, Sha256};
 
 use super::{Criticality, MicroDollars, Prompt, ProviderId, Task, Usage};
@@ -12,8 +13,8 @@ use super::{Criticality, MicroDollars, Prompt, ProviderId, Task, Usage};
 /// A request for the answer to a prompt.
 #[derive(Clone, Debug)]
 pub struct AnswerRequest {
-    /// Caller that the answer belongs to. Cached answers are not shared between tenants.
-    pub tenant: String,
+    /// Tenant that the answer belongs to. Cached answers are not shared between tenants.
+    pub tenant: Name,
     /// Prompt to answer.
     pub prompt: Prompt,
     /// Criticality, or `None` for that of the provider policy.

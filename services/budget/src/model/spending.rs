@@ -10,6 +10,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use jiff::{Timestamp, civil::Date, tz::TimeZone};
+use phase6_chassis::identity::Name;
 
 use super::{MicroDollars, ProviderId, Task, Usage};
 
@@ -74,25 +75,34 @@ impl DailySpending {
 /// A reservation that the daily limit does not allow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the daily budget of {limit} would be exceeded: {used} used, {reserved} reserved, {requested} requested"
+    "the daily budget of {limit} would be exceeded: {used} used, {reserved} reserved, {requested} requested{}",
+    self.share_of_others()
 )]
 pub struct BudgetExceeded {
     /// Daily limit.
     pub limit: MicroDollars,
-    /// Spent so far.
+    /// Spent so far by the tenant.
     pub used: MicroDollars,
-    /// Reserved for other calls.
+    /// Reserved for other calls of the tenant.
     pub reserved: MicroDollars,
     /// Amount that was to be reserved.
     pub requested: MicroDollars,
+    /// Spent so far by all tenants. Not shown to a tenant.
+    pub used_by_all: MicroDollars,
 }
 
 impl BudgetExceeded {
+    /// Explains amounts that do not exceed the limit by themselves.
+    fn share_of_others(&self) -> &'static str {
+        let own = self.used.saturating_add(self.reserved).saturating_add(self.requested);
+        if own > self.limit { "" } else { "; other tenants use the rest" }
+    }
+
     /// Returns the time after which the limit may allow the reservation: 5 seconds if it only waits
     /// for calls in flight to release what they do not need, otherwise until the next UTC day.
     pub fn retry_after(&self, now: Timestamp) -> Duration {
         const AFTER_CALLS_IN_FLIGHT: Duration = Duration::from_secs(5);
-        if self.used.saturating_add(self.requested) > self.limit {
+        if self.used_by_all.saturating_add(self.requested) > self.limit {
             time_until_next_utc_day(now)
         } else {
             AFTER_CALLS_IN_FLIGHT
@@ -219,6 +229,8 @@ pub fn top_performer(quality: &[ProviderQuality]) -> Option<&ProviderQuality> {
 pub struct Reservation {
     /// Unique identifier, which becomes that of the recorded call.
     pub id: String,
+    /// Tenant that the call is charged to.
+    pub tenant: Name,
     /// UTC date that the call is charged to: the one on which it was reserved.
     pub day: Date,
     /// Provider to be called.

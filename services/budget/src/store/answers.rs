@@ -6,7 +6,10 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use phase6_chassis::store::{Row, Store, StoreError, sql};
+use phase6_chassis::{
+    identity::Name,
+    store::{Row, Store, StoreError, sql},
+};
 
 use crate::model::{CacheKey, CachedAnswer};
 
@@ -43,25 +46,28 @@ impl AnswerCache {
         }))
     }
 
-    /// Stores an answer for `ttl`.
+    /// Stores an answer of a tenant for `ttl`.
     ///
     /// # Errors
     ///
     /// The database cannot be written.
     pub async fn put(
         &self,
+        tenant: &Name,
         key: &CacheKey,
         answer: CachedAnswer,
         ttl: Duration,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        sql("INSERT INTO budget_answers (id, provider, model, answer, expires_ms) VALUES ($1, $2, $3, $4, $5)
+        sql("INSERT INTO budget_answers (id, provider, model, answer, expires_ms, tenant)
+             VALUES ($1, $2, $3, $4, $5, $6)
              ON CONFLICT (id) DO UPDATE SET provider = $2, model = $3, answer = $4, expires_ms = $5")
         .bind(key.as_str().to_owned())
         .bind(answer.provider)
         .bind(answer.model)
         .bind(answer.text)
         .bind(now.as_millisecond() + ttl.as_millis() as i64)
+        .bind(tenant.to_string())
         .run(&self.store)
         .await
         .map(drop)

@@ -2,7 +2,10 @@
 //!
 //! Reads only; [`Ledger`](super::Ledger) records calls and deletes old ones.
 
-use phase6_chassis::store::{AnyRow, Row, Store, StoreError, sql};
+use phase6_chassis::{
+    identity::Name,
+    store::{AnyRow, Row, Store, StoreError, sql},
+};
 
 use crate::model::{
     MicroDollars,
@@ -24,14 +27,15 @@ impl CallHistory {
         Self { store }
     }
 
-    /// Returns the 200 most recent calls, newest first.
+    /// Returns the 200 most recent calls of a tenant, newest first.
     ///
     /// # Errors
     ///
     /// The database cannot be read.
-    pub async fn recent(&self) -> Result<Vec<CallRecord>, StoreError> {
+    pub async fn recent(&self, tenant: &Name) -> Result<Vec<CallRecord>, StoreError> {
         let rows = sql("SELECT provider, model, cost_micros, estimated, at_ms, outcome, latency_ms
-             FROM budget_calls ORDER BY at_ms DESC LIMIT $1")
+             FROM budget_calls WHERE tenant = $1 ORDER BY at_ms DESC LIMIT $2")
+        .bind(tenant.to_string())
         .bind(HISTORY_LENGTH)
         .all(&self.store)
         .await?;
@@ -47,18 +51,20 @@ impl CallHistory {
         Ok(rows.iter().map(call).collect())
     }
 
-    /// Returns the performance of providers at each kind of task, over all recorded calls. Calls
-    /// whose outcome is not known do not count.
+    /// Returns the performance of providers at each kind of task, over all recorded calls of a
+    /// tenant. Calls whose outcome is not known do not count.
     ///
     /// # Errors
     ///
     /// The database cannot be read.
-    pub async fn quality(&self) -> Result<Vec<ProviderQuality>, StoreError> {
+    pub async fn quality(&self, tenant: &Name) -> Result<Vec<ProviderQuality>, StoreError> {
         let rows = sql("SELECT provider, task, COUNT(*) AS calls,
                 CAST(SUM(CASE WHEN outcome = 'success' THEN 1 ELSE 0 END) AS BIGINT) AS successes,
                 CAST(SUM(CASE WHEN outcome = 'success' THEN latency_ms ELSE 0 END) AS BIGINT) AS latency_ms,
                 CAST(SUM(cost_micros) AS BIGINT) AS cost_micros
-             FROM budget_calls WHERE outcome <> 'lost' GROUP BY provider, task ORDER BY provider, task")
+             FROM budget_calls WHERE tenant = $1 AND outcome <> 'lost'
+             GROUP BY provider, task ORDER BY provider, task")
+        .bind(tenant.to_string())
         .all(&self.store)
         .await?;
         let quality = |row: &AnyRow| {

@@ -1,14 +1,18 @@
 //! The ledger: amounts reserved and spent under the daily limit.
 //!
-//! Guarantees that amounts used and reserved never exceed the daily limit together: the database
-//! checks it in the statement that reserves, so the limit holds for all replicas. A call is charged
+//! Guarantees that the amounts that all tenants have used and reserved never exceed the daily limit
+//! together: the database checks it in the statement that reserves, so the limit holds for all replicas.
+//! Transactions lock the total of a day before the rows of its tenants, and days in ascending order. A call is charged
 //! to the UTC day on which it was reserved, once. A reservation that is neither settled nor
 //! released within [`RESERVATION_LIFETIME`] is charged in full, because the call may have been made.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
-use phase6_chassis::store::{Row, Store, StoreError, Tx, sql};
+use phase6_chassis::{
+    identity::Name,
+    store::{AnyRow, Row, Statement, Store, StoreError, Tx, sql},
+};
 
 use crate::model::{
     MicroDollars, ProviderId, Task,
@@ -44,18 +48,19 @@ impl Ledger {
         Self { store, daily_limit }
     }
 
-    /// Reserves `amount` for a call to `provider`. Amounts of zero are never refused.
+    /// Reserves `amount` for a call to `provider` by `tenant`. Amounts of zero are never refused.
     ///
     /// # Errors
     ///
     /// See [`ReserveError`].
     pub async fn reserve(
         &self,
+        tenant: &Name,
         provider: ProviderId,
         amount: MicroDollars,
         now: Timestamp,
     ) -> Result<Reservation, ReserveError> {
-        let reservation = Reservation { id: new_id(), day: utc_day(now), provider };
+        let reservation = Reservation { id: new_id(), tenant: tenant.clone(), day: utc_day(now), provider };
         let day = reservation.day.to_string();
         let mut tx = self.store.begin().await?;
         sql("INSERT INTO budget_days (day, used_micros, reserved_micros) VALUES ($1, 0, 0) ON CONFLICT DO NOTHING")
@@ -71,18 +76,35 @@ impl Ledger {
         .await?;
         if granted == 0 && amount > MicroDollars::ZERO {
             drop(tx);
-            let DayAmounts { used, reserved } = self.amounts(&day).await?;
-            let exceeded = BudgetExceeded { limit: self.daily_limit, used, reserved, requested: amount };
+            let DayAmounts { used, reserved } = self.amounts(tenant, &day).await?;
+            let exceeded = BudgetExceeded {
+                limit: self.daily_limit,
+                used,
+                reserved,
+                requested: amount,
+                used_by_all: self.used_by_all(&day).await?,
+            };
             return Err(exceeded.into());
         }
-        sql("INSERT INTO budget_reservations (id, day, provider, amount_micros, expires_ms) VALUES ($1, $2, $3, $4, $5)")
-            .bind(reservation.id.clone())
-            .bind(day)
-            .bind(provider.as_str())
-            .bind(if granted == 0 { 0 } else { amount.get() })
-            .bind(now.as_millisecond() + RESERVATION_LIFETIME.as_millis() as i64)
-            .run_in(&mut tx)
-            .await?;
+        let amount = if granted == 0 { MicroDollars::ZERO } else { amount };
+        sql("INSERT INTO budget_tenant_days (tenant, day, used_micros, reserved_micros) VALUES ($1, $2, 0, $3)
+             ON CONFLICT (tenant, day) DO UPDATE
+             SET reserved_micros = budget_tenant_days.reserved_micros + excluded.reserved_micros")
+        .bind(tenant.to_string())
+        .bind(day.clone())
+        .bind(amount.get())
+        .run_in(&mut tx)
+        .await?;
+        sql("INSERT INTO budget_reservations (id, tenant, day, provider, amount_micros, expires_ms)
+             VALUES ($1, $2, $3, $4, $5, $6)")
+        .bind(reservation.id.clone())
+        .bind(tenant.to_string())
+        .bind(day)
+        .bind(provider.as_str())
+        .bind(amount.get())
+        .bind(now.as_millisecond() + RESERVATION_LIFETIME.as_millis() as i64)
+        .run_in(&mut tx)
+        .await?;
         tx.commit().await?;
         Ok(reservation)
     }
@@ -100,16 +122,11 @@ impl Ledger {
     ) -> Result<(), StoreError> {
         let mut tx = self.store.begin().await?;
         // A reservation that has expired is gone, and its whole amount has been charged already.
-        let is_open = remove_reservation(&mut tx, reservation).await?;
-        let charged = if is_open { settlement.cost } else { MicroDollars::ZERO };
-        sql("UPDATE budget_days SET used_micros = used_micros + $1 WHERE day = $2")
-            .bind(charged.get())
-            .bind(reservation.day.to_string())
-            .run_in(&mut tx)
-            .await?;
+        let charged = end_reservation(&mut tx, reservation, settlement.cost).await?;
         let usage = settlement.usage.unwrap_or_default();
         let call = NewCall {
             id: reservation.id.clone(),
+            tenant: reservation.tenant.to_string(),
             day: reservation.day.to_string(),
             provider: reservation.provider.as_str().to_owned(),
             model: settlement.model.clone(),
@@ -132,7 +149,7 @@ impl Ledger {
     /// The database cannot be written. The reservation remains and is charged when it expires.
     pub async fn release(&self, reservation: &Reservation) -> Result<(), StoreError> {
         let mut tx = self.store.begin().await?;
-        remove_reservation(&mut tx, reservation).await?;
+        end_reservation(&mut tx, reservation, MicroDollars::ZERO).await?;
         tx.commit().await
     }
 
@@ -145,22 +162,25 @@ impl Ledger {
     /// The database cannot be written.
     pub async fn reclaim(&self, now: Timestamp) -> Result<usize, StoreError> {
         let mut tx = self.store.begin().await?;
-        let expired = sql("DELETE FROM budget_reservations WHERE expires_ms < $1
-             RETURNING id, day, provider, amount_micros")
+        let mut expired = sql("DELETE FROM budget_reservations WHERE expires_ms < $1
+             RETURNING id, tenant, day, provider, amount_micros")
         .bind(now.as_millisecond())
         .all_in(&mut tx)
         .await?;
+        let day = |row: &AnyRow| row.get::<String, _>("day");
+        let tenant = |row: &AnyRow| row.get::<String, _>("tenant");
+        expired.sort_by_key(|row| (day(row), tenant(row)));
+        for day_rows in expired.chunk_by(|a, b| day(a) == day(b)) {
+            let total: i64 = day_rows.iter().map(|row| row.get::<i64, _>("amount_micros")).sum();
+            move_to_used(total, total, &day(&day_rows[0])).run_in(&mut tx).await?;
+        }
         for row in &expired {
             let amount: i64 = row.get("amount_micros");
-            let day: String = row.get("day");
-            sql("UPDATE budget_days SET reserved_micros = reserved_micros - $1, used_micros = used_micros + $1 WHERE day = $2")
-                .bind(amount)
-                .bind(day.clone())
-                .run_in(&mut tx)
-                .await?;
+            move_to_used_by_tenant(amount, amount, &day(row), tenant(row)).run_in(&mut tx).await?;
             let call = NewCall {
                 id: row.get("id"),
-                day,
+                tenant: tenant(row),
+                day: day(row),
                 provider: row.get("provider"),
                 model: String::new(),
                 task: Task::General,
@@ -181,19 +201,20 @@ impl Ledger {
         Ok(expired.len())
     }
 
-    /// Returns the spending of the UTC day of `now`.
+    /// Returns the spending of a tenant on the UTC day of `now`.
     ///
     /// # Errors
     ///
     /// The database cannot be read.
-    pub async fn spending(&self, now: Timestamp) -> Result<DailySpending, StoreError> {
+    pub async fn spending(&self, tenant: &Name, now: Timestamp) -> Result<DailySpending, StoreError> {
         let date = utc_day(now);
-        let amounts = self.amounts(&date.to_string()).await?;
-        let rows =
-            sql("SELECT provider, COUNT(*) AS calls FROM budget_calls WHERE day = $1 GROUP BY provider")
-                .bind(date.to_string())
-                .all(&self.store)
-                .await?;
+        let amounts = self.amounts(tenant, &date.to_string()).await?;
+        let rows = sql("SELECT provider, COUNT(*) AS calls FROM budget_calls
+             WHERE tenant = $1 AND day = $2 GROUP BY provider")
+        .bind(tenant.to_string())
+        .bind(date.to_string())
+        .all(&self.store)
+        .await?;
         Ok(DailySpending {
             date,
             amounts,
@@ -202,11 +223,19 @@ impl Ledger {
         })
     }
 
-    async fn amounts(&self, day: &str) -> Result<DayAmounts, StoreError> {
-        let row = sql("SELECT used_micros, reserved_micros FROM budget_days WHERE day = $1")
-            .bind(day.to_owned())
-            .first(&self.store)
-            .await?;
+    async fn used_by_all(&self, day: &str) -> Result<MicroDollars, StoreError> {
+        let row = sql("SELECT used_micros FROM budget_days WHERE day = $1").bind(day.to_owned());
+        let row = row.first(&self.store).await?;
+        Ok(row.map_or(MicroDollars::ZERO, |row| MicroDollars::new(row.get("used_micros"))))
+    }
+
+    async fn amounts(&self, tenant: &Name, day: &str) -> Result<DayAmounts, StoreError> {
+        let row = sql("SELECT used_micros, reserved_micros FROM budget_tenant_days
+             WHERE tenant = $1 AND day = $2")
+        .bind(tenant.to_string())
+        .bind(day.to_owned())
+        .first(&self.store)
+        .await?;
         Ok(row.map_or(DayAmounts::default(), |row| DayAmounts {
             used: MicroDollars::new(row.get("used_micros")),
             reserved: MicroDollars::new(row.get("reserved_micros")),
@@ -214,24 +243,48 @@ impl Ledger {
     }
 }
 
-/// Deletes a reservation and returns its amount to the day. Returns false if it did not exist.
-async fn remove_reservation(tx: &mut Tx, reservation: &Reservation) -> Result<bool, StoreError> {
+/// Deletes a reservation and charges `cost` to its day instead. Returns what is charged: nothing if the
+/// reservation did not exist, because it has expired and its whole amount was charged.
+async fn end_reservation(
+    tx: &mut Tx,
+    reservation: &Reservation,
+    cost: MicroDollars,
+) -> Result<MicroDollars, StoreError> {
     let row = sql("DELETE FROM budget_reservations WHERE id = $1 RETURNING amount_micros")
         .bind(reservation.id.clone())
         .first_in(tx)
         .await?;
-    let Some(row) = row else { return Ok(false) };
-    sql("UPDATE budget_days SET reserved_micros = reserved_micros - $1 WHERE day = $2")
-        .bind(row.get::<i64, _>("amount_micros"))
-        .bind(reservation.day.to_string())
-        .run_in(tx)
-        .await?;
-    Ok(true)
+    let Some(row) = row else { return Ok(MicroDollars::ZERO) };
+    let (reserved, day) = (row.get("amount_micros"), reservation.day.to_string());
+    move_to_used(reserved, cost.get(), &day).run_in(tx).await?;
+    move_to_used_by_tenant(reserved, cost.get(), &day, reservation.tenant.to_string()).run_in(tx).await?;
+    Ok(cost)
+}
+
+/// Changes the total of a day: takes `reserved` off the reserved amount, and adds `used` to the used one.
+fn move_to_used(reserved: i64, used: i64, day: &str) -> Statement {
+    sql("UPDATE budget_days SET reserved_micros = reserved_micros - $1, used_micros = used_micros + $2
+         WHERE day = $3")
+    .bind(reserved)
+    .bind(used)
+    .bind(day.to_owned())
+}
+
+/// Changes the amounts of a tenant likewise.
+fn move_to_used_by_tenant(reserved: i64, used: i64, day: &str, tenant: String) -> Statement {
+    sql("UPDATE budget_tenant_days
+         SET reserved_micros = reserved_micros - $1, used_micros = used_micros + $2
+         WHERE tenant = $4 AND day = $3")
+    .bind(reserved)
+    .bind(used)
+    .bind(day.to_owned())
+    .bind(tenant)
 }
 
 /// A row of `budget_calls`.
 struct NewCall {
     id: String,
+    tenant: String,
     day: String,
     provider: String,
     model: String,
@@ -247,9 +300,10 @@ struct NewCall {
 impl NewCall {
     async fn insert(self, tx: &mut Tx, now: Timestamp) -> Result<(), StoreError> {
         sql("INSERT INTO budget_calls
-             (id, day, at_ms, provider, model, task, outcome, cost_micros, estimated, input_tokens, output_tokens, latency_ms)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) ON CONFLICT DO NOTHING")
+             (id, tenant, day, at_ms, provider, model, task, outcome, cost_micros, estimated, input_tokens, output_tokens, latency_ms)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) ON CONFLICT DO NOTHING")
             .bind(self.id)
+            .bind(self.tenant)
             .bind(self.day)
             .bind(now.as_millisecond())
             .bind(self.provider)

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use phase6_chassis::ApiKeys;
+use phase6_chassis::Role;
 use serde_json::{Value, json};
 
 use crate::{fake_providers::Reply, harness::Harness};
@@ -50,10 +50,11 @@ async fn answers_are_cached_and_failures_are_not() {
 
 #[tokio::test]
 async fn cached_answers_are_not_shared_between_tenants() {
-    let keys: ApiKeys = format!("{}\n{}", ApiKeys::line("red", "red-key"), ApiKeys::line("blue", "blue-key"))
-        .parse()
-        .unwrap();
-    let harness = Harness::start_with(&["openai"], &[], |builder| builder.api_keys(keys)).await;
+    let harness = Harness::start_with(&["openai"], &[], |builder| {
+        let builder = builder.api_key("red", "ada", Role::Member, "red-key");
+        builder.api_key("blue", "ada", Role::Member, "blue-key")
+    })
+    .await;
     harness.providers.reply("openai", [Reply::Text("for red"), Reply::Text("for blue")]);
     let request_answer = |key: &'static str| {
         let request = harness.post_request("/api/v1/providers/burst").header("x-api-key", key);

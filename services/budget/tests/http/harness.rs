@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use http::Method;
 use phase6_budget::SERVICE;
+use phase6_chassis::Principal;
 pub use phase6_chassis::testing::wait_until;
 use phase6_chassis::testing::{TestRequest, TestResponse, TestService, TestServiceBuilder};
 use phase6_policy::PolicyDocument;
@@ -61,7 +62,13 @@ impl Harness {
     /// Requests an answer as one of our own services, with a deadline in milliseconds.
     pub async fn burst_within(&self, milliseconds: u64, body: Value) -> (u16, Value) {
         let request = self.post_request("/api/v1/providers/burst").json(&body);
-        status_and_json(&request.internal().header("phase6-deadline-ms", milliseconds).send().await)
+        status_and_json(
+            &request
+                .on_behalf_of(&Principal::anonymous())
+                .header("phase6-deadline-ms", milliseconds)
+                .send()
+                .await,
+        )
     }
 
     /// Puts a policy of the service in force.

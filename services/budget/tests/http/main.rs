@@ -8,6 +8,7 @@
 mod event_stream;
 mod fake_providers;
 mod harness;
+mod idempotency;
 
 mod answer_cache;
 mod availability;

@@ -8,7 +8,7 @@ use phase6_budget::{
 };
 use phase6_store::{Row, on_both_databases, sql, testing::Kind};
 
-use crate::{NOON, at, store};
+use crate::{NOON, acme, at, store};
 
 fn key(text: &str) -> CacheKey {
     let prompt = Prompt { text: text.into(), system: None, max_tokens: 10 };
@@ -23,7 +23,7 @@ async fn an_answer_is_found_by_its_key_until_it_expires(kind: Kind) {
     let (store, _database) = store(kind).await;
     let cache = AnswerCache::new(store);
     for text in ["first", "second"] {
-        cache.put(&key("a"), answer(text), Duration::from_mins(1), at(NOON)).await.unwrap();
+        cache.put(&acme(), &key("a"), answer(text), Duration::from_mins(1), at(NOON)).await.unwrap();
         assert_eq!(cache.get(&key("a"), at(NOON)).await.unwrap(), Some(answer(text)));
     }
     assert_eq!(cache.get(&key("b"), at(NOON)).await.unwrap(), None);

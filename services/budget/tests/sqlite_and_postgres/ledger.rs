@@ -11,9 +11,10 @@ use phase6_budget::{
     },
     store::{CallHistory, Ledger, ReserveError},
 };
+use phase6_chassis::identity::Name;
 use phase6_store::{on_both_databases, testing::Kind};
 
-use crate::{NOON, another_replica, at, store};
+use crate::{NOON, acme, another_replica, at, store};
 
 const LIMIT: MicroDollars = MicroDollars::new(1_000);
 
@@ -34,7 +35,7 @@ fn amounts(used: i64, reserved: i64) -> DayAmounts {
 }
 
 async fn reserve(ledger: &Ledger, amount: i64, now: &str) -> Result<Reservation, ReserveError> {
-    ledger.reserve(ProviderId::OpenAi, MicroDollars::new(amount), at(now)).await
+    ledger.reserve(&acme(), ProviderId::OpenAi, MicroDollars::new(amount), at(now)).await
 }
 
 async fn refusal(ledger: &Ledger, amount: i64) -> BudgetExceeded {
@@ -45,7 +46,7 @@ async fn refusal(ledger: &Ledger, amount: i64) -> BudgetExceeded {
 }
 
 async fn amounts_of_day(ledger: &Ledger, now: &str) -> DayAmounts {
-    ledger.spending(at(now)).await.unwrap().amounts
+    ledger.spending(&acme(), at(now)).await.unwrap().amounts
 }
 
 async fn a_settlement_charges_the_cost_and_releases_the_rest(kind: Kind) {
@@ -54,11 +55,11 @@ async fn a_settlement_charges_the_cost_and_releases_the_rest(kind: Kind) {
     let reservation = reserve(&ledger, 600, NOON).await.unwrap();
     assert_eq!(amounts_of_day(&ledger, NOON).await, amounts(0, 600));
     ledger.settle(&reservation, &success(150), at(NOON)).await.unwrap();
-    let day = ledger.spending(at(NOON)).await.unwrap();
+    let day = ledger.spending(&acme(), at(NOON)).await.unwrap();
     assert_eq!(day.amounts, amounts(150, 0));
     assert_eq!((day.remaining().get(), day.calls["openai"]), (850, 1));
     assert!(!day.is_warning() && !day.is_blocked());
-    let history = CallHistory::new(store).recent().await.unwrap();
+    let history = CallHistory::new(store).recent(&acme()).await.unwrap();
     assert_eq!(
         (history[0].cost.get(), history[0].outcome.as_str(), history[0].latency_ms),
         (150, "success", 250)
@@ -74,15 +75,52 @@ async fn the_limit_refuses_what_would_exceed_it(kind: Kind) {
     assert_eq!((exceeded.used.get(), exceeded.reserved.get(), exceeded.requested.get()), (0, 700, 301));
     let second = reserve(&ledger, 300, NOON).await.unwrap();
     ledger.settle(&first, &success(700), at(NOON)).await.unwrap();
-    let day = ledger.spending(at(NOON)).await.unwrap();
+    let day = ledger.spending(&acme(), at(NOON)).await.unwrap();
     assert!(
         !day.is_blocked() && !day.is_warning() && (day.percent() - 70.0).abs() < 1e-9,
         "reserved amounts are not spent: {day:?}"
     );
     ledger.settle(&second, &success(300), at(NOON)).await.unwrap();
-    let day = ledger.spending(at(NOON)).await.unwrap();
+    let day = ledger.spending(&acme(), at(NOON)).await.unwrap();
     assert!(day.is_blocked() && day.percent() >= 100.0, "{day:?}");
     reserve(&ledger, 0, NOON).await.expect("an amount of zero is never refused");
+}
+
+async fn tenants_share_the_limit_and_see_only_their_own_amounts(kind: Kind) {
+    let (store, _database) = store(kind).await;
+    let ledger = Ledger::new(store.clone(), LIMIT);
+    let other: Name = "other".parse().unwrap();
+    let theirs = ledger.reserve(&other, ProviderId::OpenAi, MicroDollars::new(600), at(NOON)).await.unwrap();
+    ledger.settle(&theirs, &success(600), at(NOON)).await.unwrap();
+    let exceeded = refusal(&ledger, 401).await;
+    assert_eq!((exceeded.used.get(), exceeded.reserved.get()), (0, 0));
+    assert!(exceeded.to_string().ends_with("; other tenants use the rest"), "{exceeded}");
+    assert!(exceeded.retry_after(at(NOON)) > Duration::from_hours(11), "until the next day");
+    let own = reserve(&ledger, 400, NOON).await.unwrap();
+    ledger.settle(&own, &success(150), at(NOON)).await.unwrap();
+    let day = ledger.spending(&acme(), at(NOON)).await.unwrap();
+    assert_eq!((day.amounts, day.calls["openai"]), (amounts(150, 0), 1));
+    let history = CallHistory::new(store);
+    assert_eq!(history.recent(&acme()).await.unwrap().len(), 1);
+    assert_eq!(history.quality(&acme()).await.unwrap()[0].calls, 1);
+    assert_eq!(ledger.spending(&other, at(NOON)).await.unwrap().amounts, amounts(600, 0));
+}
+
+async fn expired_reservations_of_many_tenants_are_charged_to_each(kind: Kind) {
+    let (store, database) = store(kind).await;
+    let ledgers = [Ledger::new(store, LIMIT), Ledger::new(another_replica(&database).await, LIMIT)];
+    let tenants: Vec<Name> = (0..5).map(|number| format!("tenant-{number}").parse().unwrap()).collect();
+    for (index, tenant) in tenants.iter().chain(&tenants).enumerate() {
+        let amount = MicroDollars::new(10 + index as i64 % 5);
+        ledgers[index % 2].reserve(tenant, ProviderId::OpenAi, amount, at(NOON)).await.unwrap();
+    }
+    let late = at("2026-11-24T13:00:00Z");
+    let (first, second) = tokio::join!(ledgers[0].reclaim(late), ledgers[1].reclaim(late));
+    assert_eq!(first.unwrap() + second.unwrap(), 10);
+    for (index, tenant) in tenants.iter().enumerate() {
+        let amounts_of_tenant = ledgers[0].spending(tenant, at(NOON)).await.unwrap().amounts;
+        assert_eq!(amounts_of_tenant, amounts(2 * (10 + index as i64), 0));
+    }
 }
 
 async fn concurrent_replicas_cannot_exceed_the_limit(kind: Kind) {
@@ -152,7 +190,7 @@ async fn concurrent_reclaims_charge_each_reservation_once(kind: Kind) {
     let charged = one.await.unwrap().unwrap() + another.await.unwrap().unwrap();
     assert_eq!(charged, 20);
     assert_eq!(amounts_of_day(&ledgers[0], NOON).await, amounts(600, 0));
-    assert_eq!(CallHistory::new(store).recent().await.unwrap().len(), 20);
+    assert_eq!(CallHistory::new(store).recent(&acme()).await.unwrap().len(), 20);
 }
 
 async fn calls_are_deleted_after_ninety_days(kind: Kind) {
@@ -164,9 +202,9 @@ async fn calls_are_deleted_after_ninety_days(kind: Kind) {
         ledger.settle(&reservation, &success(10), at(time)).await.unwrap();
     }
     ledger.reclaim(at("2026-11-24T11:59:59Z")).await.unwrap();
-    assert_eq!(history.recent().await.unwrap().len(), 2, "calls of ninety days are recorded");
+    assert_eq!(history.recent(&acme()).await.unwrap().len(), 2, "calls of ninety days are recorded");
     ledger.reclaim(at(NOON)).await.unwrap();
-    let remaining: Vec<_> = history.recent().await.unwrap().iter().map(|call| call.at_ms).collect();
+    let remaining: Vec<_> = history.recent(&acme()).await.unwrap().iter().map(|call| call.at_ms).collect();
     assert_eq!(remaining, [at("2026-08-26T12:00:00Z").as_millisecond()]);
 }
 
@@ -178,7 +216,7 @@ async fn quality_sums_outcomes_by_provider_and_task(kind: Kind) {
         let settlement = Settlement { outcome, ..success(6) };
         ledger.settle(&reservation, &settlement, at(NOON)).await.unwrap();
     }
-    let quality = CallHistory::new(store).quality().await.unwrap();
+    let quality = CallHistory::new(store).quality(&acme()).await.unwrap();
     assert_eq!(quality.len(), 1);
     assert_eq!(
         (quality[0].provider.as_str(), quality[0].task.as_str(), quality[0].calls),
@@ -197,7 +235,7 @@ async fn a_released_reservation_charges_nothing(kind: Kind) {
         ledger.release(&reservation).await.unwrap();
         assert_eq!(amounts_of_day(&ledger, NOON).await, amounts(0, 0), "released once");
     }
-    assert_eq!(CallHistory::new(store).recent().await.unwrap(), []);
+    assert_eq!(CallHistory::new(store).recent(&acme()).await.unwrap(), []);
 }
 
 /// Calls in flight release what they do not need within seconds; spent amounts remain until tomorrow.
@@ -214,6 +252,8 @@ async fn a_refusal_names_the_time_to_retry(kind: Kind) {
 on_both_databases! {
     a_settlement_charges_the_cost_and_releases_the_rest,
     the_limit_refuses_what_would_exceed_it,
+    tenants_share_the_limit_and_see_only_their_own_amounts,
+    expired_reservations_of_many_tenants_are_charged_to_each,
     concurrent_replicas_cannot_exceed_the_limit,
     a_new_utc_day_begins_with_nothing_spent,
     an_expired_reservation_is_charged_once,

@@ -9,6 +9,7 @@ mod policies;
 
 use jiff::Timestamp;
 use phase6_budget::SERVICE;
+use phase6_chassis::identity::Name;
 use phase6_store::{
     PoolLimits, Store,
     testing::{Kind, TestDatabase},
@@ -25,6 +26,11 @@ async fn store(kind: Kind) -> (Store, TestDatabase) {
 /// Connects to a database with a separate pool, as another replica does.
 async fn another_replica(database: &TestDatabase) -> Store {
     Store::connect(&database.url, PoolLimits::default()).await.unwrap()
+}
+
+/// The tenant of most tests.
+fn acme() -> Name {
+    "acme".parse().unwrap()
 }
 
 fn at(text: &str) -> Timestamp {
