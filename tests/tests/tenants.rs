@@ -72,10 +72,11 @@ impl Replicas {
         replicas.blue = replicas.create_key(&admin, key("blue", "bob")).await;
         for service in SERVICES {
             for fleet in &replicas.fleets {
-                wait_until("every service accepts the keys", || async {
+                wait_until("every service requires the keys", || async {
                     let url = fleet.url(service.name, "/api/v1/status");
-                    let request = fleet.http.get(url).header("x-api-key", &replicas.blue);
-                    request.send().await.unwrap().status() == 200
+                    let request = || fleet.http.get(&url);
+                    request().send().await.unwrap().status() == 401
+                        && request().header("x-api-key", &replicas.blue).send().await.unwrap().status() == 200
                 })
                 .await;
             }

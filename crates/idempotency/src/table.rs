@@ -45,7 +45,7 @@ pub struct StoredResponse {
     pub body: String,
 }
 
-/// What is known of a key that has been used before.
+/// Knowledge about a key that has been used before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The request was successful before; this was its response.
@@ -140,7 +140,7 @@ pub async fn find(store: &Store, request: &Request, now: Timestamp) -> Result<Op
 pub enum ClaimOutcome {
     /// The effect may happen now.
     Claimed(Claim),
-    /// It may not.
+    /// The key is in use; the effect must not happen.
     Used(Outcome),
 }
 

@@ -64,9 +64,9 @@ pub(crate) struct KeySet {
 pub(crate) enum KeyPolicy {
     /// No key has ever existed: everybody is [`Principal::anonymous`].
     Open,
-    /// They are rejected.
+    /// Requests without an accepted key are rejected.
     Required,
-    /// They are rejected until the keys in the database have been read.
+    /// The keys in the database have not been read: an unknown key can be one of them.
     Incomplete,
 }
 

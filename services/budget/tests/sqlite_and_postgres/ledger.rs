@@ -90,8 +90,8 @@ async fn tenants_share_the_limit_and_see_only_their_own_amounts(kind: Kind) {
     let (store, _database) = store(kind).await;
     let ledger = Ledger::new(store.clone(), LIMIT);
     let other: Name = "other".parse().unwrap();
-    let theirs = ledger.reserve(&other, ProviderId::OpenAi, MicroDollars::new(600), at(NOON)).await.unwrap();
-    ledger.settle(&theirs, &success(600), at(NOON)).await.unwrap();
+    let foreign = ledger.reserve(&other, ProviderId::OpenAi, MicroDollars::new(600), at(NOON)).await.unwrap();
+    ledger.settle(&foreign, &success(600), at(NOON)).await.unwrap();
     let exceeded = refusal(&ledger, 401).await;
     assert_eq!((exceeded.used.get(), exceeded.reserved.get()), (0, 0));
     assert!(exceeded.to_string().ends_with("; other tenants use the rest"), "{exceeded}");
