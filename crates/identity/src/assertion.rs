@@ -9,7 +9,7 @@
 //! HMAC-SHA256 (RFC 2104) of all before its semicolon, in Base64 for URLs without padding (RFC 4648, section 5).
 //! None of the fields can contain a semicolon.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use data_encoding::BASE64URL_NOPAD;
 use hmac::{Hmac, KeyInit, Mac};
@@ -17,12 +17,14 @@ use http::HeaderValue;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
-use crate::{Name, Principal, Role};
+use crate::{Name, Principal, Role, recent::Recent};
 
 /// Time for which an assertion is valid, and therefore the largest difference between the clocks of two
 /// machines of a fleet.
 pub const ASSERTION_LIFETIME: Duration = Duration::from_mins(5);
 
+/// Time for which an assertion is used again, in seconds.
+const REUSE_SECONDS: i64 = 60;
 /// Version of the format.
 const VERSION: &str = "1";
 /// Longest assertion, in bytes. A longer one is not hashed.
@@ -35,6 +37,16 @@ pub struct InternalToken {
     mac: Hmac<Sha256>,
     /// Hash of the token, for values that are derived from it.
     digest: [u8; 32],
+    recent: Arc<RecentAssertions>,
+}
+
+/// Assertions that were signed or verified recently.
+#[derive(Default)]
+struct RecentAssertions {
+    /// Each with the time at which it was signed, in seconds.
+    signed: Recent<Principal, (HeaderValue, i64)>,
+    /// Each with its expiry, in seconds.
+    verified: Recent<Box<[u8]>, (Principal, i64)>,
 }
 
 impl InternalToken {
@@ -58,7 +70,7 @@ impl InternalToken {
 
     fn from_secret(secret: &[u8]) -> Self {
         let mac = Hmac::new_from_slice(secret).expect("HMAC accepts keys of every length");
-        Self { mac, digest: Sha256::digest(secret).into() }
+        Self { mac, digest: Sha256::digest(secret).into(), recent: Arc::default() }
     }
 
     /// Returns a number that services with this token have in common, and from which it cannot be found.
@@ -67,8 +79,21 @@ impl InternalToken {
         u64::from_be_bytes(*digest.first_chunk().expect("a digest has 32 bytes"))
     }
 
-    /// Signs a principal. The value is marked as sensitive: it is a credential until it expires.
+    /// Signs a principal, or returns an assertion of the last minute. The value is marked as sensitive: it is a
+    /// credential until it expires.
     pub fn sign(&self, principal: &Principal, now: Timestamp) -> HeaderValue {
+        let second = now.as_second();
+        if let Some((assertion, signed)) = self.recent.signed.get(principal)
+            && (signed..signed + REUSE_SECONDS).contains(&second)
+        {
+            return assertion;
+        }
+        let assertion = self.sign_anew(principal, now);
+        self.recent.signed.insert(principal.clone(), (assertion.clone(), second));
+        assertion
+    }
+
+    fn sign_anew(&self, principal: &Principal, now: Timestamp) -> HeaderValue {
         let Principal { tenant, subject, role } = principal;
         let expiry = now.as_second().saturating_add(ASSERTION_LIFETIME.as_secs() as i64);
         let mut text = format!("{VERSION};{expiry};{role};{tenant};{subject}");
@@ -82,6 +107,21 @@ impl InternalToken {
 
     /// Returns the principal of an assertion that is signed with this token and valid at `now`.
     pub fn verify(&self, assertion: &HeaderValue, now: Timestamp) -> Option<Principal> {
+        let (principal, expiry) = match self.recent.verified.get(assertion.as_bytes()) {
+            Some(known) => known,
+            None => {
+                let verified = self.verify_anew(assertion)?;
+                self.recent.verified.insert(assertion.as_bytes().into(), verified.clone());
+                verified
+            }
+        };
+        // An expiry in the far future would come from a clock that is too fast.
+        let remaining = expiry.checked_sub(now.as_second())?;
+        (0..=2 * ASSERTION_LIFETIME.as_secs() as i64).contains(&remaining).then_some(principal)
+    }
+
+    /// Checks the signature. Returns the principal and the expiry.
+    fn verify_anew(&self, assertion: &HeaderValue) -> Option<(Principal, i64)> {
         let text = assertion.to_str().ok().filter(|text| text.len() <= MAX_LENGTH)?;
         let (signed, signature) = text.rsplit_once(';')?;
         let signature = BASE64URL_NOPAD.decode(signature.as_bytes()).ok()?;
@@ -90,14 +130,11 @@ impl InternalToken {
         let mut fields = signed.split(';');
         let is_current = fields.next()? == VERSION;
         let expiry: i64 = fields.next()?.parse().ok()?;
-        // An expiry in the far future would come from a clock that is too fast.
-        let remaining = expiry.checked_sub(now.as_second())?;
-        let is_valid = (0..=2 * ASSERTION_LIFETIME.as_secs() as i64).contains(&remaining);
         let role: Role = fields.next()?.parse().ok()?;
         let tenant: Name = fields.next()?.parse().ok()?;
         let subject: Name = fields.next()?.parse().ok()?;
         let is_complete = fields.next().is_none();
-        (is_current && is_valid && is_complete).then_some(Principal { tenant, subject, role })
+        (is_current && is_complete).then_some((Principal { tenant, subject, role }, expiry))
     }
 }
 
@@ -126,6 +163,8 @@ mod tests {
         let token = InternalToken::random();
         let ada = principal("acme", "ada@example.org", Role::Member);
         let assertion = token.sign(&ada, at(10_000));
+        assert_eq!(token.sign(&ada, at(10_059)), assertion, "used again for a minute");
+        assert_ne!(token.sign(&ada, at(10_060)), assertion);
         for valid in [9_700, 10_000, 10_300] {
             assert_eq!(token.verify(&assertion, at(valid)).as_ref(), Some(&ada), "at {valid}");
         }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use foldhash::fast::RandomState;
 use jiff::Timestamp;
 
-use crate::{Digest, KeyId, Name, Principal};
+use crate::{Digest, KeyId, Name, Principal, recent::Recent};
 
 /// Result of authenticating a request by its API key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,13 +50,14 @@ pub struct ListedKey {
     pub source: KeySource,
 }
 
-/// The accepted keys at one moment.
-#[derive(Debug)]
+/// The accepted keys at one moment. A change of the keys is a new set, which has verified none of them yet.
 pub(crate) struct KeySet {
     /// Looked up by hash: the time of a lookup tells an attacker about hashes of guesses only, which do not
     /// lead to the key.
     keys: HashMap<Digest, ListedKey, RandomState>,
     pub(crate) policy: KeyPolicy,
+    recent: Recent<Box<[u8]>, Principal>,
+    anonymous: Principal,
 }
 
 /// Treatment of requests without an accepted key.
@@ -72,7 +73,8 @@ pub(crate) enum KeyPolicy {
 
 impl KeySet {
     pub(crate) fn new(keys: impl IntoIterator<Item = (Digest, ListedKey)>, policy: KeyPolicy) -> Self {
-        Self { keys: keys.into_iter().collect(), policy }
+        let keys = keys.into_iter().collect();
+        Self { keys, policy, recent: Recent::default(), anonymous: Principal::anonymous() }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -82,11 +84,18 @@ impl KeySet {
     /// Identifies the principal of a presented key.
     pub(crate) fn authenticate(&self, key: Option<&[u8]>) -> Authentication {
         if self.policy == KeyPolicy::Open {
-            return Authentication::Principal(Principal::anonymous());
+            return Authentication::Principal(self.anonymous.clone());
         }
-        match key.and_then(|key| self.keys.get(&Digest::of(key))) {
-            Some(key) => Authentication::Principal(key.principal.clone()),
-            None if key.is_some() && self.policy == KeyPolicy::Incomplete => Authentication::Unavailable,
+        let Some(key) = key else { return Authentication::Rejected };
+        if let Some(principal) = self.recent.get(key) {
+            return Authentication::Principal(principal);
+        }
+        match self.keys.get(&Digest::of(key)) {
+            Some(known) => {
+                self.recent.insert(key.into(), known.principal.clone());
+                Authentication::Principal(known.principal.clone())
+            }
+            None if self.policy == KeyPolicy::Incomplete => Authentication::Unavailable,
             None => Authentication::Rejected,
         }
     }

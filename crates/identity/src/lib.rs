@@ -21,6 +21,7 @@ mod key_set;
 mod key_table;
 mod keys;
 mod principal;
+mod recent;
 
 pub use self::{
     api_key::{ApiKey, Digest, KeyId},

@@ -3,8 +3,8 @@
 use super::{Effort, Row};
 use crate::run::{cargo, root, succeed};
 
-/// Benchmarks of the cache and of telemetry.
-const BENCHES: [&str; 2] = ["hit", "request"];
+/// Benchmarks of the cache, of telemetry and of identity.
+const BENCHES: [&str; 3] = ["hit", "request", "authenticate"];
 
 pub(super) fn run(effort: Effort) -> Result<Vec<Row>, String> {
     let command = if effort == Effort::Measure { "bench" } else { "test" };
@@ -15,7 +15,7 @@ pub(super) fn run(effort: Effort) -> Result<Vec<Row>, String> {
     if effort == Effort::Smoke {
         return Ok(vec![]);
     }
-    Ok(vec![cache()?, metrics()?, telemetry()?])
+    Ok(vec![cache()?, metrics()?, telemetry()?, identity()?])
 }
 
 fn cache() -> Result<Row, String> {
@@ -54,6 +54,21 @@ fn telemetry() -> Result<Row, String> {
             overhead("unsampled_two_threads")?,
             overhead("one_in_ten")?,
             overhead("sampled")?,
+        ),
+    })
+}
+
+fn identity() -> Result<Row, String> {
+    let none = nanoseconds("identity/none")?;
+    let key = nanoseconds("identity/key")?;
+    Ok(Row {
+        subject: "Identity of a request: its API key, among 10,000 that are used in turn",
+        goal: "at most 100 ns",
+        measured: format!("{key:.0} ns"),
+        details: format!(
+            "{none:.0} ns without keys; an assertion of another service: {:.0} ns, and {:.0} ns for its sender",
+            nanoseconds("identity/verify")?,
+            nanoseconds("identity/sign")?,
         ),
     })
 }

@@ -53,6 +53,30 @@ async fn a_request_that_failed_may_be_repeated_with_its_key() {
 }
 
 #[tokio::test]
+async fn a_key_costs_one_statement() {
+    let harness = Harness::start(&[], &[]).await;
+    let statements = async || {
+        let observed: Value = harness.service.get_json("/api/v1/system/observability").await;
+        observed["database"]["statements"].as_u64().unwrap()
+    };
+    // Jobs run statements too, so the least of several counts is that of the request.
+    let count = async |has_key: bool| {
+        let mut least = u64::MAX;
+        for number in 0..10 {
+            let before = statements().await;
+            let id = format!("{has_key}-{number}");
+            let request = harness.post_request(RECORD).json(&workflow(&id, 1.0));
+            let request = if has_key { request.header("idempotency-key", id) } else { request };
+            assert_eq!(request.send().await.status, 200);
+            least = least.min(statements().await - before);
+        }
+        least
+    };
+    assert_eq!(count(true).await, count(false).await + 1);
+    harness.stop().await;
+}
+
+#[tokio::test]
 async fn an_answer_is_paid_for_once() {
     let harness = Harness::start(&["openai"], &[]).await;
     harness.providers.reply("openai", [Reply::Status(500), Reply::Text("first"), Reply::Text("second")]);
