@@ -1,19 +1,29 @@
 //! Jobs of two replicas as two processes on one PostgreSQL.
+//!
+//! `PHASE6_CHAOS_ROUNDS` sets the number of holders that are killed, and has the gaps checked: `cargo xtask chaos`.
 
 #![allow(clippy::unwrap_used, reason = "a failed test panics")]
 #![allow(clippy::print_stdout, reason = "measurements are read by people")]
 
 use std::time::{Duration, Instant};
 
-use phase6_store::testing::{Kind, TestDatabase};
+use phase6_store::{
+    PoolLimits, Row, Store, sql,
+    testing::{Kind, TestDatabase},
+};
 use phase6_tests::ServiceProcess;
 use rustix::process::Signal;
 use serde_json::Value;
 
 /// A job that one replica runs.
 const JOB: &str = "expired-reservations";
-/// Holders that are killed.
+/// Holders that are killed by default.
 const KILLS: u32 = 2;
+/// Longest time from the kill of a holder until the job has run elsewhere.
+const MAX_GAP: Duration = Duration::from_secs(10);
+/// Expired reservations of each round, and the amount of each in micro-dollars.
+const RESERVATIONS: i64 = 20;
+const AMOUNT: i64 = 3;
 /// Pause between two looks at a replica: a lease moves within seconds.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Longest wait for a condition.
@@ -68,16 +78,55 @@ async fn a_suspended_replica_gives_its_jobs_to_another_one() {
 #[tokio::test]
 #[ignore = "needs PostgreSQL: run by cargo xtask test"]
 async fn the_jobs_of_a_killed_replica_continue_on_another_one() {
+    let rounds = std::env::var("PHASE6_CHAOS_ROUNDS").ok().map(|rounds| rounds.parse::<u32>().unwrap());
     let database = TestDatabase::create(Kind::Postgres).await;
+    let store = Store::connect(&database.url, PoolLimits::default()).await.unwrap();
     let mut holder = start_replica(&database).await;
     let mut epoch = wait_for_holder(&holder, 0).await;
-    for _ in 0..KILLS {
+    let kills = rounds.unwrap_or(KILLS);
+    for kill in 0..kills {
         let next = start_replica(&database).await;
+        expire_reservations(&store, kill).await;
         let killed = Instant::now();
         holder.program.signal(Signal::KILL);
         epoch = wait_for_holder(&next, epoch).await;
-        println!("the job ran on another replica {:.1} s after the kill", killed.elapsed().as_secs_f64());
+        let gap = killed.elapsed();
+        println!("the job ran on another replica {:.1} s after the kill", gap.as_secs_f64());
+        assert!(rounds.is_none() || gap <= MAX_GAP, "{gap:?}");
         holder = next;
     }
+    let expected = i64::from(kills) * RESERVATIONS * AMOUNT;
+    let deadline = Instant::now() + LIMIT;
+    while charged(&store).await < expected {
+        assert!(Instant::now() < deadline, "reservations are not charged");
+        tokio::time::sleep(PAUSE).await;
+    }
+    assert_eq!(charged(&store).await, expected, "each reservation is charged once");
     assert_eq!(holder.stop(), Some(0));
+}
+
+/// Adds reservations of a dead caller, which the job charges.
+async fn expire_reservations(store: &Store, round: u32) {
+    let mut tx = store.begin().await.unwrap();
+    sql("INSERT INTO budget_days (day, used_micros, reserved_micros) VALUES ('2026-01-01', 0, $1)
+         ON CONFLICT (day) DO UPDATE SET reserved_micros = budget_days.reserved_micros + excluded.reserved_micros")
+    .bind(RESERVATIONS * AMOUNT)
+    .run_in(&mut tx)
+    .await
+    .unwrap();
+    for number in 0..RESERVATIONS {
+        sql("INSERT INTO budget_reservations (id, tenant, day, provider, amount_micros, expires_ms)
+             VALUES ($1, 'default', '2026-01-01', 'openai', $2, 1)")
+        .bind(format!("{round}-{number}"))
+        .bind(AMOUNT)
+        .run_in(&mut tx)
+        .await
+        .unwrap();
+    }
+    tx.commit().await.unwrap();
+}
+
+async fn charged(store: &Store) -> i64 {
+    let row = sql("SELECT used_micros FROM budget_days WHERE day = '2026-01-01'").first(store).await.unwrap();
+    row.map_or(0, |row| row.get("used_micros"))
 }

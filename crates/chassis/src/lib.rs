@@ -27,6 +27,7 @@ mod upstream;
 pub use phase6_breaker as breaker;
 pub use phase6_cache as cache;
 pub use phase6_catalog as catalog;
+pub use phase6_events as events;
 pub use phase6_identity as identity;
 pub use phase6_jobs as jobs;
 pub use phase6_store as store;
@@ -42,8 +43,9 @@ pub use operations::{ComponentKind, Components, Domain};
 pub use phase6_identity::{Principal, Role};
 pub use request::{
     Access, ApiError, Caller, ErrorBody, ErrorDetail, FAULT, Faults, FieldFault, INTERNAL, Idempotency,
-    IdempotencyHeader, Idempotent, IfMatch, Json, Page, PageQuery, PageRequest, Path, Query, Reply,
-    X_FORWARDED_FOR, deadline, etag, parse_json, require, require_in_fleet,
+    IdempotencyHeader, Idempotent, IfMatch, Json, LastEventId, LastEventIdHeader, Page, PageQuery,
+    PageRequest, Path, Query, Reply, X_FORWARDED_FOR, deadline, etag, event_stream, parse_json, require,
+    require_in_fleet,
 };
 #[cfg(fuzzing)]
 pub use server::fuzzing;

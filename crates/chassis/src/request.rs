@@ -9,6 +9,7 @@ mod extract;
 mod fault;
 mod fields;
 mod idempotent;
+mod live;
 mod page;
 mod permission;
 mod precondition;
@@ -19,6 +20,7 @@ pub use self::{
     extract::{Json, Path, Query, parse_json},
     fields::{Faults, FieldFault},
     idempotent::{Idempotency, IdempotencyHeader, Idempotent},
+    live::{LastEventId, LastEventIdHeader, event_stream},
     page::{Page, PageQuery, PageRequest},
     permission::{require, require_in_fleet},
     precondition::{IfMatch, etag},

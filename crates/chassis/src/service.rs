@@ -98,6 +98,9 @@ fn register(state: &ServiceState, connections: &Connections, limiter: &RateLimit
     state.concurrency.register(&registrar);
     state.components.register_series(&registrar);
     register_jobs(&registrar, &state.jobs);
+    let events = connections.events.clone();
+    registrar
+        .gauge("phase6_event_subscribers", "Subscribers of live events", move || events.subscribers() as f64);
 }
 
 /// Begins to accept connections.

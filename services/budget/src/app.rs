@@ -19,13 +19,13 @@ mod concurrency;
 mod deduplicator;
 mod failure;
 mod hedging;
+mod live;
 mod policy;
 mod providers;
 mod spending;
 mod stream;
 mod summary;
 pub(crate) mod tags;
-mod watchers;
 mod workflows;
 
 use std::{sync::Arc, time::Duration};
@@ -42,12 +42,12 @@ pub use self::{
     concurrency::{AcquireError, ConcurrencyLimit, Load, Permit},
     deduplicator::{Deduplication, Deduplicator},
     failure::AnswerError,
+    live::{TooManyWatchers, Watcher},
     policy::CurrentPolicy,
     providers::{NoUsableProvider, Recommendation},
     spending::LearningStats,
     stream::{StreamError, StreamEvent, StreamedAnswer},
     summary::Summary,
-    watchers::{TooManyWatchers, WatcherLimit, WatcherPermit},
     workflows::{Ranking, RankingError, RecordWorkflowError, RecordedWorkflow},
 };
 use crate::{
@@ -73,7 +73,7 @@ pub struct AppState {
     policy: CurrentPolicy,
     concurrency: ConcurrencyLimit,
     deduplicator: Deduplicator,
-    watchers: WatcherLimit,
+    live: live::LiveSummaries,
 }
 
 impl AppState {
@@ -110,7 +110,7 @@ impl AppState {
             policy,
             concurrency,
             deduplicator: Deduplicator::default(),
-            watchers: WatcherLimit::default(),
+            live: live::LiveSummaries::default(),
             kit,
         }))
     }
@@ -150,8 +150,9 @@ impl AppState {
         &self.kit
     }
 
-    /// Invalidates cached responses that carry `tag`.
+    /// Invalidates cached responses that carry `tag`, and has live summaries published.
     fn invalidate(&self, tag: impl Into<String>) {
+        self.live.notify();
         self.kit.cache.invalidate(Invalidation::Tag(tag.into()));
     }
 }

@@ -8,6 +8,7 @@ use std::{
 };
 
 use phase6_cache::{Cache, Disk, Level, Remote};
+use phase6_events::Hub;
 use phase6_identity::Principal;
 use phase6_jobs::{Job, Jobs};
 use phase6_live::Live;
@@ -46,6 +47,7 @@ pub(super) struct Connections {
     pub(super) telemetry: Arc<Telemetry>,
     pub(super) components: Components,
     pub(super) jobs: Jobs,
+    pub(super) events: Hub,
     pub(super) stop: CancellationToken,
     pub(super) tasks: TaskTracker,
     /// Ends the tasks of a service whose start fails.
@@ -85,6 +87,7 @@ impl Connections {
             telemetry: Telemetry::new(name, Sampler::new(host.access.internal.derive("sampling")), sink),
             components,
             jobs,
+            events: Hub::start(&tasks, stop.clone()),
             stop_on_drop: stop.clone().drop_guard(),
             stop,
             tasks,

@@ -13,6 +13,7 @@ use futures_util::future::BoxFuture;
 use phase6_breaker::Breaker;
 use phase6_cache::Cache;
 use phase6_catalog::Service;
+use phase6_events::Hub;
 use phase6_jobs::Jobs;
 use phase6_live::Live;
 use phase6_otlp::Collector;
@@ -103,6 +104,8 @@ pub struct Kit {
     pub stop: CancellationToken,
     /// Periodic work of the service.
     pub jobs: Jobs,
+    /// Live events of this replica.
+    pub events: Hub,
     /// Tasks that a shutdown waits for.
     pub tasks: TaskTracker,
     pub(super) state: LateState,

@@ -46,6 +46,7 @@ impl Routes {
             clock: host.clock.clone(),
             stop: connections.stop.clone(),
             jobs: connections.jobs.clone(),
+            events: connections.events.clone(),
             tasks: connections.tasks.clone(),
             state: state.clone(),
         })

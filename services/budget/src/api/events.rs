@@ -1,17 +1,10 @@
 //! Live events: a summary of providers, budget, prices and policy.
 
-use std::{collections::BTreeMap, convert::Infallible, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc};
 
-use axum::{
-    extract::State,
-    response::{
-        IntoResponse, Response,
-        sse::{KeepAlive, Sse},
-    },
-};
-use futures_util::stream;
+use axum::{extract::State, response::Response};
 use jiff::Timestamp;
-use phase6_chassis::{ApiError, ErrorBody, Principal};
+use phase6_chassis::{ApiError, ErrorBody, LastEventId, LastEventIdHeader, Principal, event_stream};
 use serde::Serialize;
 
 use super::{
@@ -19,12 +12,9 @@ use super::{
     names::by_name,
     policy::ProviderPolicy,
     providers::{ProviderStatus, status_by_name},
-    response::{event, uncacheable},
+    response::uncacheable,
 };
 use crate::app::{AppState, Summary};
-
-/// Time between two events.
-const INTERVAL: Duration = Duration::from_secs(5);
 
 #[derive(Serialize)]
 struct SummaryBody {
@@ -54,28 +44,20 @@ impl From<Summary> for SummaryBody {
 
 /// Live events about providers, budget, prices and policy.
 ///
-/// A server-sent event `summary` every five seconds, until the service stops.
-#[utoipa::path(get, path = "/api/v1/providers/realtime", tag = "providers",
+/// A server-sent event `summary` after every change and at least every five seconds, until the service stops.
+#[utoipa::path(get, path = "/api/v1/providers/realtime", tag = "providers", params(LastEventIdHeader),
     responses((status = 200, content_type = "text/event-stream", body = str), (status = 503, body = ErrorBody)))]
 pub(super) async fn realtime(
     State(state): State<Arc<AppState>>,
     principal: Principal,
+    LastEventId(last): LastEventId,
 ) -> Result<Response, ApiError> {
-    let permit = state.admit_watcher()?;
-    let events = stream::unfold((state, permit, true), move |(state, permit, is_first)| {
-        let tenant = principal.tenant.clone();
-        async move {
-            if !is_first {
-                tokio::select! {
-                    () = state.kit().stop.cancelled() => return None,
-                    () = tokio::time::sleep(INTERVAL) => {}
-                }
-            }
-            let summary = event("summary", &SummaryBody::from(state.summary(&tenant).await));
-            Some((Ok::<_, Infallible>(summary), (state, permit, false)))
-        }
-    });
-    Ok(Sse::new(events).keep_alive(KeepAlive::default()).into_response())
+    let (subscription, watcher) = state.watch(&principal.tenant, last, render)?;
+    Ok(event_stream(subscription, watcher))
+}
+
+fn render(summary: Summary) -> String {
+    serde_json::to_string(&SummaryBody::from(summary)).unwrap_or_default()
 }
 
 /// Snapshot of `/providers/realtime`, as JSON.
