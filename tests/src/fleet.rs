@@ -1,14 +1,12 @@
 //! A fleet as a process: `phase6 up`.
 
 use std::{
+    fs::File,
     io::{BufRead, BufReader, Read},
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{
-        Arc,
-        atomic::{AtomicU16, Ordering},
-    },
+    sync::Arc,
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -123,6 +121,11 @@ impl Program {
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(i32::try_from(self.process.id()).unwrap()).unwrap();
         kill_process(pid, signal).unwrap();
+    }
+
+    /// True if the process has exited.
+    pub fn has_exited(&mut self) -> bool {
+        self.process.try_wait().unwrap().is_some()
     }
 
     /// Waits until the process has exited and all of its output is read. Returns the exit code.
@@ -244,16 +247,21 @@ impl Fleet {
     }
 }
 
-/// Returns the first port of a free range that is as wide as the ports of a fleet.
+/// Returns the first port of a free range that is as wide as the ports of a fleet. No other test gets it while this
+/// process runs: a service that starts late would find its port taken, and its test would call another service.
 pub fn free_ports() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
+    static HELD: Mutex<Vec<File>> = Mutex::new(vec![]);
     let width = SERVICES.iter().map(|service| service.port - BASE_PORT + 1).max().unwrap_or_default();
+    let folder = std::env::temp_dir().join("phase6-test-ports");
+    std::fs::create_dir_all(&folder).unwrap();
     // Below the range from which the system assigns ports to clients.
-    let start = (std::process::id() % 600) as u16 * 20;
-    loop {
-        let base = 10_000 + (start + NEXT.fetch_add(width, Ordering::Relaxed) % 12_000) % 12_000;
-        if (base..base + width).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
+    for base in (10_000..22_000).step_by(usize::from(width)) {
+        let lock = File::create(folder.join(base.to_string())).unwrap();
+        let is_free = || (base..base + width).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok());
+        if lock.try_lock().is_ok() && is_free() {
+            HELD.lock().push(lock);
             return base;
         }
     }
+    panic!("no free range of {width} ports");
 }

@@ -1,11 +1,14 @@
 //! One service as a process, as a pod runs it: `phase6 serve NAME`.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::{Program, client, free_ports, wait_until};
+use crate::{Program, client, free_ports};
+
+/// Longest time until a service is ready.
+const READY_LIMIT: Duration = Duration::from_secs(30);
 
 /// A running service and its folder.
 pub struct ServiceProcess {
@@ -29,11 +32,13 @@ impl ServiceProcess {
         let mut all = vec!["serve", name, "--port", &text, "--data", data.to_str().unwrap()];
         all.extend(arguments);
         let program = Program::start(&all, environment);
-        let service = Self { program, port, http: client(), _folder: folder };
-        wait_until("the service is ready", || async {
-            service.get("/readyz").await.is_some_and(|(status, _)| status == 200)
-        })
-        .await;
+        let mut service = Self { program, port, http: client(), _folder: folder };
+        let deadline = Instant::now() + READY_LIMIT;
+        while service.get("/readyz").await.is_none_or(|(status, _)| status != 200) {
+            assert!(!service.program.has_exited(), "{name} does not start: {}", service.program.errors());
+            assert!(Instant::now() < deadline, "{name} is not ready: {}", service.program.errors());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         service
     }
 

@@ -4,7 +4,7 @@
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use phase6_store::testing::{Kind, TestDatabase};
@@ -73,7 +73,9 @@ async fn every_acknowledged_effect_exists_once_although_a_replica_is_killed() {
         }
     }
     // In the middle of the writes.
+    let deadline = Instant::now() + LIMIT;
     while DONE.load(Ordering::Relaxed) < WRITERS / 2 {
+        assert!(Instant::now() < deadline, "the writers have no responses");
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     killed.program.signal(Signal::KILL);

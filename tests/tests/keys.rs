@@ -34,6 +34,8 @@ async fn status(fleet: &Fleet, service: &str, key: &str) -> u16 {
 async fn the_first_key_closes_the_fleet_and_a_revoked_one_acts_nowhere() {
     let fleet = Fleet::with(EXAMPLE, &[], &[]);
     assert_eq!(fleet.get("budget", BUDGET).await.0, 200, "everybody is admitted");
+    let refused = keys(&fleet, &["create", "bob"], None);
+    assert!(refused.code == 1 && refused.errors.contains("accepted: the role admin"), "{refused:?}");
     let (admin_id, admin) = created(&keys(&fleet, &["create", "ada", "--role", "admin"], None));
     for service in ["web", "budget"] {
         wait_until("a request without a key is rejected", || async {

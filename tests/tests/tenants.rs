@@ -15,7 +15,7 @@ const TOKEN: &str = "internal-token-of-two-fleets";
 /// Name that both tenants use.
 const SHARED: &str = "shared-name";
 /// Names and amounts of the first tenant only.
-const SECRETS: [&str; 3] = ["red-only-name", "red-only-workflow", "123.456789"];
+const SECRETS: [&str; 4] = ["red-only-name", "red-only-workflow", "red-only-cohort", "123.456789"];
 /// Longest wait for the first part of a response.
 const FIRST_PART: Duration = Duration::from_secs(5);
 
@@ -24,7 +24,7 @@ fn manifests() -> String {
     let document = |name: &str| {
         format!(
             "apiVersion: phase6.dev/v1alpha1\nkind: Phase6Service\nmetadata:\n  name: {name}\nspec:\n  service: {name}\n  \
-             cache: {{ttl: 60s}}\n  rateLimit: {{capacity: 5000, refillPerSecond: 0.001, key: Client}}\n"
+             cache: {{ttl: 60s}}\n  tracing: {{samplingRate: 1.0}}\n  rateLimit: {{capacity: 5000, refillPerSecond: 0.001, key: Client}}\n"
         )
     };
     SERVICES.iter().map(|service| document(service.name)).collect::<Vec<_>>().join("---\n")
@@ -235,10 +235,18 @@ async fn nothing_of_a_tenant_is_visible_to_another_one() {
     let record = "/api/v1/budget/record-workflow";
     let recorded = replicas.call(0, "web", &red, &Method::POST, record, Some(&workflow)).await;
     assert_eq!(recorded.status, 200, "{}", recorded.text);
+    // Its path is in the trace of every service that it passes.
+    for replica in [0, 1] {
+        replicas.get(replica, "web", &red, "/api/v1/budget/metrics/red-only-cohort").await;
+    }
     let before = view(&replicas, 1).await;
     let own = json!(before).to_string();
     assert!(own.contains("red-only-name") && own.contains("123.456789"), "the tenant sees its own: {own}");
 
+    // The key of the first tenant, which has used it for another request.
+    let own = json!({"cohortId": SHARED, "workflowId": "blue", "provider": "openai", "cost": 1.0});
+    let recorded = replicas.call(0, "web", &blue, &Method::POST, record, Some(&own)).await;
+    assert!(recorded.status == 200 && recorded.json()["recorded"] == true, "{}", recorded.text);
     let mut called = 0;
     for service in SERVICES {
         let description = replicas.get(0, service.name, &blue, "/openapi.json").await.json();
@@ -261,6 +269,9 @@ async fn nothing_of_a_tenant_is_visible_to_another_one() {
         }
     }
     assert!(called > 150, "{called} operations were called");
+    let admin = json!({"tenant": "red", "role": "admin", "name": "blue"});
+    let refused = replicas.call(0, "web", &blue, &Method::POST, "/api/v1/keys", Some(&admin)).await;
+    assert_eq!(refused.status, 403, "{}", refused.text);
     let ids = |key: &Value| -> Vec<String> {
         let items = key["items"].as_array().unwrap().iter();
         items.map(|item| item["id"].as_str().unwrap().to_owned()).collect()

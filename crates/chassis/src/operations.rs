@@ -7,12 +7,14 @@
 //! | [`exposition`] | `/metrics`, `/openapi.json` |
 //! | [`purge`] | `/api/v1/cache/invalidate` |
 //! | [`keys`] | `/api/v1/keys` |
+//! | [`events`] | `/api/v1/events` |
 //!
 //! [`components`], [`jobs`] and [`series`] collect the snapshots and the metric series of the parts of a service;
 //! [`describe`] completes the `OpenAPI` description.
 
 mod components;
 pub(crate) mod describe;
+mod events;
 mod exposition;
 mod health;
 mod jobs;
@@ -31,6 +33,7 @@ use std::{
 
 use http::{HeaderName, header::CACHE_CONTROL};
 use phase6_cache::Cache;
+use phase6_events::Hub;
 use phase6_identity::{Keys, Role};
 use phase6_jobs::Jobs;
 use phase6_telemetry::Telemetry;
@@ -77,6 +80,8 @@ pub(crate) struct ServiceState {
     pub(crate) cache: Cache,
     /// The `OpenAPI` description as JSON.
     pub(crate) openapi: String,
+    /// Live events of this replica.
+    pub(crate) events: Hub,
     /// API keys of the fleet.
     pub(crate) keys: Keys,
 }
@@ -91,7 +96,9 @@ pub(crate) fn routes() -> OpenApiRouter<Arc<ServiceState>> {
         .routes(routes!(status::policyz))
         .routes(routes!(exposition::openapi))
         .routes(routes!(status::status))
-        .routes(routes!(status::observability))
+        // Lists the paths of requests, of all tenants.
+        .routes(require_in_fleet(Role::Reader, routes!(status::observability)))
+        .routes(routes!(events::events))
         .routes(require_in_fleet(Role::Admin, routes!(purge::purge)))
         .routes(require(Role::Admin, routes!(keys::list, keys::create)))
         .routes(require(Role::Admin, routes!(keys::revoke)))

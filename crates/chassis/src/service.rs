@@ -83,6 +83,7 @@ fn state(
         concurrency: Arc::default(),
         cache: connections.cache.clone(),
         openapi: routes.openapi.clone(),
+        events: connections.events.clone(),
         keys: host.access.keys.clone(),
     })
 }

@@ -74,7 +74,7 @@ pub(crate) struct Purge {
 }
 
 /// Credentials of a command.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(crate) struct Credentials {
     /// API key of the caller
     #[arg(long, value_name = "KEY", env = "PHASE6_API_KEY", hide_env_values = true)]
@@ -122,8 +122,8 @@ pub(crate) struct Target {
 pub(crate) enum Keys {
     /// Create a key, and print its secret: it cannot be shown again
     #[command(
-        after_help = "As long as a fleet on this machine has no key, everybody may create one; from then on the \
-        fleet requires keys. A changed key file, like a change in the database, acts within about a second."
+        after_help = "As long as a fleet on this machine has no key, everybody may create its first one, an admin of \
+        the tenant default; from then on the fleet requires keys. A changed key file, like a change in the database, acts within about a second."
     )]
     Create(CreateKey),
     /// List the keys, without their secrets

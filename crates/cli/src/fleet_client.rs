@@ -35,11 +35,14 @@ impl Target {
     }
 
     /// Returns a client of a service. With the internal token of the environment, if there is one and the fleet
-    /// is on this machine, it acts as an admin of the fleet; assertions are never sent over a network.
-    pub(crate) fn upstream(&self, service: &'static Service) -> Upstream {
+    /// is on this machine, it acts as an admin of the fleet; assertions are never sent over a network. A command
+    /// with an API key acts as the holder of that key.
+    pub(crate) fn upstream(&self, service: &'static Service, credentials: &Credentials) -> Upstream {
         let settings = Live::new(Settings::from(&CircuitBreaker::default()));
         let address = self.address(service).to_string();
-        let token = std::env::var("PHASE6_INTERNAL_TOKEN").ok().filter(|_| self.bind.is_loopback());
+        let token = std::env::var("PHASE6_INTERNAL_TOKEN")
+            .ok()
+            .filter(|_| self.bind.is_loopback() && credentials.api_key.is_none());
         let token = token.and_then(|token| InternalToken::new(&token)).unwrap_or_else(InternalToken::random);
         let admin = Principal { role: Role::Admin, ..Principal::service("phase6-cli") };
         Upstream::new(service.name, &[address], &settings, token, admin)

@@ -12,11 +12,31 @@ use std::{
     time::{Duration, Instant},
 };
 
-use phase6_events::{Event, Filter, Hub, Snapshot};
+use futures_util::future::BoxFuture;
+use phase6_events::{Event, Hub, Snapshot, Source, TooManyWatchers, Watcher, Watchers};
+use phase6_identity::Name;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 const SUBSCRIBERS: usize = 10_000;
 const RATE: u64 = 100;
+
+/// A topic without state.
+#[derive(Default)]
+struct Topic(Watchers);
+
+impl Source for Topic {
+    fn topic(&self) -> &'static str {
+        "providers"
+    }
+
+    fn snapshot(&self, _: &Name) -> BoxFuture<'static, Snapshot> {
+        Box::pin(async { vec![] })
+    }
+
+    fn watch(&self, tenant: &Name, _: &Hub) -> Result<Watcher, TooManyWatchers> {
+        self.0.admit(tenant).map(|(watcher, _)| watcher)
+    }
+}
 
 /// Processor time of this process so far.
 fn processor_time() -> Duration {
@@ -41,10 +61,11 @@ fn main() {
         let stop = CancellationToken::new();
         let hub = Hub::start(&TaskTracker::new(), stop.clone());
         let (events, bytes) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-        let none: Snapshot = Arc::new(|| Box::pin(async { None }));
-        for _ in 0..SUBSCRIBERS {
-            let filter = Filter { tenant: "acme".parse().unwrap(), topics: vec!["providers"] };
-            let mut subscription = hub.subscribe(filter, None, Arc::clone(&none));
+        hub.declare(Arc::new(Topic::default()));
+        for number in 0..SUBSCRIBERS {
+            // Each tenant has a share of the watchers.
+            let tenant: Name = format!("tenant-{}", number % 4).parse().unwrap();
+            let mut subscription = hub.subscribe(&tenant, &[], None).unwrap();
             let (events, bytes) = (Arc::clone(&events), Arc::clone(&bytes));
             tokio::spawn(async move {
                 while let Some(chunk) = subscription.next().await {

@@ -9,7 +9,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    EventId, Filter, Snapshot, Subscription,
+    EventId, Source, Subscription, TooManyWatchers,
     log::{Entry, Log},
 };
 
@@ -33,6 +33,23 @@ pub struct Event<'a> {
     pub data: &'a str,
 }
 
+/// Refusal of a subscriber.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SubscribeError {
+    /// A topic does not exist.
+    UnknownTopic {
+        /// Name that was given.
+        unknown: String,
+        /// The topics that exist.
+        topics: Vec<&'static str>,
+    },
+    /// Too many watchers are connected.
+    TooManyWatchers {
+        /// Number of watchers that are connected.
+        limit: usize,
+    },
+}
+
 /// Events of one process. Clones share them.
 #[derive(Clone)]
 pub struct Hub {
@@ -46,6 +63,7 @@ pub(crate) struct Inner {
     /// Number of the last event that subscribers may read.
     pub(crate) flushed: watch::Sender<u64>,
     published: Notify,
+    sources: Mutex<Vec<Arc<dyn Source>>>,
     pub(crate) stop: CancellationToken,
 }
 
@@ -57,6 +75,7 @@ impl Hub {
             log: Mutex::new(Log::new(MAX_EVENTS, MAX_BYTES)),
             flushed: watch::Sender::new(0),
             published: Notify::new(),
+            sources: Mutex::default(),
             stop,
         });
         tasks.spawn(flush_until_stopped(Arc::clone(&inner)));
@@ -75,10 +94,33 @@ impl Hub {
         EventId { log, number }
     }
 
-    /// Subscribes to events. `last` is the ID of the last event that the subscriber has got, if any; `snapshot`
-    /// makes the event that comes first for a subscriber whose position is not known.
-    pub fn subscribe(&self, filter: Filter, last: Option<EventId>, snapshot: Snapshot) -> Subscription {
-        Subscription::new(self.clone(), filter, last, snapshot)
+    /// Adds a topic.
+    pub fn declare(&self, source: Arc<dyn Source>) {
+        self.inner.sources.lock().push(source);
+    }
+
+    /// Subscribes a tenant to topics; to all if none are named. `last` is the ID of the last event that the
+    /// subscriber has got, if any. A subscriber whose position is not known gets a snapshot first.
+    ///
+    /// # Errors
+    ///
+    /// See [`SubscribeError`].
+    pub fn subscribe(
+        &self,
+        tenant: &Name,
+        topics: &[&str],
+        last: Option<EventId>,
+    ) -> Result<Subscription, SubscribeError> {
+        let all = self.inner.sources.lock().clone();
+        if let Some(unknown) = topics.iter().find(|topic| !all.iter().any(|source| source.topic() == **topic))
+        {
+            let topics = all.iter().map(|source| source.topic()).collect();
+            return Err(SubscribeError::UnknownTopic { unknown: (*unknown).to_owned(), topics });
+        }
+        let is_selected = |source: &Arc<dyn Source>| topics.is_empty() || topics.contains(&source.topic());
+        let sources = all.into_iter().filter(is_selected).collect();
+        let subscription = Subscription::new(self.clone(), tenant.clone(), sources, last);
+        subscription.map_err(|TooManyWatchers { limit }| SubscribeError::TooManyWatchers { limit })
     }
 
     /// Number of subscriptions.

@@ -65,7 +65,7 @@ impl Log {
         max_bytes: usize,
         is_visible: impl Fn(&Entry) -> bool,
     ) -> Option<Following> {
-        if position + 1 < self.first || position > self.last() {
+        if position > self.last() || position + 1 < self.first {
             return None;
         }
         let mut following = Following { chunk: Bytes::new(), position };
@@ -109,7 +109,9 @@ mod tests {
     fn a_position_that_is_unknown_has_no_events() {
         let mut log = Log::new(2, 100);
         assert_eq!(log.after(0, 100, |_| true).map(|following| following.position), Some(0));
-        assert_eq!(log.after(1, 100, |_| true), None, "not reached");
+        for future in [1, u64::MAX] {
+            assert_eq!(log.after(future, 100, |_| true), None, "not reached");
+        }
         for number in 1..=3 {
             assert_eq!(log.append(|number| entry("a", &format!("{number};"))), number);
         }

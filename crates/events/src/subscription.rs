@@ -2,79 +2,103 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use futures_util::{Stream, future::BoxFuture, stream};
+use bytes::{Bytes, BytesMut};
+use futures_util::{Stream, stream};
 use phase6_identity::Name;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
-use crate::{EventId, Hub, hub::frame, log::Entry};
+use crate::{EventId, Hub, Source, TooManyWatchers, Watcher, hub::frame, log::Entry};
 
 /// Longest time without a sign of life.
 pub const HEARTBEAT: Duration = Duration::from_secs(15);
+/// Longest time of a stream. A client resumes it with another request, whose credentials are checked again.
+pub const MAX_AGE: Duration = Duration::from_mins(5);
 /// Size from which on a chunk is written, in bytes.
 const CHUNK_BYTES: usize = 64 * 1024;
 /// A comment, which clients ignore.
 const COMMENT: Bytes = Bytes::from_static(b":\n\n");
 
-/// Makes the snapshot for a subscriber: kind and JSON data of an event; `None` for no snapshot.
-pub type Snapshot = Arc<dyn Fn() -> BoxFuture<'static, Option<(&'static str, String)>> + Send + Sync>;
-
-/// Events that a subscriber gets.
-#[derive(Clone, Debug)]
-pub struct Filter {
-    /// Tenant of the subscriber.
-    pub tenant: Name,
-    /// Topics; all if empty.
-    pub topics: Vec<&'static str>,
-}
-
-impl Filter {
-    fn accepts(&self, entry: &Entry) -> bool {
-        let is_own = entry.tenant.as_ref().is_none_or(|tenant| *tenant == self.tenant);
-        is_own && (self.topics.is_empty() || self.topics.contains(&entry.topic))
-    }
-}
-
 /// A subscription. Dropping it ends it.
 pub struct Subscription {
     hub: Hub,
-    filter: Filter,
-    snapshot: Snapshot,
+    tenant: Name,
+    sources: Vec<Arc<dyn Source>>,
+    _watchers: Vec<Watcher>,
     flushed: watch::Receiver<u64>,
-    /// Number of the last event that was delivered or passed over; `None` if a snapshot is due.
+    end: Instant,
+    /// True once something has been delivered.
+    has_begun: bool,
+    /// Number of the last event that was delivered or passed over; `None` if it is not known.
     position: Option<u64>,
+    /// Sources whose state is to be delivered first.
+    due: Vec<Arc<dyn Source>>,
 }
 
 impl Subscription {
-    pub(crate) fn new(hub: Hub, filter: Filter, last: Option<EventId>, snapshot: Snapshot) -> Self {
+    pub(crate) fn new(
+        hub: Hub,
+        tenant: Name,
+        sources: Vec<Arc<dyn Source>>,
+        last: Option<EventId>,
+    ) -> Result<Self, TooManyWatchers> {
         let flushed = hub.inner.flushed.subscribe();
-        let position = last.filter(|last| last.log == hub.inner.number).map(|last| last.number);
-        Self { hub, filter, snapshot, flushed, position }
+        let watchers: Vec<Watcher> =
+            sources.iter().map(|source| source.watch(&tenant, &hub)).collect::<Result<_, _>>()?;
+        let newest = hub.inner.log.lock().last();
+        let is_known = |last: &EventId| last.log == hub.inner.number && last.number <= newest;
+        let position = last.filter(is_known).map(|last| last.number);
+        // Of a source that nobody has watched, changes may not have been published.
+        let is_due = |watcher: &Watcher| position.is_none() || watcher.is_first();
+        let due = sources.iter().zip(&watchers).filter(|(_, watcher)| is_due(watcher));
+        let due = due.map(|(source, _)| Arc::clone(source)).collect();
+        Ok(Self {
+            hub,
+            tenant,
+            sources,
+            _watchers: watchers,
+            flushed,
+            end: Instant::now() + MAX_AGE,
+            has_begun: false,
+            position,
+            due,
+        })
     }
 
-    /// Waits for the next chunk of the stream: one or more events, or a comment; `None` once the service stops.
+    /// Waits for the next chunk of the stream: one or more events, or a comment; `None` at its end, which is that of
+    /// the service or five minutes after its beginning.
     pub async fn next(&mut self) -> Option<Bytes> {
+        let chunk = self.next_chunk().await;
+        self.has_begun = true;
+        chunk
+    }
+
+    async fn next_chunk(&mut self) -> Option<Bytes> {
         let stop = self.hub.inner.stop.clone();
         let heartbeat = tokio::time::sleep(HEARTBEAT);
         tokio::pin!(heartbeat);
         loop {
-            if stop.is_cancelled() {
+            if stop.is_cancelled() || Instant::now() >= self.end {
                 return None;
             }
-            let Some(position) = self.position else {
-                if let Some(chunk) = self.take_snapshot().await {
-                    return Some(chunk);
+            let Some(position) = self.position.filter(|_| self.due.is_empty()) else {
+                let snapshot = tokio::select! {
+                    () = stop.cancelled() => return None,
+                    snapshot = self.take_snapshot() => snapshot,
+                };
+                if !snapshot.is_empty() {
+                    return Some(snapshot);
                 }
                 continue;
             };
             // Marks the flush as seen before the log is read, so that none is missed.
             self.flushed.borrow_and_update();
             let following =
-                self.hub.inner.log.lock().after(position, CHUNK_BYTES, |entry| self.filter.accepts(entry));
+                self.hub.inner.log.lock().after(position, CHUNK_BYTES, |entry| self.is_visible(entry));
             match following {
                 // Too slow for the log, or a position of the future.
                 None => {
                     self.position = None;
+                    self.due.clone_from(&self.sources);
                     continue;
                 }
                 Some(following) => {
@@ -84,21 +108,37 @@ impl Subscription {
                     }
                 }
             }
+            // A client learns at once that the stream is open.
+            if !self.has_begun {
+                return Some(COMMENT);
+            }
             tokio::select! {
                 () = stop.cancelled() => return None,
                 _ = self.flushed.changed() => {}
+                () = tokio::time::sleep_until(self.end) => return None,
                 () = &mut heartbeat => return Some(COMMENT),
             }
         }
     }
 
-    /// Makes the snapshot. Events that are published meanwhile follow it.
-    async fn take_snapshot(&mut self) -> Option<Bytes> {
-        let number = self.hub.inner.log.lock().last();
-        let snapshot = (self.snapshot)().await;
+    fn is_visible(&self, entry: &Entry) -> bool {
+        let is_own = entry.tenant.as_ref().is_none_or(|tenant| *tenant == self.tenant);
+        is_own && self.sources.iter().any(|source| source.topic() == entry.topic)
+    }
+
+    /// Returns the state of the topics that are due. Events that are published meanwhile follow it.
+    async fn take_snapshot(&mut self) -> Bytes {
+        let number = self.position.unwrap_or_else(|| self.hub.inner.log.lock().last());
+        let id = EventId { log: self.hub.inner.number, number };
+        let mut frames = BytesMut::new();
+        for source in &self.due {
+            for (kind, data) in source.snapshot(&self.tenant).await {
+                frames.extend_from_slice(&frame(Some(id), &kind, &data));
+            }
+        }
         self.position = Some(number);
-        let (kind, data) = snapshot?;
-        Some(frame(Some(EventId { log: self.hub.inner.number, number }), kind, &data))
+        self.due.clear();
+        frames.freeze()
     }
 
     /// Returns the chunks as a stream.

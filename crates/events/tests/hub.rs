@@ -10,23 +10,58 @@ use std::{
     time::Duration,
 };
 
-use phase6_events::{Event, EventId, Filter, HEARTBEAT, Hub, Snapshot, Subscription};
+use futures_util::future::BoxFuture;
+use phase6_events::{
+    Event, EventId, HEARTBEAT, Hub, MAX_AGE, Snapshot, Source, SubscribeError, Subscription, TooManyWatchers,
+    Watcher, Watchers,
+};
 use phase6_identity::Name;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-const NO_SNAPSHOT: fn() -> Snapshot = || Arc::new(|| Box::pin(async { None }));
+/// A topic whose snapshots are numbered, unless it has none.
+#[derive(Default)]
+struct Topic {
+    name: &'static str,
+    has_snapshot: bool,
+    snapshots: AtomicU32,
+    watchers: Watchers,
+}
+
+impl Source for Topic {
+    fn topic(&self) -> &'static str {
+        self.name
+    }
+
+    fn snapshot(&self, _: &Name) -> BoxFuture<'static, Snapshot> {
+        let number = self.snapshots.fetch_add(1, Ordering::Relaxed) + 1;
+        let snapshot = self.has_snapshot.then(|| ("snapshot".to_owned(), format!("snapshot {number}")));
+        Box::pin(async move { snapshot.into_iter().collect() })
+    }
+
+    fn watch(&self, tenant: &Name, _: &Hub) -> Result<Watcher, TooManyWatchers> {
+        self.watchers.admit(tenant).map(|(watcher, _)| watcher)
+    }
+}
+
+/// A hub with the topics `a` and `b`.
+fn hub_with(has_snapshot: bool) -> (Hub, CancellationToken) {
+    let stop = CancellationToken::new();
+    let hub = Hub::start(&TaskTracker::new(), stop.clone());
+    hub.declare(Arc::new(Topic { name: "a", has_snapshot, ..Topic::default() }));
+    hub.declare(Arc::new(Topic { name: "b", ..Topic::default() }));
+    (hub, stop)
+}
 
 fn hub() -> (Hub, CancellationToken) {
-    let stop = CancellationToken::new();
-    (Hub::start(&TaskTracker::new(), stop.clone()), stop)
+    hub_with(false)
+}
+
+fn subscribe(hub: &Hub, topics: &[&str], last: Option<EventId>) -> Subscription {
+    hub.subscribe(&name("red"), topics, last).unwrap()
 }
 
 fn name(text: &str) -> Name {
     text.parse().unwrap()
-}
-
-fn filter(tenant: &str, topics: &[&'static str]) -> Filter {
-    Filter { tenant: name(tenant), topics: topics.to_vec() }
 }
 
 fn publish(hub: &Hub, tenant: Option<&str>, topic: &'static str, data: &str) -> EventId {
@@ -57,11 +92,11 @@ fn data(events: &[(EventId, String)]) -> Vec<&str> {
 #[tokio::test(start_paused = true)]
 async fn subscribers_get_the_events_of_their_tenant_and_topics() {
     let (hub, _stop) = hub();
-    let mut all = hub.subscribe(filter("red", &[]), None, NO_SNAPSHOT());
-    let mut some = hub.subscribe(filter("red", &["b"]), None, NO_SNAPSHOT());
+    let mut all = subscribe(&hub, &[], None);
+    let mut some = subscribe(&hub, &["b"], None);
     // Both have their position before the first event.
     for subscription in [&mut all, &mut some] {
-        assert!(tokio::time::timeout(Duration::from_secs(1), subscription.next()).await.is_err());
+        assert_eq!(subscription.next().await.unwrap(), ":\n\n", "the stream is open");
     }
     for (tenant, topic, data) in
         [(Some("red"), "a", "1"), (Some("blue"), "b", "2"), (None, "b", "3"), (Some("red"), "b", "4")]
@@ -79,42 +114,45 @@ async fn a_subscriber_that_returns_goes_on_after_its_last_event() {
     for data in ["2", "3"] {
         publish(&hub, None, "a", data);
     }
-    let mut returned = hub.subscribe(filter("red", &[]), Some(first), NO_SNAPSHOT());
+    let _other = subscribe(&hub, &[], None);
+    let mut returned = subscribe(&hub, &[], Some(first));
     assert_eq!(data(&read(&mut returned, 2).await), ["2", "3"]);
-}
-
-/// A snapshot that counts how often it is made.
-fn counted(count: &Arc<AtomicU32>) -> Snapshot {
-    let count = Arc::clone(count);
-    Arc::new(move || {
-        let number = count.fetch_add(1, Ordering::Relaxed) + 1;
-        Box::pin(async move { Some(("snapshot", format!("snapshot {number}"))) })
-    })
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_subscriber_of_unknown_position_gets_a_snapshot_first() {
-    let (hub, _stop) = hub();
+    let (hub, _stop) = hub_with(true);
     let last = publish(&hub, None, "a", "1");
-    let snapshots = Arc::default();
     let other_process = EventId { log: last.log.wrapping_add(1), ..last };
     let future = EventId { number: last.number + 1, ..last };
     for (index, position) in [None, Some(other_process), Some(future)].into_iter().enumerate() {
-        let mut subscription = hub.subscribe(filter("red", &[]), position, counted(&snapshots));
+        let mut subscription = subscribe(&hub, &[], position);
         let (id, text) = read(&mut subscription, 1).await.remove(0);
         assert_eq!((id, text), (last, format!("snapshot {}", index + 1)));
     }
-    let mut subscription = hub.subscribe(filter("red", &[]), None, counted(&snapshots));
+    let mut subscription = subscribe(&hub, &[], None);
     read(&mut subscription, 1).await;
     publish(&hub, None, "a", "2");
     assert_eq!(data(&read(&mut subscription, 1).await), ["2"], "events follow the snapshot");
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_subscriber_of_a_tenant_that_nobody_watched_gets_a_snapshot_first() {
+    let (hub, _stop) = hub_with(true);
+    let mut subscription = subscribe(&hub, &[], None);
+    let (last, _) = read(&mut subscription, 1).await.remove(0);
+    drop(subscription);
+    let mut returned = subscribe(&hub, &[], Some(last));
+    assert_eq!(data(&read(&mut returned, 1).await), ["snapshot 2"], "changes may not have been published");
+    let mut other = subscribe(&hub, &[], Some(last));
+    publish(&hub, None, "a", "1");
+    assert_eq!(data(&read(&mut other, 1).await), ["1"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_subscriber_that_is_too_slow_gets_a_snapshot_again() {
-    let (hub, _stop) = hub();
-    let snapshots = Arc::default();
-    let mut slow = hub.subscribe(filter("red", &[]), None, counted(&snapshots));
+    let (hub, _stop) = hub_with(true);
+    let mut slow = subscribe(&hub, &[], None);
     read(&mut slow, 1).await;
     for number in 0..10_000 {
         publish(&hub, None, "a", &number.to_string());
@@ -125,7 +163,8 @@ async fn a_subscriber_that_is_too_slow_gets_a_snapshot_again() {
 #[tokio::test(start_paused = true)]
 async fn a_quiet_stream_carries_comments_and_ends_with_the_service() {
     let (hub, stop) = hub();
-    let mut subscription = hub.subscribe(filter("red", &[]), None, NO_SNAPSHOT());
+    let mut subscription = subscribe(&hub, &[], None);
+    assert_eq!(subscription.next().await.unwrap(), ":\n\n", "at once");
     for _ in 0..3 {
         let start = tokio::time::Instant::now();
         assert_eq!(subscription.next().await.unwrap(), ":\n\n");
@@ -139,10 +178,21 @@ async fn a_quiet_stream_carries_comments_and_ends_with_the_service() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_stream_ends_after_five_minutes() {
+    let (hub, _stop) = hub();
+    let start = tokio::time::Instant::now();
+    let mut subscription = subscribe(&hub, &[], None);
+    while subscription.next().await.is_some() {}
+    assert_eq!(start.elapsed(), MAX_AGE);
+    assert_eq!(subscription.next().await, None);
+}
+
+#[tokio::test(start_paused = true)]
 async fn events_of_one_interval_are_one_chunk() {
     let (hub, _stop) = hub();
     let first = publish(&hub, None, "a", "0");
-    let mut subscription = hub.subscribe(filter("red", &[]), Some(first), NO_SNAPSHOT());
+    let _other = subscribe(&hub, &[], None);
+    let mut subscription = subscribe(&hub, &[], Some(first));
     for number in 1..=20 {
         publish(&hub, None, "a", &number.to_string());
     }
@@ -165,13 +215,22 @@ async fn a_subscriber_that_is_cut_off_at_any_time_misses_nothing() {
             }
         })
     };
+    let _other = subscribe(&hub, &[], None);
     let (mut last, mut received) = (first, vec![]);
     while received.len() < 2_000 {
-        let mut subscription = hub.subscribe(filter("red", &[]), Some(last), NO_SNAPSHOT());
+        let mut subscription = subscribe(&hub, &[], Some(last));
         let events = read(&mut subscription, 1).await;
         last = events.last().unwrap().0;
         received.extend(events.into_iter().map(|(_, data)| data));
     }
     publisher.await.unwrap();
     assert_eq!(received, (1..=2_000).map(|number| number.to_string()).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn an_unknown_topic_is_refused_with_those_that_exist() {
+    let (hub, _stop) = hub();
+    let error = hub.subscribe(&name("red"), &["a", "c"], None).err();
+    let expected = SubscribeError::UnknownTopic { unknown: "c".into(), topics: vec!["a", "b"] };
+    assert_eq!(error, Some(expected));
 }

@@ -60,14 +60,16 @@ fn unquote(rest: &str) -> Option<String> {
     }
 }
 
-/// SHA-256 of a request's body, by which another request with the same key is recognized.
+/// SHA-256 of a request's target and body, by which another request with the same key is recognized.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Fingerprint([u8; 32]);
 
 impl Fingerprint {
-    /// Computes the fingerprint of a body.
-    pub fn of(body: &[u8]) -> Self {
-        Self(Sha256::digest(body).into())
+    /// Computes the fingerprint of a request by its path with the query, and its body.
+    pub fn of(target: &str, body: &[u8]) -> Self {
+        // Targets contain no zero byte.
+        let digest = Sha256::new().chain_update(target).chain_update([0]).chain_update(body).finalize();
+        Self(digest.into())
     }
 
     pub(crate) fn to_text(self) -> String {

@@ -2,11 +2,10 @@
 //!
 //! Guarantees that of several transactions with one key at most one commits with [`store`], whichever replicas run
 //! them, and that one holder at a time has a claim. A row is unusable from its expiry on, whether or not it has
-//! been deleted.
+//! been deleted. The clock of the database decides, so the clocks of replicas need not agree.
 
 use std::time::Duration;
 
-use jiff::Timestamp;
 use phase6_store::{Migration, Row, Statement, Store, StoreError, Tx, sql};
 
 use crate::Request;
@@ -74,34 +73,34 @@ pub async fn store(
     tx: &mut Tx,
     request: &Request,
     response: &StoredResponse,
-    now: Timestamp,
 ) -> Result<StoreOutcome, StoreError> {
-    let stored = insert(request, "", Some(response), now, RETENTION).run_in(tx).await?;
+    let stored = insert(tx.now_ms_sql(), request, "", Some(response), RETENTION).run_in(tx).await?;
     Ok(if stored == 1 { StoreOutcome::Stored } else { StoreOutcome::Used })
 }
 
 /// Inserts a row, or replaces one that has expired.
 fn insert(
+    now: &str,
     request: &Request,
     holder: &str,
     response: Option<&StoredResponse>,
-    now: Timestamp,
     lifetime: Duration,
 ) -> Statement {
-    let statement = sql("INSERT INTO phase6_idempotency
+    let statement = sql(format!(
+        "INSERT INTO phase6_idempotency
              (tenant, subject, route, id, fingerprint, holder, status, body, expires_ms)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, {now} + $9)
          ON CONFLICT (tenant, subject, route, id) DO UPDATE SET
              fingerprint = excluded.fingerprint, holder = excluded.holder, status = excluded.status,
              body = excluded.body, expires_ms = excluded.expires_ms
-         WHERE phase6_idempotency.expires_ms <= $10");
+         WHERE phase6_idempotency.expires_ms <= {now}"
+    ));
     scope(statement, request)
         .bind(request.fingerprint.to_text())
         .bind(holder.to_owned())
         .bind(response.map(|response| i64::from(response.status)))
         .bind(response.map(|response| response.body.clone()))
-        .bind(now.as_millisecond() + lifetime.as_millis() as i64)
-        .bind(now.as_millisecond())
+        .bind(lifetime.as_millis() as i64)
 }
 
 /// Binds the primary key of a request.
@@ -118,10 +117,13 @@ fn scope(statement: Statement, request: &Request) -> Statement {
 /// # Errors
 ///
 /// The database cannot be read.
-pub async fn find(store: &Store, request: &Request, now: Timestamp) -> Result<Option<Outcome>, StoreError> {
-    let statement = sql("SELECT fingerprint, status, body FROM phase6_idempotency
-         WHERE tenant = $1 AND subject = $2 AND route = $3 AND id = $4 AND expires_ms > $5");
-    let row = scope(statement, request).bind(now.as_millisecond()).first(store).await?;
+pub async fn find(store: &Store, request: &Request) -> Result<Option<Outcome>, StoreError> {
+    let now = store.now_ms_sql();
+    let statement = sql(format!(
+        "SELECT fingerprint, status, body FROM phase6_idempotency
+         WHERE tenant = $1 AND subject = $2 AND route = $3 AND id = $4 AND expires_ms > {now}"
+    ));
+    let row = scope(statement, request).first(store).await?;
     Ok(row.map(|row| {
         if row.get::<String, _>("fingerprint") != request.fingerprint.to_text() {
             return Outcome::OtherRequest;
@@ -156,18 +158,13 @@ pub struct Claim {
 /// # Errors
 ///
 /// The database cannot be written.
-pub async fn claim(
-    store: &Store,
-    request: Request,
-    now: Timestamp,
-    lifetime: Duration,
-) -> Result<ClaimOutcome, StoreError> {
+pub async fn claim(store: &Store, request: Request, lifetime: Duration) -> Result<ClaimOutcome, StoreError> {
     let holder = format!("{:032x}", rand::random::<u128>());
-    if insert(&request, &holder, None, now, lifetime).run(store).await? == 1 {
+    if insert(store.now_ms_sql(), &request, &holder, None, lifetime).run(store).await? == 1 {
         return Ok(ClaimOutcome::Claimed(Claim { request, holder }));
     }
     // Abandoned or expired since: the client may repeat its request.
-    let outcome = find(store, &request, now).await?.unwrap_or(Outcome::InProgress);
+    let outcome = find(store, &request).await?.unwrap_or(Outcome::InProgress);
     Ok(ClaimOutcome::Used(outcome))
 }
 
@@ -177,19 +174,17 @@ impl Claim {
     /// # Errors
     ///
     /// The database cannot be written.
-    pub async fn complete(
-        self,
-        store: &Store,
-        response: &StoredResponse,
-        now: Timestamp,
-    ) -> Result<(), StoreError> {
-        let statement = sql("UPDATE phase6_idempotency SET status = $6, body = $7, expires_ms = $8
-             WHERE tenant = $1 AND subject = $2 AND route = $3 AND id = $4 AND holder = $5");
+    pub async fn complete(self, store: &Store, response: &StoredResponse) -> Result<(), StoreError> {
+        let now = store.now_ms_sql();
+        let statement = sql(format!(
+            "UPDATE phase6_idempotency SET status = $6, body = $7, expires_ms = {now} + $8
+             WHERE tenant = $1 AND subject = $2 AND route = $3 AND id = $4 AND holder = $5"
+        ));
         scope(statement, &self.request)
             .bind(self.holder)
             .bind(i64::from(response.status))
             .bind(response.body.clone())
-            .bind(now.as_millisecond() + RETENTION.as_millis() as i64)
+            .bind(RETENTION.as_millis() as i64)
             .run(store)
             .await
             .map(drop)
@@ -212,11 +207,14 @@ impl Claim {
 /// # Errors
 ///
 /// The database cannot be written.
-pub async fn delete_expired(store: &Store, now: Timestamp) -> Result<(), StoreError> {
+pub async fn delete_expired(store: &Store) -> Result<(), StoreError> {
+    let now = store.now_ms_sql();
     loop {
-        let deleted = sql("DELETE FROM phase6_idempotency WHERE (tenant, subject, route, id) IN
-             (SELECT tenant, subject, route, id FROM phase6_idempotency WHERE expires_ms <= $1 LIMIT $2)")
-        .bind(now.as_millisecond())
+        // The outer condition is checked again for a row that has been renewed meanwhile.
+        let deleted = sql(format!(
+            "DELETE FROM phase6_idempotency WHERE expires_ms <= {now} AND (tenant, subject, route, id) IN
+             (SELECT tenant, subject, route, id FROM phase6_idempotency WHERE expires_ms <= {now} LIMIT $1)"
+        ))
         .bind(DELETE_BATCH)
         .run(store)
         .await?;

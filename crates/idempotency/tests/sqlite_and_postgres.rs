@@ -4,7 +4,6 @@
 
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
 use phase6_idempotency::{
     ClaimOutcome, Fingerprint, IdempotencyKey, MIGRATIONS, Outcome, RETENTION, Request, StoreOutcome,
     StoredResponse, claim, delete_expired, find, store,
@@ -49,7 +48,7 @@ fn request(key: &str, body: &str) -> Request {
         },
         route: "POST /effects".into(),
         key: IdempotencyKey::parse(key).unwrap(),
-        fingerprint: Fingerprint::of(body.as_bytes()),
+        fingerprint: Fingerprint::of("/effects", body.as_bytes()),
     }
 }
 
@@ -57,24 +56,25 @@ fn response(body: &str) -> StoredResponse {
     StoredResponse { status: 200, body: body.to_owned() }
 }
 
-fn now() -> Timestamp {
-    "2026-11-29T12:00:00Z".parse().unwrap()
-}
-
-fn later(duration: Duration) -> Timestamp {
-    now() + SignedDuration::try_from(duration).unwrap()
+/// Lets time pass: every row expires earlier.
+async fn advance(connected: &Store, duration: Duration) {
+    sql("UPDATE phase6_idempotency SET expires_ms = expires_ms - $1")
+        .bind(duration.as_millis() as i64)
+        .run(connected)
+        .await
+        .unwrap();
 }
 
 /// Performs the effect once. Returns the response to the request, and whether the effect happened now.
 async fn perform(connected: &Store, request: &Request, name: &str) -> (Outcome, bool) {
     let mut tx = connected.begin().await.unwrap();
     sql("INSERT INTO effects (name) VALUES ($1)").bind(name.to_owned()).run_in(&mut tx).await.unwrap();
-    if store(&mut tx, request, &response(name), now()).await.unwrap() == StoreOutcome::Stored {
+    if store(&mut tx, request, &response(name)).await.unwrap() == StoreOutcome::Stored {
         tx.commit().await.unwrap();
         return (Outcome::Completed(response(name)), true);
     }
     drop(tx);
-    (find(connected, request, now()).await.unwrap().unwrap(), false)
+    (find(connected, request).await.unwrap().unwrap(), false)
 }
 
 async fn effects(connected: &Store) -> i64 {
@@ -83,7 +83,7 @@ async fn effects(connected: &Store) -> i64 {
 
 async fn a_repeated_request_gets_the_first_response(kind: Kind) {
     let (connected, _database) = database(kind).await;
-    assert_eq!(find(&connected, &request("k", "a"), now()).await.unwrap(), None);
+    assert_eq!(find(&connected, &request("k", "a")).await.unwrap(), None);
     let first = Outcome::Completed(response("first"));
     assert_eq!(perform(&connected, &request("k", "a"), "first").await, (first.clone(), true));
     assert_eq!(perform(&connected, &request("k", "a"), "second").await, (first, false));
@@ -108,10 +108,7 @@ async fn fifty_writers_with_one_key_have_one_effect(kind: Kind) {
 async fn a_rolled_back_effect_leaves_no_key(kind: Kind) {
     let (connected, _database) = database(kind).await;
     let mut tx = connected.begin().await.unwrap();
-    assert_eq!(
-        store(&mut tx, &request("k", "a"), &response("lost"), now()).await.unwrap(),
-        StoreOutcome::Stored
-    );
+    assert_eq!(store(&mut tx, &request("k", "a"), &response("lost")).await.unwrap(), StoreOutcome::Stored);
     drop(tx);
     assert!(perform(&connected, &request("k", "b"), "second").await.1, "with another body, too");
 }
@@ -132,17 +129,19 @@ async fn keys_of_other_principals_and_routes_are_other_keys(kind: Kind) {
 async fn a_response_expires_after_a_day(kind: Kind) {
     let (connected, _database) = database(kind).await;
     perform(&connected, &request("k", "a"), "first").await;
-    let known = async |at| find(&connected, &request("k", "a"), at).await.unwrap().is_some();
-    assert!(known(later(RETENTION) - SignedDuration::from_millis(1)).await);
-    assert!(!known(later(RETENTION)).await);
+    let known = async || find(&connected, &request("k", "a")).await.unwrap().is_some();
+    advance(&connected, RETENTION.saturating_sub(Duration::from_mins(1))).await;
+    assert!(known().await);
+    advance(&connected, Duration::from_mins(1)).await;
+    assert!(!known().await);
     let mut tx = connected.begin().await.unwrap();
-    let stored = store(&mut tx, &request("k", "b"), &response("second"), later(RETENTION)).await.unwrap();
+    let stored = store(&mut tx, &request("k", "b"), &response("second")).await.unwrap();
     assert_eq!(stored, StoreOutcome::Stored, "the expired row is replaced");
 }
 
 async fn a_claim_is_exclusive_until_it_is_completed_abandoned_or_expired(kind: Kind) {
     let (connected, _database) = database(kind).await;
-    let claim_at = async |body: &str, at| claim(&connected, request("k", body), at, LEASE).await.unwrap();
+    let claim_now = async |body: &str| claim(&connected, request("k", body), LEASE).await.unwrap();
     let claimed = |outcome| match outcome {
         ClaimOutcome::Claimed(claim) => claim,
         ClaimOutcome::Used(outcome) => panic!("{outcome:?}"),
@@ -151,31 +150,33 @@ async fn a_claim_is_exclusive_until_it_is_completed_abandoned_or_expired(kind: K
         ClaimOutcome::Used(outcome) => outcome,
         ClaimOutcome::Claimed(_) => panic!("claimed"),
     };
-    let abandoned = claimed(claim_at("a", now()).await);
-    assert_eq!(used(claim_at("a", now()).await), Outcome::InProgress);
-    assert_eq!(used(claim_at("b", now()).await), Outcome::OtherRequest);
+    let abandoned = claimed(claim_now("a").await);
+    assert_eq!(used(claim_now("a").await), Outcome::InProgress);
+    assert_eq!(used(claim_now("b").await), Outcome::OtherRequest);
     abandoned.abandon(&connected).await.unwrap();
-    let dead = claimed(claim_at("a", now()).await);
-    let holder = claimed(claim_at("a", later(LEASE)).await);
-    dead.complete(&connected, &response("too late"), later(LEASE)).await.unwrap();
-    assert_eq!(used(claim_at("a", later(LEASE)).await), Outcome::InProgress);
-    holder.complete(&connected, &response("done"), later(LEASE)).await.unwrap();
-    assert_eq!(used(claim_at("a", later(LEASE)).await), Outcome::Completed(response("done")));
+    let dead = claimed(claim_now("a").await);
+    advance(&connected, LEASE).await;
+    let holder = claimed(claim_now("a").await);
+    dead.complete(&connected, &response("too late")).await.unwrap();
+    assert_eq!(used(claim_now("a").await), Outcome::InProgress);
+    holder.complete(&connected, &response("done")).await.unwrap();
+    assert_eq!(used(claim_now("a").await), Outcome::Completed(response("done")));
 }
 
 async fn expired_rows_are_deleted(kind: Kind) {
     let (connected, _database) = database(kind).await;
     for number in 0..1_200 {
         let mut tx = connected.begin().await.unwrap();
-        store(&mut tx, &request(&format!("k{number}"), "a"), &response(""), now()).await.unwrap();
+        store(&mut tx, &request(&format!("k{number}"), "a"), &response("")).await.unwrap();
         tx.commit().await.unwrap();
     }
     let rows = async || {
         let row = sql("SELECT COUNT(*) AS keys FROM phase6_idempotency").first(&connected).await.unwrap();
         row.unwrap().get::<i64, _>("keys")
     };
-    delete_expired(&connected, later(Duration::from_hours(1))).await.unwrap();
+    delete_expired(&connected).await.unwrap();
     assert_eq!(rows().await, 1_200);
-    delete_expired(&connected, later(RETENTION)).await.unwrap();
+    advance(&connected, RETENTION).await;
+    delete_expired(&connected).await.unwrap();
     assert_eq!(rows().await, 0);
 }

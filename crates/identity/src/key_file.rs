@@ -4,6 +4,10 @@
 //! # a comment
 //! default ada admin sha256:64-HEX-DIGITS
 //! ```
+//!
+//! A line of an earlier version has an owner instead of a principal. It is still read, so that one file serves
+//! programs of both versions: `admin` is an admin of the default tenant, and any other owner a member of a tenant
+//! of its own name.
 
 use std::fmt::Write;
 
@@ -89,6 +93,8 @@ fn parse_line(line: &str) -> Result<Option<(Digest, Principal)>, String> {
     let (tenant, subject, role, digest) = match words[..] {
         [] => return Ok(None),
         [tenant, subject, role, digest] => (tenant, subject, role, digest),
+        ["admin", digest] => ("default", "admin", "admin", digest),
+        [owner, digest] => (owner, owner, "member", digest),
         ref words => return Err(format!("{} words instead of 4", words.len())),
     };
     let principal = Principal {
@@ -125,6 +131,15 @@ mod tests {
         assert!(error("acme ada admin md5:00").contains("does not begin with sha256:"));
         assert!(error("acme ada admin sha256:00").contains("64 digits"));
         assert!(error(&format!("acme ada admin sha256:{}", "zz".repeat(32))).contains("not hexadecimal"));
+    }
+
+    #[test]
+    fn lines_of_an_earlier_version_are_read() {
+        let (first, second) = (Digest::of(b"first"), Digest::of(b"second"));
+        let file = KeyFile::parse(&format!("admin {first}\nada {second}")).unwrap();
+        let lines: Vec<String> =
+            file.keys().iter().map(|(digest, principal)| KeyFile::line(principal, *digest)).collect();
+        assert_eq!(lines, [format!("default admin admin {first}"), format!("ada ada member {second}")]);
     }
 
     #[test]

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     ApiKey, Authentication, Digest, InvalidKeyLine, KeyFile, KeyId, KeySource, ListedKey, Name, Principal,
+    Role,
     key_set::{KeyPolicy, KeySet},
     key_table::{KeyTable, MIGRATIONS},
 };
@@ -85,6 +86,12 @@ pub enum ChangeKeysError {
     /// The process has no database for keys.
     #[error("this fleet has no database that its services share, so its API keys are in its key file")]
     NoDatabase,
+    /// The first key must let somebody create further ones.
+    #[error(
+        "the first key closes the fleet, so it must be able to create others; accepted: the role admin in the \
+         tenant default"
+    )]
+    FirstKey,
     /// The key is in the key file, which a process does not write.
     #[error("the key {0} is in the key file; remove its line")]
     InFile(KeyId),
@@ -203,6 +210,10 @@ impl Keys {
     /// See [`ChangeKeysError`].
     pub async fn create(&self, new: NewKey) -> Result<(KeyId, ApiKey), ChangeKeysError> {
         let NewKey { principal, now } = new;
+        let is_first = self.inner.set.load().policy == KeyPolicy::Open;
+        if is_first && !(principal.role == Role::Admin && principal.is_in_default_tenant()) {
+            return Err(ChangeKeysError::FirstKey);
+        }
         let key = ApiKey::random();
         let digest = key.digest();
         let listed =

@@ -28,6 +28,13 @@ fn new(principal: &Principal) -> NewKey {
     NewKey { principal: principal.clone(), now: Timestamp::UNIX_EPOCH }
 }
 
+/// Opens the keys of a fleet that has its first one.
+async fn open_closed(database: &TestDatabase) -> Keys {
+    let keys = open(database).await;
+    keys.create(new(&principal("default", "operator", Role::Admin))).await.unwrap();
+    keys
+}
+
 async fn open(database: &TestDatabase) -> Keys {
     let config = KeysConfig { database: Some(database.url.clone()), ..KeysConfig::default() };
     Keys::open(config, Duration::ZERO).await.unwrap()
@@ -61,7 +68,10 @@ async fn everybody_is_anonymous_until_the_first_key(kind: Kind) {
     let anonymous = Authentication::Principal(Principal::anonymous());
     assert_eq!(keys.authenticate(None), anonymous);
     assert_eq!(keys.authenticate(Some(b"any key")), anonymous);
-    let ada = principal("acme", "ada", Role::Admin);
+    for locked_out in [principal("acme", "ada", Role::Admin), principal("default", "ada", Role::Service)] {
+        assert!(matches!(keys.create(new(&locked_out)).await, Err(ChangeKeysError::FirstKey)));
+    }
+    let ada = principal("default", "ada", Role::Admin);
     let (id, key) = keys.create(new(&ada)).await.unwrap();
     assert_eq!(keys.authenticate(None), Authentication::Rejected);
     assert_eq!(keys.authenticate(Some(b"any key")), Authentication::Rejected);
@@ -73,7 +83,7 @@ async fn everybody_is_anonymous_until_the_first_key(kind: Kind) {
 
 async fn a_key_acts_in_every_process_and_a_revoked_one_in_none(kind: Kind) {
     let database = TestDatabase::create(kind).await;
-    let keys = open(&database).await;
+    let keys = open_closed(&database).await;
     let (other, _following) = follower(&database).await;
     let ada = principal("acme", "ada", Role::Reader);
     let (id, key) = keys.create(new(&ada)).await.unwrap();
@@ -91,7 +101,7 @@ async fn a_key_acts_in_every_process_and_a_revoked_one_in_none(kind: Kind) {
 async fn a_fleet_that_had_keys_never_opens_again(kind: Kind) {
     let database = TestDatabase::create(kind).await;
     let keys = open(&database).await;
-    let (id, _) = keys.create(new(&principal("acme", "ada", Role::Admin))).await.unwrap();
+    let (id, _) = keys.create(new(&principal("default", "ada", Role::Admin))).await.unwrap();
     keys.revoke(&id, None, Timestamp::UNIX_EPOCH).await.unwrap();
     for keys in [keys, open(&database).await] {
         assert!(keys.is_empty());
@@ -101,7 +111,7 @@ async fn a_fleet_that_had_keys_never_opens_again(kind: Kind) {
 
 async fn a_key_is_revoked_only_within_its_tenant(kind: Kind) {
     let database = TestDatabase::create(kind).await;
-    let keys = open(&database).await;
+    let keys = open_closed(&database).await;
     let ada = principal("acme", "ada", Role::Member);
     let (id, key) = keys.create(new(&ada)).await.unwrap();
     let other: Name = "other".parse().unwrap();
@@ -114,7 +124,7 @@ async fn a_key_is_revoked_only_within_its_tenant(kind: Kind) {
 
 async fn concurrent_changes_are_all_read(kind: Kind) {
     let database = TestDatabase::create(kind).await;
-    let processes = [open(&database).await, open(&database).await];
+    let processes = [open_closed(&database).await, open(&database).await];
     let (other, _following) = follower(&database).await;
     let mut changes = tokio::task::JoinSet::new();
     for number in 0..20 {

@@ -48,6 +48,11 @@ impl Tx {
         Ok(())
     }
 
+    /// Returns the expression for the current time of the database, in milliseconds since the Unix epoch.
+    pub fn now_ms_sql(&self) -> &'static str {
+        self.store.now_ms_sql()
+    }
+
     /// Runs `action` after the commit, such as the invalidation of what the transaction has changed. It is dropped
     /// if the transaction is rolled back.
     pub fn after_commit(&mut self, action: impl FnOnce() + Send + Sync + 'static) {

@@ -14,12 +14,14 @@ ALTER TABLE budget_reservations ADD COLUMN tenant TEXT NOT NULL DEFAULT 'default
 ALTER TABLE budget_calls ADD COLUMN tenant TEXT NOT NULL DEFAULT 'default';
 DROP INDEX budget_calls_day;
 CREATE INDEX budget_calls_tenant_day ON budget_calls (tenant, day, provider);
-CREATE INDEX budget_calls_tenant_at ON budget_calls (tenant, at_ms);
+CREATE INDEX budget_calls_tenant_at ON budget_calls (tenant, at_ms, id);
 
 ALTER TABLE budget_answers ADD COLUMN tenant TEXT NOT NULL DEFAULT 'default';
 
--- The primary key of a table cannot be changed in SQLite.
-CREATE TABLE budget_tenant_workflows (
+-- The primary key of a table cannot be changed in SQLite. The rename locks the table first, so that what replicas of
+-- an earlier version write meanwhile goes to the new table.
+ALTER TABLE budget_workflows RENAME TO budget_workflows_before;
+CREATE TABLE budget_workflows (
     tenant TEXT NOT NULL DEFAULT 'default',
     cohort TEXT NOT NULL,
     workflow TEXT NOT NULL,
@@ -30,8 +32,7 @@ CREATE TABLE budget_tenant_workflows (
     day TEXT NOT NULL,
     PRIMARY KEY (tenant, cohort, workflow)
 );
-INSERT INTO budget_tenant_workflows (cohort, workflow, provider, cost_micros, gain, at_ms, day)
-    SELECT cohort, workflow, provider, cost_micros, gain, at_ms, day FROM budget_workflows;
-DROP TABLE budget_workflows;
-ALTER TABLE budget_tenant_workflows RENAME TO budget_workflows;
+INSERT INTO budget_workflows (cohort, workflow, provider, cost_micros, gain, at_ms, day)
+    SELECT cohort, workflow, provider, cost_micros, gain, at_ms, day FROM budget_workflows_before;
+DROP TABLE budget_workflows_before;
 CREATE INDEX budget_workflows_day ON budget_workflows (tenant, cohort, day);

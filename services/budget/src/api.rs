@@ -43,11 +43,16 @@ pub(crate) fn router(state: Arc<AppState>) -> OpenApiRouter {
         .routes(routes!(answers::burst))
         .routes(routes!(providers::costs))
         .routes(routes!(providers::recommend))
-        .routes(routes!(providers::resilience_status))
+        .routes(require_in_fleet(Role::Reader, routes!(providers::resilience_status)))
         .routes(routes!(providers::learning_stats))
         .routes(routes!(events::realtime))
         .routes(routes!(events::performance_stream))
         .with_state(state)
+}
+
+/// Declares the topics of live events.
+pub(crate) fn declare_topics(state: &Arc<AppState>) {
+    state.declare_summaries(events::render);
 }
 
 /// Registers what `/api/v1/system/observability` shows of the service.

@@ -34,6 +34,7 @@ use jiff::Timestamp;
 use phase6_chassis::{
     Kit, StartError,
     cache::Invalidation,
+    identity::Name,
     store::{Store, StoreError},
 };
 
@@ -42,7 +43,7 @@ pub use self::{
     concurrency::{AcquireError, ConcurrencyLimit, Load, Permit},
     deduplicator::{Deduplication, Deduplicator},
     failure::AnswerError,
-    live::{TooManyWatchers, Watcher},
+    live::TOPIC,
     policy::CurrentPolicy,
     providers::{NoUsableProvider, Recommendation},
     spending::LearningStats,
@@ -73,7 +74,7 @@ pub struct AppState {
     policy: CurrentPolicy,
     concurrency: ConcurrencyLimit,
     deduplicator: Deduplicator,
-    live: live::LiveSummaries,
+    changes: live::Changes,
 }
 
 impl AppState {
@@ -110,7 +111,7 @@ impl AppState {
             policy,
             concurrency,
             deduplicator: Deduplicator::default(),
-            live: live::LiveSummaries::default(),
+            changes: live::Changes::default(),
             kit,
         }))
     }
@@ -150,9 +151,9 @@ impl AppState {
         &self.kit
     }
 
-    /// Invalidates cached responses that carry `tag`, and has live summaries published.
-    fn invalidate(&self, tag: impl Into<String>) {
-        self.live.notify();
+    /// Invalidates cached responses that carry `tag`, and has live summaries published: those of a tenant, or of all.
+    fn invalidate(&self, tenant: Option<&Name>, tag: impl Into<String>) {
+        self.changes.notify(tenant);
         self.kit.cache.invalidate(Invalidation::Tag(tag.into()));
     }
 }

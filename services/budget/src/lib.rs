@@ -46,6 +46,7 @@ async fn build(kit: Kit) -> Result<OpenApiRouter, StartError> {
     let config = Config::from_settings(&kit.settings);
     let state = AppState::new(kit.clone(), config).await?;
     api::register_components(&kit.components, &state);
+    api::declare_topics(&state);
     jobs::start(&kit.jobs, &state);
     Ok(api::router(state))
 }

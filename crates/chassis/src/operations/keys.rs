@@ -94,11 +94,11 @@ pub(crate) async fn list(
     Ok(Reply::new(Page::new(keys, request.limit, |key| key.id.clone())))
 }
 
-/// Creates an API key. It is accepted at once by this service, and within about a second by all others.
+/// Creates an API key. The first one must be an admin of the tenant `default`. It is accepted at once by this service, and within about a second by all others.
 #[utoipa::path(post, path = "/api/v1/keys", tag = "operations", operation_id = "create_key",
     request_body = CreateKeyRequest,
     responses((status = 200, body = Reply<CreatedKey>), (status = 400, body = ErrorBody),
-        (status = 409, description = "The fleet has no database for keys, or too many keys", body = ErrorBody)))]
+        (status = 409, description = "The fleet has no database for keys, or too many keys, or this would be the first key and not an admin of the tenant `default`", body = ErrorBody)))]
 pub(crate) async fn create(
     State(state): State<Arc<ServiceState>>,
     principal: Principal,
@@ -161,6 +161,7 @@ impl From<ChangeKeysError> for ApiError {
     fn from(error: ChangeKeysError) -> Self {
         let conflict = |code| Self::new(StatusCode::CONFLICT, code, error.to_string());
         match error {
+            ChangeKeysError::FirstKey => conflict("first_key_must_be_admin"),
             ChangeKeysError::NoDatabase => conflict("no_key_database"),
             ChangeKeysError::InFile(_) => conflict("key_in_file"),
             ChangeKeysError::TooMany => conflict("too_many_keys"),

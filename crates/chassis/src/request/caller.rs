@@ -64,7 +64,9 @@ impl Access {
         let key = presented_key(headers);
         let asserted = headers.get(INTERNAL).and_then(|given| self.internal.verify(given, Timestamp::now()));
         let internal = asserted.is_some();
-        let authentication = asserted.map_or_else(|| self.keys.authenticate(key), Authentication::Principal);
+        // A service that still admits everybody may pass on what this one must not admit any more.
+        let named = asserted.filter(|principal| !principal.is_anonymous());
+        let authentication = named.map_or_else(|| self.keys.authenticate(key), Authentication::Principal);
         let peer = peer.ip().to_canonical();
         let address =
             if internal || self.trusts(peer) { self.forwarded(headers).unwrap_or(peer) } else { peer };
@@ -120,7 +122,8 @@ fn presented_key(headers: &HeaderMap) -> Option<&[u8]> {
 
 #[cfg(test)]
 mod tests {
-    use phase6_identity::Role;
+    use http::HeaderValue;
+    use phase6_identity::{Digest, KeyFile, Role};
     use proptest::prelude::*;
 
     use super::*;
@@ -197,6 +200,19 @@ mod tests {
         assert!(!caller.internal);
         assert_eq!(caller.principal(), Some(&Principal::anonymous()), "no key is required");
         assert_eq!(caller.address.to_string(), "127.0.0.1");
+    }
+
+    #[test]
+    fn where_keys_are_required_another_service_cannot_vouch_for_an_anonymous_caller() {
+        let mut file = KeyFile::default();
+        file.add(Principal::service("web"), Digest::of(b"a-key"));
+        let access = Access { keys: Keys::fixed(file), ..Access::open() };
+        let mut asserted = headers(&[]);
+        asserted.insert(INTERNAL, access.internal.sign(&Principal::anonymous(), Timestamp::now()));
+        let refused = caller(&access, "127.0.0.1", &asserted);
+        assert_eq!((refused.internal, refused.authentication), (true, Authentication::Rejected));
+        asserted.insert(X_API_KEY, HeaderValue::from_static("a-key"));
+        assert_eq!(caller(&access, "127.0.0.1", &asserted).principal(), Some(&Principal::service("web")));
     }
 
     #[test]

@@ -9,13 +9,14 @@
 //! A repeated request gets the stored response, with `idempotency-replayed: true`, for 24 hours. The key of
 //! another body is 422, and that of a request in progress 409.
 
-use std::time::Duration;
+use std::{panic::AssertUnwindSafe, time::Duration};
 
 use axum::{
     body::Bytes,
     extract::{FromRequest, MatchedPath},
     response::{IntoResponse, Response},
 };
+use futures_util::FutureExt;
 use http::{
     HeaderName, HeaderValue, StatusCode,
     header::{CACHE_CONTROL, CONTENT_TYPE},
@@ -30,7 +31,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use utoipa::IntoParams;
 
 use super::{ApiError, Reply, extract::read_json_body, parse_json};
-use crate::{Clock, Kit};
+use crate::Kit;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// Marks a stored response.
@@ -42,7 +43,8 @@ const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 #[allow(dead_code, reason = "it is only described")]
 pub struct IdempotencyHeader {
     /// Key of the request: 1 to 255 visible ASCII characters in double quotes, unique for each request. A request
-    /// that is repeated with its key within 24 hours has no further effect, and gets the response to the first one.
+    /// that is repeated with its key within 24 hours has no further effect, and gets the response to the first one,
+    /// which is stored for that time.
     #[param(rename = "Idempotency-Key")]
     key: Option<String>,
 }
@@ -78,11 +80,16 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Idempotent<T> {
                 parts.extensions.get::<MatchedPath>().map_or(parts.uri.path(), MatchedPath::as_str)
             ),
             key,
-            fingerprint: Fingerprint::of(&bytes),
+            fingerprint: Fingerprint::of(target(&parts.uri), &bytes),
         });
         let body = parse_json(&bytes).map_err(IntoResponse::into_response)?;
         Ok(Self { body, idempotency: Idempotency { request } })
     }
+}
+
+/// Returns path and query of a request: its route is a template.
+fn target(uri: &http::Uri) -> &str {
+    uri.path_and_query().map_or("", |target| target.as_str())
 }
 
 /// Reads the header.
@@ -125,7 +132,6 @@ impl Idempotency {
     pub async fn transact<R, E>(
         self,
         store: &Store,
-        clock: &Clock,
         work: impl AsyncFnOnce(&mut Tx) -> Result<R, E>,
     ) -> Result<Response, ApiError>
     where
@@ -137,7 +143,7 @@ impl Idempotency {
             Ok(value) => {
                 let response = success(value)?;
                 let outcome = match &self.request {
-                    Some(request) => idempotency::store(&mut tx, request, &response, clock.now()).await?,
+                    Some(request) => idempotency::store(&mut tx, request, &response).await?,
                     None => StoreOutcome::Stored,
                 };
                 match outcome {
@@ -153,7 +159,7 @@ impl Idempotency {
         drop(tx);
         // Work that was done before may fail now because of its own effect.
         let known = match &self.request {
-            Some(request) => idempotency::find(store, request, clock.now()).await?,
+            Some(request) => idempotency::find(store, request).await?,
             None => None,
         };
         match (known, error) {
@@ -181,17 +187,22 @@ impl Idempotency {
         E: Send,
         ApiError: From<E>,
     {
+        let work = work.map(|result| result.map_err(ApiError::from));
         let Some(request) = self.request else { return Ok(respond(success(work.await?)?)) };
         let store = kit.store.clone().ok_or_else(ApiError::internal_without_log)?;
-        let clock = kit.clock.clone();
-        let claim = match idempotency::claim(&store, request, clock.now(), lifetime).await? {
-            ClaimOutcome::Claimed(claim) => claim,
-            ClaimOutcome::Used(outcome) => return replay(outcome),
-        };
+        // The claim is part of the task too: nobody would end it if the client went away meanwhile.
         let working = async move {
-            match work.await.map_err(ApiError::from).and_then(success) {
+            let claim = match idempotency::claim(&store, request, lifetime).await? {
+                ClaimOutcome::Claimed(claim) => claim,
+                ClaimOutcome::Used(outcome) => return replay(outcome),
+            };
+            let result = AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| {
+                tracing::error!("the work of a request with an idempotency key panicked");
+                Err(ApiError::internal_without_log())
+            });
+            match result.and_then(success) {
                 Ok(response) => {
-                    if let Err(error) = claim.complete(&store, &response, clock.now()).await {
+                    if let Err(error) = claim.complete(&store, &response).await {
                         // The effect has happened; the claim keeps it from happening again until it expires.
                         tracing::error!(%error, "failed to store the response to a request with an idempotency key");
                     }
@@ -247,6 +258,6 @@ fn replay(outcome: Outcome) -> Result<Response, ApiError> {
 }
 
 /// Deletes expired keys. A job.
-pub(crate) async fn delete_expired(store: Store, clock: Clock) -> Result<(), StoreError> {
-    idempotency::delete_expired(&store, clock.now()).await
+pub(crate) async fn delete_expired(store: Store) -> Result<(), StoreError> {
+    idempotency::delete_expired(&store).await
 }

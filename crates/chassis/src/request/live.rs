@@ -13,8 +13,10 @@ use http::{
     header::{CACHE_CONTROL, CONTENT_TYPE},
     request::Parts,
 };
-use phase6_events::{EventId, Subscription};
+use phase6_events::{EventId, SubscribeError, Subscription};
 use utoipa::IntoParams;
+
+use super::ApiError;
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
@@ -42,12 +44,26 @@ impl<S: Sync> FromRequestParts<S> for LastEventId {
     }
 }
 
-/// Returns the response to a subscriber. `guard` is dropped when the client leaves.
-pub fn event_stream<G: Send + Sync + 'static>(subscription: Subscription, guard: G) -> Response {
-    let chunks = subscription.into_stream().map(move |chunk| {
-        let _held = &guard;
-        Ok::<_, Infallible>(chunk)
-    });
+/// Returns the response to a subscriber.
+pub fn event_stream(subscription: Subscription) -> Response {
+    let chunks = subscription.into_stream().map(Ok::<_, Infallible>);
     let headers = [(CONTENT_TYPE, "text/event-stream"), (CACHE_CONTROL, "no-store")];
     (headers, Body::from_stream(chunks)).into_response()
+}
+
+impl From<SubscribeError> for ApiError {
+    fn from(error: SubscribeError) -> Self {
+        match error {
+            SubscribeError::UnknownTopic { unknown, topics } => {
+                let accepted = if topics.is_empty() { "none".to_owned() } else { topics.join(", ") };
+                let message =
+                    format!("query parameter topics: {unknown:?} is not a topic; accepted: {accepted}");
+                Self::bad_request("invalid_query", message)
+            }
+            SubscribeError::TooManyWatchers { limit } => {
+                let message = format!("{limit} watchers are already connected");
+                Self::unavailable("too_many_watchers", message, 5)
+            }
+        }
+    }
 }

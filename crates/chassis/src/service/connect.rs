@@ -23,7 +23,7 @@ use tokio_util::{
 };
 
 use super::{Definition, Host, StartError};
-use crate::{Clock, ComponentKind, Components, Enforcer, Upstream, request::delete_expired};
+use crate::{ComponentKind, Components, Enforcer, Upstream, request::delete_expired};
 
 /// Prefix of the keys of shared responses. The number is the version of the stored format.
 const CACHE_KEYS: &str = "phase6:2:cache";
@@ -76,7 +76,7 @@ impl Connections {
         let sink = exporter.clone().map(|exporter| exporter as Arc<dyn SpanSink>);
         let jobs = Jobs::new(name, store.clone(), tasks.clone(), stop.clone());
         if let Some(store) = &store {
-            start_clean_up(&jobs, store, &host.clock);
+            start_clean_up(&jobs, store);
         }
         Ok(Self {
             store,
@@ -129,10 +129,10 @@ async fn open_store(
 }
 
 /// Starts the job that deletes expired idempotency keys.
-fn start_clean_up(jobs: &Jobs, store: &Store, clock: &Clock) {
-    let (store, clock) = (store.clone(), clock.clone());
+fn start_clean_up(jobs: &Jobs, store: &Store) {
+    let store = store.clone();
     jobs.singleton(Job::new("idempotency-keys", CLEAN_UP_PERIOD, move |_| {
-        let deleting = delete_expired(store.clone(), clock.clone());
+        let deleting = delete_expired(store.clone());
         async move { deleting.await.map_err(Into::into) }
     }));
 }

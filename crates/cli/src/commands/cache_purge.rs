@@ -24,7 +24,7 @@ pub(crate) async fn run(options: Purge) -> Result<(), RunError> {
         path: "/api/v1/cache/invalidate".to_owned(),
         body: Some(body.to_string()),
     };
-    let upstreams: Vec<_> = services.iter().map(|service| target.upstream(service)).collect();
+    let upstreams: Vec<_> = services.iter().map(|service| target.upstream(service, &credentials)).collect();
     let results = join_all(upstreams.iter().map(|upstream| credentials.send(upstream, call.clone()))).await;
     let mut table = Table::new(&["SERVICE", "ADDRESS", "PURGED", "ALL REPLICAS", "ERROR"]);
     let mut is_complete = true;

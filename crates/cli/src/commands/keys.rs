@@ -3,9 +3,9 @@
 //! A key file serves fleets without a shared database, and the first key of a fleet that other machines can reach.
 
 use std::{
-    fs::OpenOptions,
+    fs::{File, OpenOptions},
     io::{ErrorKind, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::Path,
 };
 
@@ -43,6 +43,7 @@ async fn create(options: CreateKey) -> Result<(), RunError> {
         return print(format_args!("id:  {}\nkey: {}", text("id"), text("key")));
     };
     let key = ApiKey::random();
+    let _lock = lock(path)?;
     let mut file = read(path)?.unwrap_or_default();
     file.add(principal, key.digest());
     write(path, &file)?;
@@ -85,6 +86,7 @@ async fn revoke(options: RevokeKey) -> Result<(), RunError> {
         return Err(RunError::Usage(format!("ID is {id:?}; accepted: {accepted}")));
     }
     if let Some(path) = &options.place.file {
+        let _lock = lock(path)?;
         let mut file = existing(path)?;
         if !file.remove(&KeyId::from(id.clone())) {
             return Err(RunError::Failed(format!("{} has no key with the ID {id}", path.display())));
@@ -117,7 +119,8 @@ impl Fleet {
         let call = Call { method, path: path.to_owned(), body: body.map(|body| body.to_string()) };
         let services = self.target.services()?;
         for service in &services {
-            match self.credentials.send(&self.target.upstream(service), call.clone()).await {
+            match self.credentials.send(&self.target.upstream(service, &self.credentials), call.clone()).await
+            {
                 Ok(response) => return Ok(response),
                 Err(CallFailure::NotRunning) => {}
                 Err(CallFailure::Other(text)) => {
@@ -149,25 +152,35 @@ fn existing(path: &Path) -> Result<KeyFile, RunError> {
     read(path)?.ok_or_else(|| RunError::Failed(format!("{} does not exist", path.display())))
 }
 
-/// Replaces a key file at once: a process that follows it never reads half of it.
+/// Replaces a key file at once: a process that follows it never reads half of it. The file keeps its owner and its
+/// permissions, by which that process may read it.
 fn write(path: &Path, file: &KeyFile) -> Result<(), RunError> {
+    let failed =
+        |error: std::io::Error| RunError::Failed(format!("cannot write {}: {error}", path.display()));
+    // A link remains one.
+    let path = if path.exists() { path.canonicalize().map_err(failed)? } else { path.to_owned() };
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{:016x}", rand::random::<u64>()));
     let temporary = Path::new(&name);
-    let mode = 0o600;
-    let result = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(temporary)
-        .and_then(|mut new| new.write_all(file.text().as_bytes()))
-        .and_then(|()| match std::fs::metadata(path) {
-            Ok(metadata) => std::fs::set_permissions(temporary, metadata.permissions()),
-            Err(_) => Ok(()),
-        })
-        .and_then(|()| std::fs::rename(temporary, path));
-    result.map_err(|error| {
+    let write = || -> std::io::Result<()> {
+        let mut new = OpenOptions::new().write(true).create_new(true).mode(0o600).open(temporary)?;
+        new.write_all(file.text().as_bytes())?;
+        if let Ok(before) = std::fs::metadata(&path) {
+            std::os::unix::fs::chown(temporary, Some(before.uid()), Some(before.gid()))?;
+            std::fs::set_permissions(temporary, before.permissions())?;
+        }
+        std::fs::rename(temporary, &path)
+    };
+    write().map_err(|error| {
         let _ = std::fs::remove_file(temporary);
-        RunError::Failed(format!("cannot write {}: {error}", path.display()))
+        failed(error)
     })
+}
+
+/// Locks the folder of a key file until the value is dropped, so that of two commands at the same time none undoes
+/// the change of the other.
+fn lock(path: &Path) -> Result<File, RunError> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let lock = File::open(folder).and_then(|folder| folder.lock().map(|()| folder));
+    lock.map_err(|error| RunError::Failed(format!("cannot lock {}: {error}", folder.display())))
 }

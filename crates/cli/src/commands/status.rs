@@ -6,13 +6,15 @@ use phase6_runner::{RunError, output::print, table::Table};
 use serde_json::Value;
 
 use crate::{
-    args::Target,
+    args::{Credentials, Target},
     fleet_client::{DEADLINE, describe},
 };
 
 pub(crate) async fn run(target: Target) -> Result<(), RunError> {
     let services = target.services()?;
-    let results = join_all(services.iter().map(|service| status(target.upstream(service)))).await;
+    let results =
+        join_all(services.iter().map(|service| status(target.upstream(service, &Credentials::default()))))
+            .await;
     let mut table = Table::new(&["SERVICE", "ADDRESS", "READY", "REVISION", "HASH", "AGE", "ERROR"]);
     let mut all_healthy = true;
     for (service, result) in services.iter().zip(results) {

@@ -33,8 +33,9 @@ pub(super) struct BurstRequest {
     prompt: String,
     /// System prompt.
     system: Option<String>,
-    /// Time in seconds for which the answer may be cached for the same caller, from 0 (not cached)
-    /// to 86400. Default 3600. Not allowed together with `stream`.
+    /// Time in seconds for which the answer may be cached for all callers of the tenant, from 0 (not
+    /// cached) to 86400. Default 3600. Not allowed together with `stream`. With an idempotency key the
+    /// response is stored in any case.
     ttl_seconds: Option<u64>,
     /// Weight of quality against price. Defaults to that of the provider policy.
     criticality: Option<Criticality>,

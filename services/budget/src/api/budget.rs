@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{extract::State, response::Response};
-use phase6_chassis::{ApiError, ErrorBody, Principal};
+use phase6_chassis::{ApiError, ErrorBody, Page, PageQuery, PageRequest, Principal, Query};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -17,7 +17,7 @@ use crate::{
     app::{AppState, tags},
     model::{
         self,
-        spending::{self, CallRecord},
+        spending::{self, CallPosition, CallRecord},
     },
 };
 
@@ -83,9 +83,11 @@ pub(super) async fn today(
 }
 
 /// A recorded call.
-#[derive(Serialize, ToSchema)]
+#[derive(Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Call {
+    /// ID of the call.
+    id: String,
     /// Provider that was called.
     provider: String,
     /// Model that was called.
@@ -105,6 +107,7 @@ struct Call {
 impl From<CallRecord> for Call {
     fn from(call: CallRecord) -> Self {
         Self {
+            id: call.id,
             provider: call.provider,
             model: call.model,
             cost: call.cost.dollars(),
@@ -118,18 +121,27 @@ impl From<CallRecord> for Call {
 
 #[derive(Serialize, ToSchema)]
 pub(super) struct HistoryResponse {
+    #[serde(flatten)]
+    page: Page<Call>,
+    /// Copy of `items`, under the name of an earlier version.
     history: Vec<Call>,
 }
 
-/// The 200 most recent calls of the tenant, newest first.
-#[utoipa::path(get, path = "/api/v1/budget/history", tag = "budget",
-    responses((status = 200, body = HistoryResponse), (status = 503, body = ErrorBody)))]
+/// Calls of the tenant, newest first.
+#[utoipa::path(get, path = "/api/v1/budget/history", tag = "budget", params(PageQuery),
+    responses((status = 200, body = HistoryResponse), (status = 400, body = ErrorBody), (status = 503, body = ErrorBody)))]
 pub(super) async fn history(
     State(state): State<Arc<AppState>>,
     principal: Principal,
+    Query(query): Query<PageQuery>,
 ) -> Result<Response, ApiError> {
-    let history = state.recent_calls(&principal.tenant).await?.into_iter().map(Into::into).collect();
-    Ok(briefly_cacheable(state.now(), &[tags::SPENDING], HistoryResponse { history }))
+    let PageRequest { limit, after } = query.check::<(i64, String)>()?;
+    let after = after.map(|(at_ms, id)| CallPosition { at_ms, id });
+    let calls = state.recent_calls(&principal.tenant, after, limit + 1).await?;
+    let page =
+        Page::new(calls.into_iter().map(Call::from).collect(), limit, |call| (call.t, call.id.clone()));
+    let history = page.items.clone();
+    Ok(briefly_cacheable(state.now(), &[tags::SPENDING], HistoryResponse { page, history }))
 }
 
 /// Prices of a provider.

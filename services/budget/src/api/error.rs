@@ -10,7 +10,6 @@
 //! | no usable provider | 503 | `no_provider` |
 //! | every provider failed | 503 | `providers_failed` |
 //! | too many calls in flight | 503 | `too_many_calls` |
-//! | too many watchers | 503 | `too_many_watchers` |
 //! | the database is unavailable | 503 | `database_unavailable` |
 //!
 //! The chassis maps errors of the database and of malformed requests.
@@ -19,7 +18,7 @@ use http::StatusCode;
 use phase6_chassis::{ApiError, FieldFault};
 
 use crate::{
-    app::{AnswerError, NoUsableProvider, RankingError, RecordWorkflowError, TooManyWatchers},
+    app::{AnswerError, NoUsableProvider, RankingError, RecordWorkflowError},
     model::InvalidValue,
     store::ChangePolicyError,
 };
@@ -31,7 +30,6 @@ mod retry_after {
     /// Default for providers that report no time.
     pub(super) const PROVIDERS_FAILED: u64 = 5;
     pub(super) const TOO_MANY_CALLS: u64 = 2;
-    pub(super) const TOO_MANY_WATCHERS: u64 = 5;
     pub(super) const DATABASE: u64 = 2;
 }
 
@@ -106,12 +104,6 @@ impl From<RankingError> for ApiError {
             RankingError::Invalid(error) => error.into(),
             RankingError::Store(error) => error.into(),
         }
-    }
-}
-
-impl From<TooManyWatchers> for ApiError {
-    fn from(error: TooManyWatchers) -> Self {
-        Self::unavailable("too_many_watchers", error.to_string(), retry_after::TOO_MANY_WATCHERS)
     }
 }
 

@@ -14,7 +14,7 @@ use super::{
     providers::{ProviderStatus, status_by_name},
     response::uncacheable,
 };
-use crate::app::{AppState, Summary};
+use crate::app::{AppState, Summary, TOPIC};
 
 #[derive(Serialize)]
 struct SummaryBody {
@@ -52,11 +52,12 @@ pub(super) async fn realtime(
     principal: Principal,
     LastEventId(last): LastEventId,
 ) -> Result<Response, ApiError> {
-    let (subscription, watcher) = state.watch(&principal.tenant, last, render)?;
-    Ok(event_stream(subscription, watcher))
+    let subscription = state.kit().events.subscribe(&principal.tenant, &[TOPIC], last)?;
+    Ok(event_stream(subscription))
 }
 
-fn render(summary: Summary) -> String {
+/// Writes a summary as JSON.
+pub(super) fn render(summary: Summary) -> String {
     serde_json::to_string(&SummaryBody::from(summary)).unwrap_or_default()
 }
 

@@ -74,5 +74,5 @@ pub(super) async fn record_workflow(
             metrics: recorded.metrics.into(),
         })
     };
-    idempotency.transact(state.store(), &state.kit().clock, record).await
+    idempotency.transact(state.store(), record).await
 }

@@ -64,7 +64,7 @@ impl AppState {
             let now = state.now();
             match state.ledger.reserve(&tenant, id, amount, now).await {
                 Ok(reservation) => {
-                    state.invalidate(tags::SPENDING);
+                    state.invalidate(Some(&tenant), tags::SPENDING);
                     Ok(PendingCharge {
                         usage: None,
                         state,
@@ -209,6 +209,6 @@ impl AppState {
                 }
             }
         }
-        self.invalidate(tags::SPENDING);
+        self.invalidate(Some(&reservation.tenant), tags::SPENDING);
     }
 }

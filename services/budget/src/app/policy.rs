@@ -105,7 +105,7 @@ impl AppState {
         expected: &ExpectedVersion,
     ) -> Result<Versioned<ProviderPolicy>, ChangePolicyError> {
         let policy = self.policy.change(change, expected).await?;
-        self.invalidate(tags::PROVIDER_POLICY);
+        self.invalidate(None, tags::PROVIDER_POLICY);
         Ok(policy)
     }
 

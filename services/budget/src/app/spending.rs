@@ -3,7 +3,7 @@
 use phase6_chassis::{identity::Name, store::StoreError};
 
 use super::AppState;
-use crate::model::spending::{CallRecord, DailySpending, ProviderQuality, top_performer};
+use crate::model::spending::{CallPosition, CallRecord, DailySpending, ProviderQuality, top_performer};
 
 /// Performance of all providers.
 #[derive(Clone, Debug)]
@@ -26,13 +26,18 @@ impl AppState {
         self.ledger.spending(tenant, self.now()).await
     }
 
-    /// Returns the most recent calls of a tenant, newest first.
+    /// Returns up to `limit` calls of a tenant that are older than the call `after`, newest first.
     ///
     /// # Errors
     ///
     /// The database cannot be read.
-    pub async fn recent_calls(&self, tenant: &Name) -> Result<Vec<CallRecord>, StoreError> {
-        self.history.recent(tenant).await
+    pub async fn recent_calls(
+        &self,
+        tenant: &Name,
+        after: Option<CallPosition>,
+        limit: usize,
+    ) -> Result<Vec<CallRecord>, StoreError> {
+        self.history.recent(tenant, after, limit).await
     }
 
     /// Returns the performance of all providers for a tenant.

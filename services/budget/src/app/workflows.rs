@@ -89,10 +89,11 @@ impl AppState {
                 return Err(RecordWorkflowError::Conflict { workflow_id });
             }
             RecordOutcome::Recorded => {
-                let (state, cohort) = (Arc::clone(self), tags::cohort(&workflow.cohort));
+                let (state, tenant, cohort) =
+                    (Arc::clone(self), tenant.clone(), tags::cohort(&workflow.cohort));
                 tx.after_commit(move || {
-                    state.invalidate(tags::COHORTS);
-                    state.invalidate(cohort);
+                    state.invalidate(Some(&tenant), tags::COHORTS);
+                    state.invalidate(Some(&tenant), cohort);
                 });
             }
             RecordOutcome::AlreadyRecorded => {}

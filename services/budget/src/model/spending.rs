@@ -178,9 +178,20 @@ pub struct Settlement {
     pub latency: Duration,
 }
 
+/// Position of a call in the history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallPosition {
+    /// Time of the call, in milliseconds since the Unix epoch.
+    pub at_ms: i64,
+    /// Identifier of the call, which decides between calls of one millisecond.
+    pub id: String,
+}
+
 /// A recorded call.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CallRecord {
+    /// Unique identifier.
+    pub id: String,
     /// Provider that was called.
     pub provider: String,
     /// Model that was called.

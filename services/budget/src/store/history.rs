@@ -9,11 +9,8 @@ use phase6_chassis::{
 
 use crate::model::{
     MicroDollars,
-    spending::{CallRecord, ProviderQuality},
+    spending::{CallPosition, CallRecord, ProviderQuality},
 };
-
-/// Number of calls in the history.
-const HISTORY_LENGTH: i64 = 200;
 
 /// Reports on the calls of all replicas.
 #[derive(Clone)]
@@ -27,19 +24,30 @@ impl CallHistory {
         Self { store }
     }
 
-    /// Returns the 200 most recent calls of a tenant, newest first.
+    /// Returns up to `limit` calls of a tenant that are older than the call `after`, newest first.
     ///
     /// # Errors
     ///
     /// The database cannot be read.
-    pub async fn recent(&self, tenant: &Name) -> Result<Vec<CallRecord>, StoreError> {
-        let rows = sql("SELECT provider, model, cost_micros, estimated, at_ms, outcome, latency_ms
-             FROM budget_calls WHERE tenant = $1 ORDER BY at_ms DESC LIMIT $2")
+    pub async fn recent(
+        &self,
+        tenant: &Name,
+        after: Option<CallPosition>,
+        limit: usize,
+    ) -> Result<Vec<CallRecord>, StoreError> {
+        // Later than every call.
+        let CallPosition { at_ms, id } = after.unwrap_or(CallPosition { at_ms: i64::MAX, id: String::new() });
+        let rows = sql("SELECT id, provider, model, cost_micros, estimated, at_ms, outcome, latency_ms
+             FROM budget_calls WHERE tenant = $1 AND (at_ms, id) < ($2, $3)
+             ORDER BY at_ms DESC, id DESC LIMIT $4")
         .bind(tenant.to_string())
-        .bind(HISTORY_LENGTH)
+        .bind(at_ms)
+        .bind(id)
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
         .all(&self.store)
         .await?;
         let call = |row: &AnyRow| CallRecord {
+            id: row.get("id"),
             provider: row.get("provider"),
             model: row.get("model"),
             cost: MicroDollars::new(row.get("cost_micros")),

@@ -270,15 +270,18 @@ fn move_to_used(reserved: i64, used: i64, day: &str) -> Statement {
     .bind(day.to_owned())
 }
 
-/// Changes the amounts of a tenant likewise.
+/// Changes the amounts of a tenant likewise. A replica of an earlier version reserves only in the total, so there
+/// may be less than `reserved`.
 fn move_to_used_by_tenant(reserved: i64, used: i64, day: &str, tenant: String) -> Statement {
-    sql("UPDATE budget_tenant_days
-         SET reserved_micros = reserved_micros - $1, used_micros = used_micros + $2
-         WHERE tenant = $4 AND day = $3")
-    .bind(reserved)
-    .bind(used)
-    .bind(day.to_owned())
+    sql("INSERT INTO budget_tenant_days (tenant, day, used_micros, reserved_micros) VALUES ($1, $2, $3, 0)
+         ON CONFLICT (tenant, day) DO UPDATE SET
+             used_micros = budget_tenant_days.used_micros + excluded.used_micros,
+             reserved_micros = CASE WHEN budget_tenant_days.reserved_micros < $4 THEN 0
+                 ELSE budget_tenant_days.reserved_micros - $4 END")
     .bind(tenant)
+    .bind(day.to_owned())
+    .bind(used)
+    .bind(reserved)
 }
 
 /// A row of `budget_calls`.

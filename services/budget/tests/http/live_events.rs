@@ -88,3 +88,17 @@ async fn a_watcher_whose_connection_is_cut_misses_no_event() {
     let start = uncut.iter().position(|event| *event == cut[1]).unwrap();
     assert_eq!(uncut[start..], cut[1..]);
 }
+
+#[tokio::test]
+async fn a_lone_watcher_that_returns_sees_what_has_changed_meanwhile() {
+    let harness = Harness::start(&[], &[]).await;
+    let seen = read_until(&harness, None, 1, |_| true).await;
+    for concurrency in [9, 10, 11] {
+        let change = serde_json::json!({"maxConcurrency": concurrency});
+        assert_eq!(harness.service.post("/api/v1/providers/policy", &change).await.status, 200);
+    }
+    let last = seen.last().map(|(id, _)| id.clone());
+    let next = read_until(&harness, last.as_deref(), 10, |concurrency| concurrency == 11).await;
+    assert!(next.len() <= 2, "{next:?}");
+    harness.stop().await;
+}

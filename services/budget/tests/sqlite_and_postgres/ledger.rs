@@ -6,7 +6,8 @@ use phase6_budget::{
     model::{
         MicroDollars, ProviderId, Task, Usage,
         spending::{
-            BudgetExceeded, CallOutcome, DayAmounts, Reservation, Settlement, time_until_next_utc_day,
+            BudgetExceeded, CallOutcome, CallPosition, DayAmounts, Reservation, Settlement,
+            time_until_next_utc_day,
         },
     },
     store::{CallHistory, Ledger, ReserveError},
@@ -59,7 +60,7 @@ async fn a_settlement_charges_the_cost_and_releases_the_rest(kind: Kind) {
     assert_eq!(day.amounts, amounts(150, 0));
     assert_eq!((day.remaining().get(), day.calls["openai"]), (850, 1));
     assert!(!day.is_warning() && !day.is_blocked());
-    let history = CallHistory::new(store).recent(&acme()).await.unwrap();
+    let history = CallHistory::new(store).recent(&acme(), None, 200).await.unwrap();
     assert_eq!(
         (history[0].cost.get(), history[0].outcome.as_str(), history[0].latency_ms),
         (150, "success", 250)
@@ -101,7 +102,7 @@ async fn tenants_share_the_limit_and_see_only_their_own_amounts(kind: Kind) {
     let day = ledger.spending(&acme(), at(NOON)).await.unwrap();
     assert_eq!((day.amounts, day.calls["openai"]), (amounts(150, 0), 1));
     let history = CallHistory::new(store);
-    assert_eq!(history.recent(&acme()).await.unwrap().len(), 1);
+    assert_eq!(history.recent(&acme(), None, 200).await.unwrap().len(), 1);
     assert_eq!(history.quality(&acme()).await.unwrap()[0].calls, 1);
     assert_eq!(ledger.spending(&other, at(NOON)).await.unwrap().amounts, amounts(600, 0));
 }
@@ -190,7 +191,7 @@ async fn concurrent_reclaims_charge_each_reservation_once(kind: Kind) {
     let charged = one.await.unwrap().unwrap() + another.await.unwrap().unwrap();
     assert_eq!(charged, 20);
     assert_eq!(amounts_of_day(&ledgers[0], NOON).await, amounts(600, 0));
-    assert_eq!(CallHistory::new(store).recent(&acme()).await.unwrap().len(), 20);
+    assert_eq!(CallHistory::new(store).recent(&acme(), None, 200).await.unwrap().len(), 20);
 }
 
 async fn calls_are_deleted_after_ninety_days(kind: Kind) {
@@ -202,9 +203,14 @@ async fn calls_are_deleted_after_ninety_days(kind: Kind) {
         ledger.settle(&reservation, &success(10), at(time)).await.unwrap();
     }
     ledger.reclaim(at("2026-11-24T11:59:59Z")).await.unwrap();
-    assert_eq!(history.recent(&acme()).await.unwrap().len(), 2, "calls of ninety days are recorded");
+    assert_eq!(
+        history.recent(&acme(), None, 200).await.unwrap().len(),
+        2,
+        "calls of ninety days are recorded"
+    );
     ledger.reclaim(at(NOON)).await.unwrap();
-    let remaining: Vec<_> = history.recent(&acme()).await.unwrap().iter().map(|call| call.at_ms).collect();
+    let remaining: Vec<_> =
+        history.recent(&acme(), None, 200).await.unwrap().iter().map(|call| call.at_ms).collect();
     assert_eq!(remaining, [at("2026-08-26T12:00:00Z").as_millisecond()]);
 }
 
@@ -235,7 +241,7 @@ async fn a_released_reservation_charges_nothing(kind: Kind) {
         ledger.release(&reservation).await.unwrap();
         assert_eq!(amounts_of_day(&ledger, NOON).await, amounts(0, 0), "released once");
     }
-    assert_eq!(CallHistory::new(store).recent(&acme()).await.unwrap(), []);
+    assert_eq!(CallHistory::new(store).recent(&acme(), None, 200).await.unwrap(), []);
 }
 
 /// Calls in flight release what they do not need within seconds; spent amounts remain until tomorrow.
@@ -249,7 +255,30 @@ async fn a_refusal_names_the_time_to_retry(kind: Kind) {
     assert_eq!(wait(500).await, Duration::from_hours(12), "spent");
 }
 
+async fn the_history_is_read_in_pages(kind: Kind) {
+    let (store, _database) = store(kind).await;
+    let ledger = Ledger::new(store.clone(), LIMIT);
+    // Several calls in one millisecond.
+    for second in [1, 1, 1, 2, 2, 3] {
+        let now = format!("2026-11-24T12:00:0{second}Z");
+        let reservation = reserve(&ledger, 10, &now).await.unwrap();
+        ledger.settle(&reservation, &success(10), at(&now)).await.unwrap();
+    }
+    let history = CallHistory::new(store);
+    let whole = history.recent(&acme(), None, 200).await.unwrap();
+    let (mut pages, mut after) = (vec![], None);
+    loop {
+        let page = history.recent(&acme(), after, 2).await.unwrap();
+        let Some(last) = page.last() else { break };
+        after = Some(CallPosition { at_ms: last.at_ms, id: last.id.clone() });
+        pages.extend(page);
+    }
+    assert_eq!((pages.len(), &pages), (6, &whole));
+    assert!(whole.is_sorted_by(|a, b| (a.at_ms, &a.id) > (b.at_ms, &b.id)));
+}
+
 on_both_databases! {
+    the_history_is_read_in_pages,
     a_settlement_charges_the_cost_and_releases_the_rest,
     the_limit_refuses_what_would_exceed_it,
     tenants_share_the_limit_and_see_only_their_own_amounts,
