@@ -142,7 +142,7 @@ async fn writes_to_a_full_disk_fail_with_503_and_reads_still_work() {
     // With a limit on the size of files, whose signal is ignored, writes fail as on a full disk.
     let mut process = tokio::process::Command::new("sh")
         .arg("-c")
-        .arg("trap '' XFSZ; ulimit -f 400; exec \"$0\" \"$@\"")
+        .arg("trap '' XFSZ; ulimit -f 1200; exec \"$0\" \"$@\"")
         .arg(program())
         .args(["serve", "budget", "--port", &port.to_string(), "--data", data.to_str().unwrap()])
         .stderr(Stdio::null())

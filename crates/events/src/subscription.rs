@@ -27,7 +27,7 @@ pub struct Subscription {
     flushed: watch::Receiver<u64>,
     end: Instant,
     /// True once something has been delivered.
-    has_begun: bool,
+    has_opened: bool,
     /// Number of the last event that was delivered or passed over; `None` if it is not known.
     position: Option<u64>,
     /// Sources whose state is to be delivered first.
@@ -58,7 +58,7 @@ impl Subscription {
             _watchers: watchers,
             flushed,
             end: Instant::now() + MAX_AGE,
-            has_begun: false,
+            has_opened: false,
             position,
             due,
         })
@@ -68,7 +68,7 @@ impl Subscription {
     /// the service or five minutes after its beginning.
     pub async fn next(&mut self) -> Option<Bytes> {
         let chunk = self.next_chunk().await;
-        self.has_begun = true;
+        self.has_opened = true;
         chunk
     }
 
@@ -109,7 +109,7 @@ impl Subscription {
                 }
             }
             // A client learns at once that the stream is open.
-            if !self.has_begun {
+            if !self.has_opened {
                 return Some(COMMENT);
             }
             tokio::select! {
