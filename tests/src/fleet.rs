@@ -250,7 +250,7 @@ impl Fleet {
 /// Returns the first port of a free range that is as wide as the ports of a fleet. No other test gets it while this
 /// process runs: a service that starts late would find its port taken, and its test would call another service.
 pub fn free_ports() -> u16 {
-    static HELD: Mutex<Vec<File>> = Mutex::new(vec![]);
+    static LOCKS: Mutex<Vec<File>> = Mutex::new(vec![]);
     let width = SERVICES.iter().map(|service| service.port - BASE_PORT + 1).max().unwrap_or_default();
     let folder = std::env::temp_dir().join("phase6-test-ports");
     std::fs::create_dir_all(&folder).unwrap();
@@ -259,7 +259,7 @@ pub fn free_ports() -> u16 {
         let lock = File::create(folder.join(base.to_string())).unwrap();
         let is_free = || (base..base + width).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok());
         if lock.try_lock().is_ok() && is_free() {
-            HELD.lock().push(lock);
+            LOCKS.lock().push(lock);
             return base;
         }
     }
