@@ -11,6 +11,9 @@ const MAX_WATCHERS: usize = 10_000;
 /// Maximum number of watchers of one tenant.
 const MAX_WATCHERS_OF_TENANT: usize = 2_500;
 
+/// Maximum number of tenants that are watched: each has a task.
+const MAX_TENANTS: usize = 1_000;
+
 /// Watchers of one topic. Clones share them.
 #[derive(Clone, Default)]
 pub struct Watchers {
@@ -53,7 +56,10 @@ impl Watchers {
     pub fn admit(&self, tenant: &Name) -> Result<(Watcher, Option<CancellationToken>), TooManyWatchers> {
         let mut inner = self.inner.lock();
         let of_tenant = inner.tenants.get(tenant).map_or(0, |tenant| tenant.watchers);
-        for (count, limit) in [(inner.total, MAX_WATCHERS), (of_tenant, MAX_WATCHERS_OF_TENANT)] {
+        let others = if of_tenant == 0 { inner.tenants.len() } else { 0 };
+        for (count, limit) in
+            [(inner.total, MAX_WATCHERS), (of_tenant, MAX_WATCHERS_OF_TENANT), (others, MAX_TENANTS)]
+        {
             if count >= limit {
                 return Err(TooManyWatchers { limit });
             }
@@ -111,6 +117,17 @@ mod tests {
         assert!(admit(&all, "other").is_ok(), "each tenant has a share");
         admitted.pop();
         assert!(admit(&all, "acme").is_ok());
+    }
+
+    #[test]
+    fn the_number_of_watched_tenants_is_bounded() {
+        let all = Watchers::default();
+        let admitted: Vec<_> =
+            (0..MAX_TENANTS).map(|number| admit(&all, &format!("tenant-{number}")).unwrap()).collect();
+        assert_eq!(admit(&all, "other").err(), Some(TooManyWatchers { limit: MAX_TENANTS }));
+        assert!(admit(&all, "tenant-1").is_ok());
+        drop(admitted);
+        assert!(admit(&all, "other").is_ok());
     }
 
     #[test]

@@ -37,7 +37,13 @@ pub fn run(rounds: usize) {
     let phase6_round = || {
         for name in &names {
             let rule = limits.rule("GET", "/api/v1/budget");
-            let bucket = limits.bucket(rule, Some(Owner { tenant: "default", subject: black_box(name) }), address, |_| None, &hasher);
+            let bucket = limits.bucket(
+                rule,
+                Some(Owner { tenant: "default", subject: black_box(name) }),
+                address,
+                |_| None,
+                &hasher,
+            );
             black_box(buckets.decide(&bucket, &rule.config));
         }
         CALLERS as u64

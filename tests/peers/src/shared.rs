@@ -16,7 +16,7 @@ use limitador::{
     limit::{Context, Limit},
     storage::redis::{AsyncRedisStorage, CachedRedisStorage},
 };
-use phase6_ratelimit::{Backend, BackendDecision, Limits, SharedBuckets, Owner};
+use phase6_ratelimit::{Backend, BackendDecision, Limits, Owner, SharedBuckets};
 use phase6_redis::Redis;
 
 use crate::{Contender, compare};
@@ -52,7 +52,13 @@ pub fn run(rounds: usize, redis: &str) {
         runtime.block_on(async {
             for name in names.iter().cycle().take(LOCAL_DECISIONS) {
                 let rule = limits.rule("GET", "/api/v1/budget");
-                let bucket = limits.bucket(rule, Some(Owner { tenant: "default", subject: black_box(name) }), address, |_| None, &hasher);
+                let bucket = limits.bucket(
+                    rule,
+                    Some(Owner { tenant: "default", subject: black_box(name) }),
+                    address,
+                    |_| None,
+                    &hasher,
+                );
                 let decision = match shared.decide(&bucket, &rule.config) {
                     BackendDecision::Ready(decision) => decision,
                     BackendDecision::Pending(pending) => pending.await,
