@@ -66,6 +66,8 @@ async fn the_first_key_closes_the_fleet_and_a_revoked_one_acts_nowhere() {
     for service in ["web", "budget"] {
         wait_until("the key is rejected", || async { status(&fleet, service, &member).await == 401 }).await;
     }
+    let refused = keys(&fleet, &["list"], Some(&member));
+    assert!(refused.errors.contains("the API key is not accepted: --api-key KEY"), "{refused:?}");
     let unknown = keys(&fleet, &["revoke", &member_id], Some(&admin));
     assert!(unknown.code == 1 && unknown.errors.contains("no key has the ID"), "{unknown:?}");
     let logs = format!("{}{}", fleet.program.output(), fleet.program.errors());

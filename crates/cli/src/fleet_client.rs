@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use axum::body::{Body, to_bytes};
-use http::{HeaderValue, Method, Request, header::CONTENT_TYPE};
+use http::{HeaderValue, Method, Request, StatusCode, header::CONTENT_TYPE};
 use phase6_breaker::Settings;
 use phase6_catalog::{SERVICES, Service, names};
 use phase6_chassis::{CallError, Principal, Role, Upstream, identity::InternalToken};
@@ -90,10 +90,7 @@ impl Credentials {
             key.set_sensitive(true);
             request.headers_mut().insert("x-api-key", key);
         }
-        let response = upstream.call(request, DEADLINE).await.map_err(|error| match error {
-            CallError::Refused { .. } => CallFailure::NotRunning,
-            error => other(error),
-        })?;
+        let response = upstream.call(request, DEADLINE).await?;
         let status = response.status();
         let body = tokio::time::timeout(DEADLINE, to_bytes(response.into_body(), MAX_RESPONSE))
             .await
@@ -102,6 +99,11 @@ impl Credentials {
         let body: Value = serde_json::from_slice(&body).unwrap_or_default();
         if status.is_success() {
             return Ok(body);
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            let problem =
+                if self.api_key.is_some() { "the API key is not accepted" } else { "an API key is required" };
+            return Err(other(format!("{problem}: --api-key KEY, or PHASE6_API_KEY")));
         }
         let message = body["error"]["message"].as_str();
         Err(message.map_or_else(|| other(format!("status {status}")), other))
@@ -112,10 +114,11 @@ fn other(text: impl ToString) -> CallFailure {
     CallFailure::Other(text.to_string())
 }
 
-/// Describes a failed call in a few words.
-pub(crate) fn describe(error: &CallError) -> String {
-    match error {
-        CallError::Refused { .. } => "not running".to_owned(),
-        other => other.to_string(),
+impl From<CallError> for CallFailure {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::Refused { .. } => Self::NotRunning,
+            error => other(error),
+        }
     }
 }

@@ -88,7 +88,7 @@ impl Hub {
         let number = self.inner.log.lock().append(|number| Entry {
             tenant: event.tenant.cloned(),
             topic: event.topic,
-            frame: frame(Some(EventId { log, number }), event.kind, event.data),
+            frame: frame(EventId { log, number }, event.kind, event.data),
         });
         self.inner.published.notify_one();
         EventId { log, number }
@@ -143,12 +143,9 @@ async fn flush_until_stopped(inner: Arc<Inner>) {
 }
 
 /// Formats an event (WHATWG HTML, section 9.2.6).
-pub(crate) fn frame(id: Option<EventId>, kind: &str, data: &str) -> Bytes {
+pub(crate) fn frame(id: EventId, kind: &str, data: &str) -> Bytes {
     let mut text = String::with_capacity(kind.len() + data.len() + 64);
-    if let Some(id) = id {
-        let _ = writeln!(text, "id: {id}");
-    }
-    let _ = writeln!(text, "event: {kind}");
+    let _ = writeln!(text, "id: {id}\nevent: {kind}");
     for line in data.split(['\n', '\r']) {
         let _ = writeln!(text, "data: {line}");
     }

@@ -133,7 +133,7 @@ impl Subscription {
         let mut frames = BytesMut::new();
         for source in &self.due {
             for (kind, data) in source.snapshot(&self.tenant).await {
-                frames.extend_from_slice(&frame(Some(id), &kind, &data));
+                frames.extend_from_slice(&frame(id, &kind, &data));
             }
         }
         self.position = Some(number);

@@ -47,8 +47,8 @@ pub struct TooManyWatchers {
 }
 
 impl Watchers {
-    /// Admits a watcher. Returns the token of a task that is to publish for the tenant, if nobody watched it before.
-    /// It is cancelled when the last watcher leaves.
+    /// Admits a watcher. Returns the token of a task that is to publish for the tenant, if nobody watched it before:
+    /// the departure of the last watcher cancels the token.
     ///
     /// # Errors
     ///

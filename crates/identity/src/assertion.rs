@@ -7,7 +7,7 @@
 //!
 //! `1` is the version of the format. The expiry is in seconds since the Unix epoch. The signature is the
 //! HMAC-SHA256 (RFC 2104) of all before its semicolon, in Base64 for URLs without padding (RFC 4648, section 5).
-//! None of the fields can contain a semicolon.
+//! The characters of names and roles do not include the semicolon.
 
 use std::{fmt, sync::Arc, time::Duration};
 

@@ -11,8 +11,8 @@
 //! * [`Keys`] authenticates API keys, of which only hashes are known, and creates and revokes them.
 //! * [`InternalToken`] signs and verifies assertions. It never travels itself.
 //!
-//! As long as no key exists, a fleet that only its own machine can reach takes everybody as
-//! [`Principal::anonymous`]. From the first key on it never does again, even if all keys are revoked.
+//! A fleet that only its own machine can reach takes everybody as [`Principal::anonymous`] until its first key
+//! exists, and never again after that, even if all keys are revoked.
 
 mod api_key;
 mod assertion;

@@ -32,8 +32,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 const HEAD_LIMIT: Duration = Duration::from_secs(5);
 /// Longest silence of a peer, which sends a comment every 15 s.
 const SILENCE_LIMIT: Duration = Duration::from_secs(40);
-/// Pause before a stream is opened again.
-const PAUSE: Duration = Duration::from_secs(1);
+/// Shortest pause before a stream is opened again. It doubles with each refusal, up to the longest one.
+const MIN_PAUSE: Duration = Duration::from_secs(1);
+const MAX_PAUSE: Duration = Duration::from_secs(30);
 /// Largest event of a peer, in bytes.
 const MAX_EVENT: usize = 1024 * 1024;
 /// Largest number of kinds of events of a peer.
@@ -102,6 +103,7 @@ impl Source for PeerEvents {
                 tenant: tenant.clone(),
                 hub: hub.clone(),
                 states: Arc::clone(&self.states),
+                is_open: false,
                 last: None,
             };
             self.tasks.spawn(relay.run(stop, self.stop.clone()));
@@ -122,6 +124,8 @@ struct Relay {
     tenant: Name,
     hub: Hub,
     states: Arc<States>,
+    /// True once the peer has accepted the stream.
+    is_open: bool,
     /// ID of the last event, by which the stream resumes.
     last: Option<HeaderValue>,
 }
@@ -129,11 +133,14 @@ struct Relay {
 impl Relay {
     async fn run(mut self, stop: CancellationToken, shutdown: CancellationToken) {
         let relaying = async {
+            let mut pause = MIN_PAUSE;
             loop {
+                self.is_open = false;
                 if let Err(error) = self.relay_stream().await {
                     tracing::debug!(peer = self.peer, error, "no live events of a peer");
                 }
-                tokio::time::sleep(PAUSE).await;
+                pause = if self.is_open { MIN_PAUSE } else { (2 * pause).min(MAX_PAUSE) };
+                tokio::time::sleep(pause).await;
             }
         };
         tokio::select! {
@@ -158,6 +165,7 @@ impl Relay {
         if !response.status().is_success() {
             return Err(format!("status {}", response.status()));
         }
+        self.is_open = true;
         let mut body = response.into_body().into_data_stream();
         let mut buffer = BytesMut::new();
         while let Some(part) = next_part(&mut body).await? {

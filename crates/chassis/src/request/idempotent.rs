@@ -105,19 +105,6 @@ fn key(headers: &http::HeaderMap) -> Result<Option<IdempotencyKey>, ApiError> {
 }
 
 impl Idempotency {
-    /// Requires a key.
-    ///
-    /// # Errors
-    ///
-    /// 400 with the code `idempotency_key_required`.
-    pub fn required(self) -> Result<Self, ApiError> {
-        if self.request.is_some() {
-            return Ok(self);
-        }
-        let message = "the header `Idempotency-Key` is required: a unique string in double quotes";
-        Err(ApiError::bad_request("idempotency_key_required", message))
-    }
-
     /// True if the request has a key.
     pub fn has_key(&self) -> bool {
         self.request.is_some()

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use http::{Method, StatusCode};
 use phase6_identity::{Principal, Role};
 use serde_json::{Value, json};
-use utoipa::openapi::{OpenApi, Paths, security::SecurityRequirement};
+use utoipa::openapi::{OpenApi, security::SecurityRequirement};
 use utoipa_axum::router::UtoipaMethodRouter;
 
 use super::ApiError;
@@ -24,41 +24,23 @@ const FLEET_SCOPE: &str = "tenant:default";
 pub(crate) const SCHEMES: [&str; 2] = ["bearer", "apiKey"];
 
 /// Requires `role` of the principals that call these routes.
-pub fn require<S>(role: Role, routes: UtoipaMethodRouter<S>) -> UtoipaMethodRouter<S>
-where
-    S: Clone + Send + Sync + 'static,
-{
+pub fn require<S>(role: Role, routes: UtoipaMethodRouter<S>) -> UtoipaMethodRouter<S> {
     annotate(Permission { role, is_fleet_wide: false }, routes)
 }
 
 /// Requires `role` in the default tenant, whose principals operate the fleet: for what all tenants share.
-pub fn require_in_fleet<S>(role: Role, routes: UtoipaMethodRouter<S>) -> UtoipaMethodRouter<S>
-where
-    S: Clone + Send + Sync + 'static,
-{
+pub fn require_in_fleet<S>(role: Role, routes: UtoipaMethodRouter<S>) -> UtoipaMethodRouter<S> {
     annotate(Permission { role, is_fleet_wide: true }, routes)
 }
 
 fn annotate<S>(
     permission: Permission,
     (schemas, mut paths, router): UtoipaMethodRouter<S>,
-) -> UtoipaMethodRouter<S>
-where
-    S: Clone + Send + Sync + 'static,
-{
-    for (_, operation) in all_operations(&mut paths) {
+) -> UtoipaMethodRouter<S> {
+    for (_, operation) in paths.paths.values_mut().flat_map(operations) {
         operation.security = Some(permission.security());
     }
     (schemas, paths, router)
-}
-
-fn all_operations(
-    paths: &mut Paths,
-) -> impl Iterator<Item = (&String, &mut utoipa::openapi::path::Operation)> {
-    paths
-        .paths
-        .iter_mut()
-        .flat_map(|(path, item)| operations(item).map(move |(_, operation)| (path, operation)))
 }
 
 /// Requirement of an operation.

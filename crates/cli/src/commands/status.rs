@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{
     args::{Credentials, Target},
-    fleet_client::{DEADLINE, describe},
+    fleet_client::{CallFailure, DEADLINE},
 };
 
 pub(crate) async fn run(target: Target) -> Result<(), RunError> {
@@ -57,7 +57,8 @@ struct Status {
 }
 
 async fn status(upstream: Upstream) -> Result<Status, String> {
-    let policy = upstream.get_json("/policyz", DEADLINE).await.map_err(|error| describe(&error))?;
+    let policy =
+        upstream.get_json("/policyz", DEADLINE).await.map_err(|error| CallFailure::from(error).describe())?;
     Ok(Status { is_ready: upstream.is_ready(DEADLINE).await, policy })
 }
 
