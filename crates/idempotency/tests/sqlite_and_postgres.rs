@@ -22,6 +22,7 @@ phase6_store::on_both_databases!(
     a_response_expires_after_a_day,
     a_claim_is_exclusive_until_it_is_completed_abandoned_or_expired,
     expired_rows_are_deleted,
+    a_key_that_is_used_again_during_the_clean_up_remains,
 );
 
 const LEASE: Duration = Duration::from_mins(2);
@@ -179,4 +180,40 @@ async fn expired_rows_are_deleted(kind: Kind) {
     advance(&connected, RETENTION).await;
     delete_expired(&connected).await.unwrap();
     assert_eq!(rows().await, 0);
+}
+
+async fn a_key_that_is_used_again_during_the_clean_up_remains(kind: Kind) {
+    let (connected, database) = database(kind).await;
+    perform(&connected, &request("k", "a"), "first").await;
+    advance(&connected, RETENTION).await;
+    let other = connect(&database).await;
+    let mut tx = connected.begin().await.unwrap();
+    let stored = store(&mut tx, &request("k", "a"), &response("second")).await.unwrap();
+    assert_eq!(stored, StoreOutcome::Stored);
+    let clean_up = tokio::spawn(async move { delete_expired(&other).await });
+    if kind == Kind::Postgres {
+        wait_for_lock(&connected).await;
+    }
+    tx.commit().await.unwrap();
+    clean_up.await.unwrap().unwrap();
+    let known = find(&connected, &request("k", "a")).await.unwrap();
+    assert_eq!(known, Some(Outcome::Completed(response("second"))));
+}
+
+/// Waits until a statement on this database waits for a lock.
+async fn wait_for_lock(connected: &Store) {
+    let waiting = async || {
+        let row = sql("SELECT COUNT(*) AS waiting FROM pg_stat_activity
+             WHERE datname = current_database() AND wait_event_type = 'Lock'")
+        .first(connected)
+        .await
+        .unwrap();
+        row.is_some_and(|row| row.get::<i64, _>("waiting") > 0)
+    };
+    let wait = async {
+        while !waiting().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), wait).await.expect("the clean-up waits");
 }
